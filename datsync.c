@@ -1,0 +1,5749 @@
+/* datsync: the Dat synchronizer in one file. The manual is datsync.h; the map of the rooms is in README.md.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * Rooms, bottom up; a room calls only rooms above it in this file:
+ *
+ *   switches · memory and bytes · messages · crypto · flat tree · bitfield and run-length code · storage ·
+ *   feed: tree cache, opening and recovery, appending, proving, verifying, committing · peer: output, requests,
+ *   answers, messages, session · networks in memory · synchronizer · errors
+ *
+ * Pure C99 and libsodium: no header of an operating system, no global state.
+ */
+#include "datsync.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sodium.h>
+
+/* ================================================================ switches ====================================== */
+
+/* Nodes in one page of the tree cache (5 KiB) and pages in the cache (1.3 MiB when all are used). */
+#define TREE_PAGE_NODES 128u
+#define TREE_PAGES 256u
+/* Small blocks are gathered to writes of this size, and read ahead in pieces of it. */
+#define GATHER_BYTES 262144u
+/* Blocks of at least this size go to and from the store without passing a buffer. */
+#define DIRECT_BYTES 16384u
+/* A peer's input buffer: where it begins, where it stops without a large frame; and the output that is built at once
+ * (it should stay in the processor's cache between building, encrypting and sending). */
+#define INPUT_FIRST 4096u
+#define INPUT_BYTES 524288u
+#define OUTPUT_BYTES 262144u
+/* Blocks that came before the nodes they need are kept up to so many bytes and blocks a connection. */
+#define PARKED_BYTES 4194304u
+#define PARKED_BLOCKS 256u
+/* Blocks of one run that are asked from one peer when several are there. */
+#define RUN_BLOCKS 1024u
+/* Signatures that are tried on opening before the feed is called corrupt. */
+#define SIGNATURE_TRIES 64u
+#define WANT_RANGES_LOCAL 64u
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define NONE UINT64_MAX
+
+/* ================================================================ memory and bytes =============================== */
+
+static void *default_resize(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    if (size == 0) {
+        free(ptr);
+        return NULL;
+    }
+    return realloc(ptr, size);
+}
+
+static void default_random(void *ctx, void *buf, size_t len)
+{
+    (void)ctx;
+    randombytes_buf(buf, len);
+}
+
+static void env_init(datsync_env *env, const datsync_env *given)
+{
+    memset(env, 0, sizeof *env);
+    if (given)
+        *env = *given;
+    if (!env->resize)
+        env->resize = default_resize;
+    if (!env->random)
+        env->random = default_random;
+}
+
+static void *mem_resize(const datsync_env *env, void *ptr, size_t size)
+{
+    return env->resize(env->ctx, ptr, size);
+}
+
+static void *mem_zeroed(const datsync_env *env, size_t size)
+{
+    void *p = mem_resize(env, NULL, size);
+    if (p)
+        memset(p, 0, size);
+    return p;
+}
+
+static void mem_free(const datsync_env *env, void *ptr)
+{
+    if (ptr)
+        (void)env->resize(env->ctx, ptr, 0);
+}
+
+/* Make room for `need` items of an array that doubles. */
+static int mem_grow(const datsync_env *env, void *array_at, size_t *cap, size_t need, size_t item)
+{
+    void *p;
+    size_t n = *cap ? *cap : 8;
+    if (need <= *cap)
+        return 0;
+    while (n < need)
+        n *= 2;
+    if (n > SIZE_MAX / item)
+        return DATSYNC_E_NOMEM;
+    memcpy(&p, array_at, sizeof p);
+    p = mem_resize(env, p, n * item);
+    if (!p)
+        return DATSYNC_E_NOMEM;
+    memcpy(array_at, &p, sizeof p);
+    *cap = n;
+    return 0;
+}
+
+static void env_log(const datsync_env *env, int level, const char *line)
+{
+    if (env->log)
+        env->log(env->ctx, level, line);
+}
+
+static void put_u64(uint8_t *p, uint64_t v)
+{
+    int i;
+    for (i = 7; i >= 0; i--) {
+        p[i] = (uint8_t)v;
+        v >>= 8;
+    }
+}
+
+static uint64_t get_u64(const uint8_t *p)
+{
+    uint64_t v = 0;
+    int i;
+    for (i = 0; i < 8; i++)
+        v = v << 8 | p[i];
+    return v;
+}
+
+static int all_zero(const uint8_t *p, size_t len)
+{
+    return len == 0 || sodium_is_zero(p, len);
+}
+
+int datsync_varint_decode(const uint8_t *buf, size_t len, uint64_t *value)
+{
+    uint64_t v = 0;
+    size_t i;
+    for (i = 0; i < len && i < 10; i++) {
+        if (i == 9 && buf[i] > 1)
+            return DATSYNC_E_MESSAGE; /* more than 64 bits */
+        v |= (uint64_t)(buf[i] & 127) << (7 * i);
+        if (buf[i] < 128) {
+            *value = v;
+            return (int)i + 1;
+        }
+    }
+    return i < 10 ? DATSYNC_E_MORE : DATSYNC_E_MESSAGE;
+}
+
+int datsync_varint_encode(uint8_t *out, uint64_t value)
+{
+    int n = 0;
+    while (value > 127) {
+        out[n++] = (uint8_t)(value | 128);
+        value >>= 7;
+    }
+    out[n++] = (uint8_t)value;
+    return n;
+}
+
+static size_t varint_size(uint64_t value)
+{
+    size_t n = 1;
+    while (value > 127) {
+        value >>= 7;
+        n++;
+    }
+    return n;
+}
+
+/* ================================================================ messages ====================================== */
+
+/* One table drives the encoder and the decoder: PROTOCOL's protobuf schema, in the order in which it is written. */
+
+enum field_kind { F_UINT, F_BOOL, F_BYTES, F_NAMES, F_NODES };
+
+typedef struct field {
+    uint8_t number, kind, required;
+    size_t at;
+} field;
+
+#define FIELD(number, kind, required, member) {number, kind, required, offsetof(datsync_message, u.member)}
+
+static const field fields_feed[] = {FIELD(1, F_BYTES, 1, feed.discovery_key), FIELD(2, F_BYTES, 0, feed.nonce)};
+static const field fields_handshake[] = {
+    FIELD(1, F_BYTES, 0, handshake.id),        FIELD(2, F_BOOL, 0, handshake.live),
+    FIELD(3, F_BYTES, 0, handshake.user_data), FIELD(4, F_NAMES, 0, handshake.extensions),
+    FIELD(5, F_BOOL, 0, handshake.ack),
+};
+static const field fields_info[] = {FIELD(1, F_BOOL, 0, info.uploading), FIELD(2, F_BOOL, 0, info.downloading)};
+static const field fields_have[] = {
+    FIELD(1, F_UINT, 1, have.start),
+    FIELD(2, F_UINT, 0, have.length),
+    FIELD(3, F_BYTES, 0, have.bitfield),
+    FIELD(4, F_BOOL, 0, have.ack),
+};
+static const field fields_request[] = {
+    FIELD(1, F_UINT, 1, request.index),
+    FIELD(2, F_UINT, 0, request.bytes),
+    FIELD(3, F_BOOL, 0, request.hash),
+    FIELD(4, F_UINT, 0, request.nodes),
+};
+static const field fields_data[] = {
+    FIELD(1, F_UINT, 1, data.index),
+    FIELD(2, F_BYTES, 0, data.value),
+    FIELD(3, F_NODES, 0, data.nodes),
+    FIELD(4, F_BYTES, 0, data.signature),
+};
+
+typedef struct raw_node {
+    uint64_t index, size;
+    datsync_bytes hash;
+} raw_node;
+
+static const field fields_node[] = {
+    {1, F_UINT, 1, offsetof(raw_node, index)},
+    {2, F_BYTES, 1, offsetof(raw_node, hash)},
+    {3, F_UINT, 1, offsetof(raw_node, size)},
+};
+
+static const struct shape {
+    const field *fields;
+    size_t count;
+} shapes[] = {
+    {fields_feed, 2}, {fields_handshake, 5}, {fields_info, 2},    {fields_have, 4},    {fields_have, 2},
+    {fields_have, 2}, {fields_have, 2},      {fields_request, 4}, {fields_request, 3}, {fields_data, 4},
+};
+
+/* One protobuf item at buf[*at]: its field number, and its number or its bytes. */
+typedef struct item {
+    uint64_t number, wire, value;
+    datsync_bytes bytes;
+} item;
+
+static int item_next(const uint8_t *buf, size_t len, size_t *at, item *out)
+{
+    uint64_t tag = 0, n = 0;
+    int k = datsync_varint_decode(buf + *at, len - *at, &tag);
+    if (k < 0 || tag >> 3 == 0 || tag >> 32)
+        return DATSYNC_E_MESSAGE;
+    *at += (size_t)k;
+    out->number = tag >> 3;
+    out->wire = tag & 7;
+    if (out->wire == 0) {
+        k = datsync_varint_decode(buf + *at, len - *at, &out->value);
+        if (k < 0)
+            return DATSYNC_E_MESSAGE;
+        *at += (size_t)k;
+        return 0;
+    }
+    if (out->wire == 2) {
+        k = datsync_varint_decode(buf + *at, len - *at, &n);
+        if (k < 0)
+            return DATSYNC_E_MESSAGE;
+        *at += (size_t)k;
+    } else if (out->wire == 1) {
+        n = 8;
+    } else if (out->wire == 5) {
+        n = 4;
+    } else {
+        return DATSYNC_E_MESSAGE;
+    }
+    if (n > len - *at)
+        return DATSYNC_E_MESSAGE;
+    out->bytes.data = buf + *at;
+    out->bytes.len = (size_t)n;
+    *at += (size_t)n;
+    return 0;
+}
+
+static const field *field_find(const field *fields, size_t count, uint64_t number)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (fields[i].number == number)
+            return &fields[i];
+    return NULL;
+}
+
+static int node_decode(datsync_bytes b, datsync_node *out);
+
+/* Decode a protobuf body into the struct at `base`. Unknown fields are passed over; a known one of the wrong wire type
+ * is an error; of a repeated singular field the last counts. */
+static int fields_decode(const field *fields, size_t count, datsync_bytes body, void *base, uint32_t *has)
+{
+    size_t at = 0, i;
+    item it;
+    datsync_node node;
+    *has = 0;
+    while (at < body.len) {
+        const field *f;
+        char *to;
+        if (item_next(body.data, body.len, &at, &it) < 0)
+            return DATSYNC_E_MESSAGE;
+        f = field_find(fields, count, it.number);
+        if (!f)
+            continue;
+        if (it.wire != (f->kind <= F_BOOL ? 0u : 2u))
+            return DATSYNC_E_MESSAGE;
+        to = (char *)base + f->at;
+        if (f->kind == F_BOOL)
+            it.value = it.value != 0;
+        if (f->kind <= F_BOOL)
+            memcpy(to, &it.value, sizeof it.value);
+        else if (f->kind == F_BYTES)
+            memcpy(to, &it.bytes, sizeof it.bytes);
+        else if (f->kind == F_NODES && node_decode(it.bytes, &node) < 0)
+            return DATSYNC_E_MESSAGE;
+        *has |= 1u << f->number;
+    }
+    for (i = 0; i < count; i++)
+        if (fields[i].required && !(*has >> fields[i].number & 1))
+            return DATSYNC_E_MESSAGE;
+    return 0;
+}
+
+static int node_decode(datsync_bytes b, datsync_node *out)
+{
+    raw_node raw;
+    uint32_t has;
+    memset(&raw, 0, sizeof raw);
+    if (fields_decode(fields_node, 3, b, &raw, &has) < 0 || raw.hash.len != 32)
+        return DATSYNC_E_MESSAGE;
+    out->index = raw.index;
+    out->size = raw.size;
+    memcpy(out->hash, raw.hash.data, 32);
+    return 0;
+}
+
+int64_t datsync_frame_size(const uint8_t *buf, size_t len)
+{
+    uint64_t n = 0;
+    int k = datsync_varint_decode(buf, MIN(len, 4), &n);
+    if (k < 0)
+        return len < 4 ? DATSYNC_E_MORE : DATSYNC_E_FRAME;
+    return n > DATSYNC_MAX_FRAME ? DATSYNC_E_FRAME : (int64_t)n + k;
+}
+
+static int message_decode(datsync_message *m, const uint8_t *buf, size_t len)
+{
+    uint64_t header = 0;
+    int k = datsync_varint_decode(buf, len, &header);
+    if (k < 0 || header >> 32)
+        return DATSYNC_E_MESSAGE;
+    m->type = (int)(header & 15);
+    m->channel = (unsigned)(header >> 4);
+    if (len < 2) /* a header alone: the deployed implementation passes over it, whatever its type */
+        return DATSYNC_E_MESSAGE;
+    m->body.data = buf + k;
+    m->body.len = len - (size_t)k;
+    if (m->type == DATSYNC_EXTENSION) {
+        int n = datsync_varint_decode(m->body.data, m->body.len, &m->u.extension.id);
+        if (n < 0)
+            return DATSYNC_E_MESSAGE;
+        m->u.extension.payload.data = m->body.data + n;
+        m->u.extension.payload.len = m->body.len - (size_t)n;
+        return 0;
+    }
+    if (m->type > DATSYNC_DATA)
+        return DATSYNC_E_MESSAGE;
+    if (m->type == DATSYNC_HAVE || m->type == DATSYNC_UNHAVE)
+        m->u.have.length = 1; /* the schema's default */
+    return fields_decode(shapes[m->type].fields, shapes[m->type].count, m->body, m, &m->has);
+}
+
+int64_t datsync_decode(datsync_message *out, const uint8_t *buf, size_t len, size_t *skip)
+{
+    int64_t size = datsync_frame_size(buf, len);
+    uint64_t body = 0;
+    int k, r;
+    memset(out, 0, sizeof *out);
+    out->type = -1;
+    if (size < 0)
+        return size;
+    if ((uint64_t)size > len)
+        return DATSYNC_E_MORE;
+    k = datsync_varint_decode(buf, len, &body);
+    if (body == 0) {
+        out->type = DATSYNC_KEEP_ALIVE;
+        return size;
+    }
+    if (skip)
+        *skip = (size_t)size;
+    r = message_decode(out, buf + k, (size_t)body);
+    return r < 0 ? r : size;
+}
+
+int datsync_next_extension(const datsync_message *m, size_t *at, datsync_bytes *name)
+{
+    item it;
+    while (*at < m->body.len) {
+        if (item_next(m->body.data, m->body.len, at, &it) < 0)
+            return DATSYNC_E_MESSAGE;
+        if (it.number == 4 && it.wire == 2) {
+            *name = it.bytes;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int datsync_next_node(const datsync_message *m, size_t *at, datsync_node *node)
+{
+    item it;
+    while (*at < m->body.len) {
+        if (item_next(m->body.data, m->body.len, at, &it) < 0)
+            return DATSYNC_E_MESSAGE;
+        if (it.number == 3 && it.wire == 2)
+            return node_decode(it.bytes, node) < 0 ? DATSYNC_E_MESSAGE : 1;
+    }
+    return 0;
+}
+
+static size_t node_body_size(const datsync_node *n)
+{
+    return 1 + varint_size(n->index) + 2 + 32 + 1 + varint_size(n->size);
+}
+
+/* The size of one field, or 0 if it is not written. */
+static size_t field_size(const field *f, const datsync_message *m)
+{
+    const char *from = (const char *)m + f->at;
+    datsync_bytes b;
+    uint64_t v;
+    size_t i, n = 0;
+    if (f->kind == F_NODES) {
+        for (i = 0; i < m->u.data.node_count; i++) {
+            size_t k = node_body_size(&m->u.data.nodes[i]);
+            n += 1 + varint_size(k) + k;
+        }
+        return n;
+    }
+    if (f->kind == F_NAMES) {
+        for (i = 0; i < m->u.handshake.extension_count; i++)
+            n += 1 + varint_size(m->u.handshake.extensions[i].len) + m->u.handshake.extensions[i].len;
+        return n;
+    }
+    if (!(m->has >> f->number & 1))
+        return 0;
+    if (f->kind == F_BYTES) {
+        memcpy(&b, from, sizeof b);
+        return 1 + varint_size(b.len) + b.len;
+    }
+    memcpy(&v, from, sizeof v);
+    return 1 + varint_size(f->kind == F_BOOL ? v != 0 : v);
+}
+
+static uint8_t *bytes_encode(uint8_t *p, uint8_t tag, datsync_bytes b)
+{
+    *p++ = tag;
+    p += datsync_varint_encode(p, b.len);
+    if (b.data && b.len)
+        memcpy(p, b.data, b.len);
+    return p + b.len;
+}
+
+static uint8_t *node_encode(uint8_t *p, const datsync_node *n)
+{
+    *p++ = 3 << 3 | 2;
+    p += datsync_varint_encode(p, node_body_size(n));
+    *p++ = 1 << 3;
+    p += datsync_varint_encode(p, n->index);
+    *p++ = 2 << 3 | 2;
+    *p++ = 32;
+    memcpy(p, n->hash, 32);
+    p += 32;
+    *p++ = 3 << 3;
+    return p + datsync_varint_encode(p, n->size);
+}
+
+static uint8_t *field_encode(uint8_t *p, const field *f, const datsync_message *m)
+{
+    const char *from = (const char *)m + f->at;
+    uint8_t tag = (uint8_t)(f->number << 3 | (f->kind <= F_BOOL ? 0 : 2));
+    datsync_bytes b;
+    uint64_t v;
+    size_t i;
+    if (f->kind == F_NODES) {
+        for (i = 0; i < m->u.data.node_count; i++)
+            p = node_encode(p, &m->u.data.nodes[i]);
+    } else if (f->kind == F_NAMES) {
+        for (i = 0; i < m->u.handshake.extension_count; i++)
+            p = bytes_encode(p, tag, m->u.handshake.extensions[i]);
+    } else if (!(m->has >> f->number & 1)) {
+        return p;
+    } else if (f->kind == F_BYTES) {
+        memcpy(&b, from, sizeof b);
+        p = bytes_encode(p, tag, b);
+    } else {
+        memcpy(&v, from, sizeof v);
+        *p++ = tag;
+        p += datsync_varint_encode(p, f->kind == F_BOOL ? v != 0 : v);
+    }
+    return p;
+}
+
+int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_t *gap)
+{
+    const struct shape *s = NULL;
+    size_t body = 0, i, total;
+    uint64_t header;
+    uint8_t *p = buf;
+    if (m->type == DATSYNC_KEEP_ALIVE) {
+        if (buf && cap < 1)
+            return DATSYNC_E_SPACE;
+        if (buf)
+            *buf = 0;
+        return 1;
+    }
+    if (m->type < 0 || (m->type > DATSYNC_DATA && m->type != DATSYNC_EXTENSION) || m->channel >> 28)
+        return DATSYNC_E_INVALID;
+    header = (uint64_t)m->channel << 4 | (uint64_t)m->type;
+    if (m->type == DATSYNC_EXTENSION) {
+        body = varint_size(m->u.extension.id) + m->u.extension.payload.len;
+    } else {
+        s = &shapes[m->type];
+        for (i = 0; i < s->count; i++)
+            body += field_size(&s->fields[i], m);
+    }
+    total = varint_size(header) + body;
+    if (body > DATSYNC_MAX_FRAME || total > DATSYNC_MAX_FRAME)
+        return DATSYNC_E_TOO_BIG;
+    if (!buf)
+        return (int64_t)(varint_size(total) + total);
+    if (cap < varint_size(total) + total)
+        return DATSYNC_E_SPACE;
+    p += datsync_varint_encode(p, total);
+    p += datsync_varint_encode(p, header);
+    if (!s) {
+        p += datsync_varint_encode(p, m->u.extension.id);
+        if (m->u.extension.payload.len)
+            memcpy(p, m->u.extension.payload.data, m->u.extension.payload.len);
+        return p - buf + (int64_t)m->u.extension.payload.len;
+    }
+    for (i = 0; i < s->count; i++) {
+        p = field_encode(p, &s->fields[i], m);
+        if (gap && s->fields == fields_data && s->fields[i].number == 2)
+            *gap = (size_t)(p - buf) - m->u.data.value.len;
+    }
+    return p - buf;
+}
+
+/* ================================================================ crypto ======================================== */
+
+void datsync_cipher_init(datsync_cipher *c, const uint8_t key[32], const uint8_t nonce[24])
+{
+    (void)crypto_core_hsalsa20(c->subkey, nonce, key, NULL);
+    memcpy(c->nonce, nonce + 16, 8);
+    c->at = 0;
+}
+
+void datsync_cipher_xor(datsync_cipher *c, uint8_t *buf, size_t len)
+{
+    size_t n, i, skip = (size_t)(c->at & 63);
+    if (skip) { /* finish the block that an earlier call began */
+        uint8_t block[64];
+        memset(block, 0, sizeof block);
+        n = MIN(64 - skip, len);
+        (void)crypto_stream_salsa20_xor_ic(block, block, 64, c->nonce, c->at >> 6, c->subkey);
+        for (i = 0; i < n; i++)
+            buf[i] ^= block[skip + i];
+        buf += n;
+        len -= n;
+        c->at += n;
+    }
+    if (len)
+        (void)crypto_stream_salsa20_xor_ic(buf, buf, len, c->nonce, c->at >> 6, c->subkey);
+    c->at += len;
+}
+
+void datsync_discovery_key(uint8_t out[32], const uint8_t key[32])
+{
+    (void)crypto_generichash(out, 32, (const uint8_t *)"hypercore", 9, key, 32);
+}
+
+int datsync_parse_link(uint8_t key[32], const char *link)
+{
+    size_t i;
+    if (strncmp(link, "dat://", 6) == 0)
+        link += 6;
+    for (i = 0; i < 64; i++) {
+        char c = link[i];
+        int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (v < 0)
+            return DATSYNC_E_KEY;
+        key[i / 2] = (uint8_t)(i & 1 ? key[i / 2] | v : v << 4);
+    }
+    link += 64;
+    if (*link == '/')
+        link++;
+    return *link ? DATSYNC_E_KEY : 0;
+}
+
+static void leaf_hash(uint8_t out[32], datsync_bytes block)
+{
+    uint8_t small[1 + 8 + 503]; /* one call instead of three for what fits in four BLAKE2b blocks */
+    small[0] = 0;
+    put_u64(small + 1, block.len);
+    if (block.len <= sizeof small - 9) {
+        if (block.len)
+            memcpy(small + 9, block.data, block.len);
+        (void)crypto_generichash(out, 32, small, 9 + block.len, NULL, 0);
+    } else {
+        crypto_generichash_state st;
+        (void)crypto_generichash_init(&st, NULL, 0, 32);
+        (void)crypto_generichash_update(&st, small, 9);
+        (void)crypto_generichash_update(&st, block.data, block.len);
+        (void)crypto_generichash_final(&st, out, 32);
+    }
+}
+
+/* The one place where leaves are hashed: several at once, so that lanes of a vector unit can share the work later. */
+void datsync_leaf_hashes(datsync_node *out, const datsync_bytes *blocks, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        leaf_hash(out[i].hash, blocks[i]);
+        out[i].size = blocks[i].len;
+    }
+}
+
+void datsync_parent_hash(datsync_node *out, const datsync_node *left, const datsync_node *right)
+{
+    uint8_t buf[1 + 8 + 64];
+    uint64_t index = datsync_flat_parent(left->index), size = left->size + right->size;
+    buf[0] = 1;
+    put_u64(buf + 1, size);
+    memcpy(buf + 9, left->hash, 32);
+    memcpy(buf + 41, right->hash, 32);
+    (void)crypto_generichash(out->hash, 32, buf, sizeof buf, NULL, 0);
+    out->index = index;
+    out->size = size;
+}
+
+void datsync_root_hash(uint8_t out[32], const datsync_node *roots, size_t count)
+{
+    crypto_generichash_state st;
+    uint8_t buf[48];
+    size_t i;
+    buf[0] = 2;
+    (void)crypto_generichash_init(&st, NULL, 0, 32);
+    (void)crypto_generichash_update(&st, buf, 1);
+    for (i = 0; i < count; i++) {
+        memcpy(buf, roots[i].hash, 32);
+        put_u64(buf + 32, roots[i].index);
+        put_u64(buf + 40, roots[i].size);
+        (void)crypto_generichash_update(&st, buf, 48);
+    }
+    (void)crypto_generichash_final(&st, out, 32);
+}
+
+/* ================================================================ flat tree ===================================== */
+
+unsigned datsync_flat_depth(uint64_t index)
+{
+    unsigned depth = 0;
+    while (index & 1) {
+        index >>= 1;
+        depth++;
+    }
+    return depth;
+}
+
+static uint64_t flat_index(unsigned depth, uint64_t offset)
+{
+    return (offset << 1 << depth) | (((uint64_t)1 << depth) - 1);
+}
+
+static uint64_t flat_offset(uint64_t index, unsigned depth)
+{
+    return index >> depth >> 1;
+}
+
+uint64_t datsync_flat_parent(uint64_t index)
+{
+    unsigned d = datsync_flat_depth(index);
+    return flat_index(d + 1, flat_offset(index, d) >> 1);
+}
+
+uint64_t datsync_flat_sibling(uint64_t index)
+{
+    unsigned d = datsync_flat_depth(index);
+    return flat_index(d, flat_offset(index, d) ^ 1);
+}
+
+uint64_t datsync_flat_left_span(uint64_t index)
+{
+    return index - (((uint64_t)1 << datsync_flat_depth(index)) - 1);
+}
+
+uint64_t datsync_flat_right_span(uint64_t index)
+{
+    return index + (((uint64_t)1 << datsync_flat_depth(index)) - 1);
+}
+
+static uint64_t flat_left_child(uint64_t index) /* of a parent */
+{
+    return index - ((uint64_t)1 << (datsync_flat_depth(index) - 1));
+}
+
+size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
+{
+    size_t n = 0;
+    uint64_t at = 0; /* blocks to the left */
+    int d;
+    for (d = 62; d >= 0; d--)
+        if (blocks >> d & 1) {
+            out[n++] = 2 * at + (((uint64_t)1 << d) - 1);
+            at += (uint64_t)1 << d;
+        }
+    return n;
+}
+
+/* ================================================================ bitfield and run-length code ================== */
+
+/* A sparse set of bits, most significant bit first in a byte as SLEEP has them. Pages of 8192 bits in tables of 1024
+ * pages; an all-zero or all-one page or table takes no memory. */
+#define PAGE_BITS 8192u
+#define PAGE_BYTES 1024u
+#define TABLE_PAGES 1024u
+#define TABLE_BITS ((uint64_t)PAGE_BITS * TABLE_PAGES)
+
+typedef struct bitpage {
+    uint8_t *bytes; /* NULL: all bits equal, ones if count says so */
+    unsigned count; /* ones */
+} bitpage;
+
+typedef struct bittable {
+    uint64_t count;
+    bitpage pages[TABLE_PAGES];
+} bittable;
+
+typedef struct bits {
+    bittable **tables; /* NULL: zeros; &table_of_ones: ones */
+    size_t table_count, table_cap;
+    size_t owned; /* pages with bytes */
+} bits;
+
+static bittable *table_of_ones(void)
+{
+    static const uint64_t mark = TABLE_BITS; /* only its address matters */
+    return (bittable *)(uintptr_t)&mark;
+}
+
+static void bits_free(const datsync_env *env, bits *b)
+{
+    size_t t, p;
+    for (t = 0; t < b->table_count; t++) {
+        bittable *table = b->tables[t];
+        if (!table || table == table_of_ones())
+            continue;
+        for (p = 0; p < TABLE_PAGES; p++)
+            mem_free(env, table->pages[p].bytes);
+        mem_free(env, table);
+    }
+    mem_free(env, b->tables);
+    memset(b, 0, sizeof *b);
+}
+
+/* The page that holds bit i, as a value; `bytes` may be NULL. */
+static bitpage bits_page(const bits *b, uint64_t i)
+{
+    bitpage page = {NULL, 0};
+    uint64_t t = i / TABLE_BITS;
+    if (t >= b->table_count || !b->tables[t])
+        return page;
+    if (b->tables[t] == table_of_ones())
+        page.count = PAGE_BITS;
+    else
+        page = b->tables[t]->pages[i / PAGE_BITS % TABLE_PAGES];
+    return page;
+}
+
+static unsigned page_byte(bitpage page, size_t at)
+{
+    return page.bytes ? page.bytes[at] : page.count ? 255u : 0u;
+}
+
+static int bits_get(const bits *b, uint64_t i)
+{
+    return (int)(page_byte(bits_page(b, i), (size_t)(i % PAGE_BITS / 8)) >> (7 - (i & 7)) & 1);
+}
+
+static int bits_reserve(const datsync_env *env, bits *b, size_t tables)
+{
+    if (tables <= b->table_count)
+        return 0;
+    if (mem_grow(env, &b->tables, &b->table_cap, tables, sizeof *b->tables) < 0)
+        return DATSYNC_E_NOMEM;
+    memset(b->tables + b->table_count, 0, (tables - b->table_count) * sizeof *b->tables);
+    b->table_count = tables;
+    return 0;
+}
+
+/* The page as one that can be written, with bytes; NULL when out of memory. */
+static bitpage *bits_page_own(const datsync_env *env, bits *b, uint64_t i, bittable **table_out, int need_bytes)
+{
+    size_t t = (size_t)(i / TABLE_BITS), p;
+    bittable *table;
+    bitpage *page;
+    if (bits_reserve(env, b, t + 1) < 0)
+        return NULL;
+    table = b->tables[t];
+    if (!table || table == table_of_ones()) {
+        bittable *fresh = mem_zeroed(env, sizeof *fresh);
+        if (!fresh)
+            return NULL;
+        if (table) {
+            fresh->count = TABLE_BITS;
+            for (p = 0; p < TABLE_PAGES; p++)
+                fresh->pages[p].count = PAGE_BITS;
+        }
+        b->tables[t] = table = fresh;
+    }
+    page = &table->pages[i / PAGE_BITS % TABLE_PAGES];
+    if (need_bytes && !page->bytes) {
+        page->bytes = mem_resize(env, NULL, PAGE_BYTES);
+        if (!page->bytes)
+            return NULL;
+        memset(page->bytes, page->count ? 255 : 0, PAGE_BYTES);
+        b->owned++;
+    }
+    *table_out = table;
+    return page;
+}
+
+/* A page or table whose bits have become equal gives its memory back. */
+static void bits_collapse(const datsync_env *env, bits *b, uint64_t i, bittable *table, bitpage *page)
+{
+    if (page->count != 0 && page->count != PAGE_BITS)
+        return;
+    if (page->bytes) {
+        mem_free(env, page->bytes);
+        page->bytes = NULL;
+        b->owned--;
+    }
+    if (table->count == 0 || table->count == TABLE_BITS) {
+        b->tables[i / TABLE_BITS] = table->count ? table_of_ones() : NULL;
+        mem_free(env, table);
+    }
+}
+
+/* Returns 1 if the bit changed, 0 if not, DATSYNC_E_NOMEM. */
+static int bits_set(const datsync_env *env, bits *b, uint64_t i, int value)
+{
+    bittable *table;
+    bitpage *page;
+    uint8_t mask = (uint8_t)(128 >> (i & 7));
+    if (bits_get(b, i) == value)
+        return 0;
+    page = bits_page_own(env, b, i, &table, 1);
+    if (!page)
+        return DATSYNC_E_NOMEM;
+    page->bytes[i % PAGE_BITS / 8] ^= mask;
+    page->count = value ? page->count + 1 : page->count - 1;
+    table->count = value ? table->count + 1 : table->count - 1;
+    bits_collapse(env, b, i, table, page);
+    return 1;
+}
+
+static void bits_fill_table(const datsync_env *env, bits *b, size_t t, int value)
+{
+    bittable *table = b->tables[t];
+    size_t p;
+    if (table && table != table_of_ones()) {
+        for (p = 0; p < TABLE_PAGES; p++)
+            if (table->pages[p].bytes) {
+                mem_free(env, table->pages[p].bytes);
+                b->owned--;
+            }
+        mem_free(env, table);
+    }
+    b->tables[t] = value ? table_of_ones() : NULL;
+}
+
+/* Set all of [start, end). Costs little time and memory however large the range is. */
+static int bits_fill(const datsync_env *env, bits *b, uint64_t start, uint64_t end, int value)
+{
+    if (!value)
+        end = MIN(end, (uint64_t)b->table_count * TABLE_BITS);
+    if (start >= end)
+        return 0;
+    if (bits_reserve(env, b, (size_t)((end - 1) / TABLE_BITS) + 1) < 0)
+        return DATSYNC_E_NOMEM;
+    while (start < end) {
+        bittable *table;
+        bitpage *page;
+        if (start % TABLE_BITS == 0 && end - start >= TABLE_BITS) {
+            bits_fill_table(env, b, (size_t)(start / TABLE_BITS), value);
+            start += TABLE_BITS;
+        } else if (start % PAGE_BITS == 0 && end - start >= PAGE_BITS) {
+            page = bits_page_own(env, b, start, &table, 0);
+            if (!page)
+                return DATSYNC_E_NOMEM;
+            table->count = table->count - page->count + (value ? PAGE_BITS : 0);
+            page->count = value ? PAGE_BITS : 0;
+            bits_collapse(env, b, start, table, page);
+            start += PAGE_BITS;
+        } else {
+            if (bits_set(env, b, start, value) < 0)
+                return DATSYNC_E_NOMEM;
+            start++;
+        }
+    }
+    return 0;
+}
+
+/* Replace a whole page by its bytes. */
+static int bits_load_page(const datsync_env *env, bits *b, uint64_t start, const uint8_t bytes[PAGE_BYTES])
+{
+    bittable *table;
+    bitpage *page;
+    unsigned count = 0;
+    size_t i;
+    for (i = 0; i < PAGE_BYTES; i++) {
+        unsigned v = bytes[i];
+        for (; v; v &= v - 1)
+            count++;
+    }
+    if (count == 0 || count == PAGE_BITS)
+        return bits_fill(env, b, start, start + PAGE_BITS, count != 0);
+    page = bits_page_own(env, b, start, &table, 1);
+    if (!page)
+        return DATSYNC_E_NOMEM;
+    memcpy(page->bytes, bytes, PAGE_BYTES);
+    table->count = table->count - page->count + count;
+    page->count = count;
+    return 0;
+}
+
+/* The first index in [from, end) whose bit is `value`; `end` if there is none. */
+static uint64_t bits_next(const bits *b, uint64_t from, uint64_t end, int value)
+{
+    while (from < end) {
+        uint64_t t = from / TABLE_BITS;
+        bitpage page;
+        size_t at;
+        if (t >= b->table_count)
+            return value ? end : from;
+        if (!b->tables[t] || b->tables[t] == table_of_ones()) {
+            if ((b->tables[t] != NULL) == value)
+                return from;
+            from = (t + 1) * TABLE_BITS;
+            continue;
+        }
+        page = bits_page(b, from);
+        if (!page.bytes) {
+            if ((page.count != 0) == value)
+                return from;
+            from = (from / PAGE_BITS + 1) * PAGE_BITS;
+            continue;
+        }
+        for (at = (size_t)(from % PAGE_BITS / 8); at < PAGE_BYTES; at++) {
+            unsigned byte = value ? page.bytes[at] : page.bytes[at] ^ 255u;
+            byte &= 255u >> (from & 7);
+            if (byte) {
+                while (!(byte & (128u >> (from & 7))))
+                    from++;
+                return MIN(from, end);
+            }
+            from = (from | 7) + 1;
+        }
+    }
+    return end;
+}
+
+/* Ones in [start, end). */
+static uint64_t bits_count(const bits *b, uint64_t start, uint64_t end)
+{
+    uint64_t n = 0;
+    while (start < end) {
+        uint64_t t = start / TABLE_BITS;
+        bitpage page;
+        if (t >= b->table_count)
+            break;
+        if (start % TABLE_BITS == 0 && end - start >= TABLE_BITS) {
+            n += !b->tables[t] ? 0 : b->tables[t] == table_of_ones() ? TABLE_BITS : b->tables[t]->count;
+            start += TABLE_BITS;
+            continue;
+        }
+        page = bits_page(b, start);
+        if (start % PAGE_BITS == 0 && end - start >= PAGE_BITS) {
+            n += page.count;
+            start += PAGE_BITS;
+            continue;
+        }
+        n += page_byte(page, (size_t)(start % PAGE_BITS / 8)) >> (7 - (start & 7)) & 1;
+        start++;
+    }
+    return n;
+}
+
+/* Copy whole bytes: bits [start, start + 8 * len), start a multiple of 8. */
+static void bits_read(const bits *b, uint64_t start, uint8_t *out, size_t len)
+{
+    size_t i = 0;
+    while (i < len) {
+        bitpage page = bits_page(b, start + 8 * (uint64_t)i);
+        size_t at = (size_t)((start / 8 + i) % PAGE_BYTES), n = MIN(len - i, PAGE_BYTES - at);
+        if (page.bytes)
+            memcpy(out + i, page.bytes + at, n);
+        else
+            memset(out + i, page.count ? 255 : 0, n);
+        i += n;
+    }
+}
+
+/* Replace a whole byte. */
+static int bits_write_byte(const datsync_env *env, bits *b, uint64_t start, unsigned byte)
+{
+    uint64_t i;
+    unsigned old = page_byte(bits_page(b, start), (size_t)(start % PAGE_BITS / 8));
+    if (old == byte)
+        return 0;
+    for (i = 0; i < 8; i++)
+        if (bits_set(env, b, start + i, (int)(byte >> (7 - i) & 1)) < 0)
+            return DATSYNC_E_NOMEM;
+    return 0;
+}
+
+/* One more than the highest set bit. */
+static uint64_t bits_length(const bits *b)
+{
+    size_t t = b->table_count, p, at;
+    while (t-- > 0) {
+        bittable *table = b->tables[t];
+        if (!table)
+            continue;
+        if (table == table_of_ones())
+            return (t + 1) * TABLE_BITS;
+        for (p = TABLE_PAGES; p-- > 0;) {
+            bitpage page = table->pages[p];
+            uint64_t base = t * TABLE_BITS + (uint64_t)p * PAGE_BITS;
+            if (!page.count)
+                continue;
+            if (!page.bytes)
+                return base + PAGE_BITS;
+            for (at = PAGE_BYTES; at-- > 0;)
+                if (page.bytes[at]) {
+                    unsigned low = 0;
+                    while (!(page.bytes[at] >> low & 1))
+                        low++;
+                    return base + 8 * (uint64_t)at + 8 - low;
+                }
+        }
+    }
+    return 0;
+}
+
+/* One run of the code at buf[*at]: its bytes, and for a literal where they are. */
+typedef struct rle_run {
+    uint64_t len;
+    const uint8_t *literal; /* NULL: a run of `fill` */
+    unsigned fill;
+} rle_run;
+
+static int rle_next(const uint8_t *buf, size_t len, size_t *at, rle_run *run)
+{
+    uint64_t head = 0;
+    int k = datsync_varint_decode(buf + *at, len - *at, &head);
+    if (k < 0)
+        return DATSYNC_E_RLE;
+    *at += (size_t)k;
+    run->literal = NULL;
+    run->fill = head & 2 ? 255 : 0;
+    run->len = head & 1 ? head >> 2 : head >> 1;
+    if (head & 1)
+        return 0;
+    if (run->len > len - *at)
+        return DATSYNC_E_RLE;
+    run->literal = buf + *at;
+    *at += (size_t)run->len;
+    return 0;
+}
+
+int64_t datsync_rle_size(const uint8_t *buf, size_t len, size_t limit)
+{
+    uint64_t total = 0;
+    size_t at = 0;
+    rle_run run;
+    while (at < len) {
+        if (rle_next(buf, len, &at, &run) < 0 || run.len > limit - total)
+            return DATSYNC_E_RLE;
+        total += run.len;
+    }
+    return (int64_t)total;
+}
+
+int64_t datsync_rle_decode(const uint8_t *buf, size_t len, uint8_t *out, size_t cap)
+{
+    int64_t total = datsync_rle_size(buf, len, SIZE_MAX / 4);
+    size_t at = 0;
+    rle_run run;
+    if (total < 0)
+        return total;
+    if ((uint64_t)total > cap)
+        return DATSYNC_E_SPACE;
+    while (at < len) {
+        (void)rle_next(buf, len, &at, &run);
+        if (run.literal)
+            memcpy(out, run.literal, (size_t)run.len);
+        else
+            memset(out, (int)run.fill, (size_t)run.len);
+        out += run.len;
+    }
+    return total;
+}
+
+/* The deployed encoder takes a run only where that is shorter than going on with the literal; so do we, since vectors
+ * compare bytes. */
+typedef struct rle_state {
+    const uint8_t *in;
+    size_t from; /* of the literal not yet written */
+    uint8_t *out;
+} rle_state;
+
+static void rle_literal(rle_state *s, size_t end)
+{
+    if (end == s->from)
+        return;
+    s->out += datsync_varint_encode(s->out, 2 * (uint64_t)(end - s->from));
+    memcpy(s->out, s->in + s->from, end - s->from);
+    s->out += end - s->from;
+    s->from = end;
+}
+
+static void rle_run_maybe(rle_state *s, size_t end, size_t len, unsigned fill)
+{
+    uint64_t code = 4 * (uint64_t)len + (fill ? 2 : 0) + 1;
+    size_t head = end - len - s->from, whole = end - s->from;
+    size_t as_run = (head ? varint_size(2 * (uint64_t)head) + head : 0) + varint_size(code);
+    if (as_run >= varint_size(2 * (uint64_t)whole) + whole)
+        return;
+    rle_literal(s, end - len);
+    s->out += datsync_varint_encode(s->out, code);
+    s->from = end;
+}
+
+int64_t datsync_rle_encode(const uint8_t *in, size_t len, uint8_t *out, size_t cap)
+{
+    rle_state s = {in, 0, out};
+    size_t i, run = 0;
+    unsigned fill = 0;
+    while (len > 0 && in[len - 1] == 0)
+        len--;
+    if (cap < len + len / 64 + 16)
+        return DATSYNC_E_SPACE;
+    for (i = 0; i < len; i++) {
+        if (in[i] == fill) {
+            run++;
+            continue;
+        }
+        if (run)
+            rle_run_maybe(&s, i, run, fill);
+        run = 0;
+        if (in[i] == 0 || in[i] == 255) {
+            fill = in[i];
+            run = 1;
+        }
+    }
+    if (run)
+        rle_run_maybe(&s, len, run, fill);
+    rle_literal(&s, len);
+    return s.out - out;
+}
+
+/* ================================================================ storage ======================================= */
+
+/* The memory store: one growing array for each part. */
+typedef struct memory_store {
+    datsync_env env;
+    struct {
+        uint8_t *bytes;
+        size_t len, cap;
+        int exists;
+    } part[DATSYNC_PARTS];
+} memory_store;
+
+static int64_t memory_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    memory_store *s = ctx;
+    size_t n;
+    if (offset >= s->part[part].len)
+        return 0;
+    n = MIN(len, s->part[part].len - (size_t)offset);
+    memcpy(buf, s->part[part].bytes + offset, n);
+    return (int64_t)n;
+}
+
+static int memory_truncate(void *ctx, int part, uint64_t size)
+{
+    memory_store *s = ctx;
+    if (size > SIZE_MAX / 4)
+        return DATSYNC_E_NO_SPACE;
+    if (mem_grow(&s->env, &s->part[part].bytes, &s->part[part].cap, (size_t)size, 1) < 0)
+        return DATSYNC_E_NOMEM;
+    if (size > s->part[part].len)
+        memset(s->part[part].bytes + s->part[part].len, 0, (size_t)size - s->part[part].len);
+    s->part[part].len = (size_t)size;
+    s->part[part].exists = 1;
+    return 0;
+}
+
+static int memory_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    memory_store *s = ctx;
+    int r;
+    if (offset > SIZE_MAX / 4 - len)
+        return DATSYNC_E_NO_SPACE;
+    if (offset + len > s->part[part].len || !s->part[part].exists) {
+        r = memory_truncate(ctx, part, MAX(offset + len, s->part[part].len));
+        if (r < 0)
+            return r;
+    }
+    if (len)
+        memcpy(s->part[part].bytes + offset, buf, len);
+    return 0;
+}
+
+static int64_t memory_size(void *ctx, int part)
+{
+    memory_store *s = ctx;
+    return s->part[part].exists ? (int64_t)s->part[part].len : DATSYNC_E_NO_ENTRY;
+}
+
+static int memory_sync(void *ctx, int part)
+{
+    (void)ctx;
+    (void)part;
+    return 0;
+}
+
+static void memory_close(void *ctx)
+{
+    memory_store *s = ctx;
+    datsync_env env = s->env;
+    int i;
+    sodium_memzero(s->part[DATSYNC_PART_SECRET_KEY].bytes, s->part[DATSYNC_PART_SECRET_KEY].len);
+    for (i = 0; i < DATSYNC_PARTS; i++)
+        mem_free(&env, s->part[i].bytes);
+    mem_free(&env, s);
+}
+
+int datsync_memory_store(const datsync_env *env, datsync_store *out)
+{
+    datsync_env e;
+    memory_store *s;
+    env_init(&e, env);
+    s = mem_zeroed(&e, sizeof *s);
+    memset(out, 0, sizeof *out);
+    if (!s)
+        return DATSYNC_E_NOMEM;
+    s->env = e;
+    out->ctx = s;
+    out->read = memory_read;
+    out->write = memory_write;
+    out->size = memory_size;
+    out->truncate = memory_truncate;
+    out->sync = memory_sync;
+    out->close = memory_close;
+    return 0;
+}
+
+/* SLEEP headers (DEP-0009): magic, type, version, entry size, name. */
+#define HEADER_BYTES 32u
+#define BITFIELD_ENTRY 3584u
+#define BITFIELD_BITS (PAGE_BYTES * 3u) /* of an entry, before its index */
+
+static void sleep_header(uint8_t out[HEADER_BYTES], int part)
+{
+    unsigned entry = part == DATSYNC_PART_BITFIELD ? BITFIELD_ENTRY : part == DATSYNC_PART_TREE ? 40 : 64;
+    const char *name = part == DATSYNC_PART_BITFIELD ? "" : part == DATSYNC_PART_TREE ? "BLAKE2b" : "Ed25519";
+    memset(out, 0, HEADER_BYTES);
+    out[0] = 5;
+    out[1] = 2;
+    out[2] = 87;
+    out[3] = part == DATSYNC_PART_BITFIELD ? 0 : part == DATSYNC_PART_SIGNATURES ? 1 : 2;
+    out[5] = (uint8_t)(entry >> 8);
+    out[6] = (uint8_t)entry;
+    out[7] = (uint8_t)strlen(name);
+    memcpy(out + 8, name, strlen(name));
+}
+
+/* ================================================================ feed: tree cache ============================== */
+
+typedef struct tree_page {
+    uint64_t number;
+    unsigned lo, hi; /* nodes [lo, hi) are to be written */
+    uint8_t bytes[TREE_PAGE_NODES * 40];
+} tree_page;
+
+/* Who wants to know of changes to a feed: the peer room registers here, so that the feed need not know it. */
+typedef struct watcher {
+    struct watcher *next;
+    void (*added)(struct watcher *w, uint64_t start, uint64_t end);
+    void (*cleared)(struct watcher *w, uint64_t start, uint64_t end);
+    void (*committed)(struct watcher *w);
+} watcher;
+
+struct datsync_feed {
+    datsync_env env;
+    datsync_store store;
+    unsigned flags;
+    uint8_t key[32], discovery_key[32], secret_key[64];
+    int has_key, has_secret_key, is_static;
+
+    uint64_t length, byte_length;
+    datsync_node roots[64]; /* of the tree of `length` blocks */
+    size_t root_count;
+    uint64_t signed_length; /* the last signature that verified, so that it is not checked again */
+    uint8_t signed_root[32], signature[64];
+
+    bits have, tree;
+    size_t entry;     /* bytes of a bitfield page on disk */
+    bits dirty_pages; /* of the bitfield */
+    uint64_t page_count;
+
+    tree_page *cache[TREE_PAGES];
+    uint64_t tree_size;       /* bytes of the part, cached pages included */
+    uint64_t offset_index, offset; /* where block offset_index begins; the next one is asked for most often */
+    uint8_t *gather;          /* bytes for the data part, not written yet */
+    uint64_t gather_at;
+    size_t gather_len;
+    uint8_t *ahead; /* bytes of the data part, read ahead */
+    uint64_t ahead_at, read_end;
+    size_t ahead_len;
+
+    uint64_t group_bytes, group_since; /* uncommitted; when the first was seen by datsync_feed_tick */
+    int uncommitted;
+    unsigned unsynced;       /* bit for each part */
+    uint64_t durable_length; /* committed: what an owner may tell */
+
+    int want_all;
+    bits wanted, reserved; /* what is to be downloaded; what is in flight at some peer */
+    watcher *watchers;
+    int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
+};
+
+static int feed_read_exact(datsync_feed *f, int part, uint64_t offset, void *buf, size_t len)
+{
+    int64_t n = f->store.read(f->store.ctx, part, offset, buf, len);
+    if (n < 0)
+        return (int)n;
+    memset((uint8_t *)buf + n, 0, len - (size_t)n);
+    return 0;
+}
+
+static int feed_write(datsync_feed *f, int part, uint64_t offset, const void *buf, size_t len)
+{
+    if (f->flags & DATSYNC_READ_ONLY)
+        return DATSYNC_E_READ_ONLY;
+    f->unsynced |= 1u << part;
+    return f->store.write(f->store.ctx, part, offset, buf, len);
+}
+
+static int tree_page_write(datsync_feed *f, tree_page *p)
+{
+    int r;
+    if (p->lo >= p->hi)
+        return 0;
+    r = feed_write(f, DATSYNC_PART_TREE, HEADER_BYTES + 40 * (p->number * TREE_PAGE_NODES + p->lo), p->bytes + 40 * p->lo,
+                   40 * (size_t)(p->hi - p->lo));
+    if (r < 0)
+        return r;
+    p->lo = TREE_PAGE_NODES;
+    p->hi = 0;
+    return 0;
+}
+
+static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
+{
+    tree_page **slot = &f->cache[number % TREE_PAGES], *p = *slot;
+    uint64_t at = HEADER_BYTES + 40 * number * TREE_PAGE_NODES;
+    int r;
+    if (p && p->number == number) {
+        *out = p;
+        return 0;
+    }
+    if (!p) {
+        p = mem_resize(&f->env, NULL, sizeof *p);
+        if (!p)
+            return DATSYNC_E_NOMEM;
+        p->lo = TREE_PAGE_NODES;
+        p->hi = 0;
+        p->number = NONE;
+        *slot = p;
+    }
+    r = tree_page_write(f, p);
+    if (r < 0)
+        return r;
+    p->number = NONE; /* not valid while it is read */
+    if (at >= f->tree_size)
+        memset(p->bytes, 0, sizeof p->bytes);
+    else if ((r = feed_read_exact(f, DATSYNC_PART_TREE, at, p->bytes, sizeof p->bytes)) < 0)
+        return r;
+    p->number = number;
+    *out = p;
+    return 0;
+}
+
+/* A node as it is stored, claimed or not; DATSYNC_E_NOT_FOUND if its place is blank. */
+static int tree_read(datsync_feed *f, uint64_t index, datsync_node *out)
+{
+    tree_page *p;
+    const uint8_t *b;
+    int r = tree_page_load(f, index / TREE_PAGE_NODES, &p);
+    if (r < 0)
+        return r;
+    b = p->bytes + 40 * (index % TREE_PAGE_NODES);
+    if (get_u64(b) == 0 && all_zero(b, 40))
+        return DATSYNC_E_NOT_FOUND;
+    out->index = index;
+    memcpy(out->hash, b, 32);
+    out->size = get_u64(b + 32);
+    return 0;
+}
+
+static int tree_get(datsync_feed *f, uint64_t index, datsync_node *out)
+{
+    return bits_get(&f->tree, index) ? tree_read(f, index, out) : DATSYNC_E_NOT_FOUND;
+}
+
+static int tree_put(datsync_feed *f, const datsync_node *n)
+{
+    tree_page *p;
+    unsigned at = (unsigned)(n->index % TREE_PAGE_NODES);
+    int r = tree_page_load(f, n->index / TREE_PAGE_NODES, &p);
+    if (r < 0)
+        return r;
+    memcpy(p->bytes + 40 * at, n->hash, 32);
+    put_u64(p->bytes + 40 * at + 32, n->size);
+    p->lo = MIN(p->lo, at);
+    p->hi = MAX(p->hi, at + 1);
+    f->tree_size = MAX(f->tree_size, HEADER_BYTES + 40 * (n->index + 1));
+    return 0;
+}
+
+static int tree_flush(datsync_feed *f)
+{
+    size_t i;
+    int r;
+    for (i = 0; i < TREE_PAGES; i++)
+        if (f->cache[i] && (r = tree_page_write(f, f->cache[i])) < 0)
+            return r;
+    return 0;
+}
+
+/* Claim a node; as in the deployed index, two siblings claim their parent. */
+static int tree_claim(datsync_feed *f, uint64_t index)
+{
+    int r;
+    while ((r = bits_set(&f->env, &f->tree, index, 1)) == 1) {
+        uint64_t page = index / (2 * PAGE_BITS);
+        if (bits_set(&f->env, &f->dirty_pages, page, 1) < 0)
+            return DATSYNC_E_NOMEM;
+        f->page_count = MAX(f->page_count, page + 1);
+        f->uncommitted = 1;
+        if (!bits_get(&f->tree, datsync_flat_sibling(index)))
+            break;
+        index = datsync_flat_parent(index);
+    }
+    return r < 0 ? r : 0;
+}
+
+static int block_claim(datsync_feed *f, uint64_t index, int value)
+{
+    int r = bits_set(&f->env, &f->have, index, value);
+    if (r <= 0)
+        return r;
+    f->uncommitted = 1;
+    f->page_count = MAX(f->page_count, index / PAGE_BITS + 1);
+    r = bits_set(&f->env, &f->dirty_pages, index / PAGE_BITS, 1);
+    return r < 0 ? r : 1;
+}
+
+/* ------------------------------------------------ the data part: gathered writes, reads ahead */
+
+static int gather_flush(datsync_feed *f)
+{
+    int r = 0;
+    if (f->gather_len)
+        r = feed_write(f, DATSYNC_PART_DATA, f->gather_at, f->gather, f->gather_len);
+    if (r == 0)
+        f->gather_len = 0;
+    return r;
+}
+
+static int ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
+{
+    return a_len && b_len && a < b + b_len && b < a + a_len;
+}
+
+static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t len)
+{
+    int r;
+    if (len == 0)
+        return 0;
+    if (ranges_overlap(at, len, f->ahead_at, f->ahead_len))
+        f->ahead_len = 0;
+    if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
+        (r = gather_flush(f)) < 0)
+        return r;
+    if (len >= DIRECT_BYTES)
+        return feed_write(f, DATSYNC_PART_DATA, at, buf, len);
+    if (!f->gather && !(f->gather = mem_resize(&f->env, NULL, GATHER_BYTES)))
+        return DATSYNC_E_NOMEM;
+    if (!f->gather_len)
+        f->gather_at = at;
+    memcpy(f->gather + f->gather_len, buf, len);
+    f->gather_len += len;
+    return 0;
+}
+
+/* All of it, or DATSYNC_E_CORRUPT if the part is too short. */
+static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
+{
+    int sequential = at == f->read_end;
+    int64_t n;
+    int r;
+    if (len == 0)
+        return 0;
+    if (ranges_overlap(at, len, f->gather_at, f->gather_len) && (r = gather_flush(f)) < 0)
+        return r;
+    f->read_end = at + len;
+    if (len < DIRECT_BYTES && sequential && !(at >= f->ahead_at && at + len <= f->ahead_at + f->ahead_len)) {
+        if (!f->ahead && !(f->ahead = mem_resize(&f->env, NULL, GATHER_BYTES)))
+            return DATSYNC_E_NOMEM;
+        f->ahead_len = 0;
+        n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, f->ahead, GATHER_BYTES);
+        if (n < 0)
+            return (int)n;
+        f->ahead_at = at;
+        f->ahead_len = (size_t)n;
+        if (ranges_overlap(at, f->ahead_len, f->gather_at, f->gather_len)) /* older than what is gathered */
+            f->ahead_len = (size_t)(f->gather_at > at ? f->gather_at - at : 0);
+    }
+    if (at >= f->ahead_at && at + len <= f->ahead_at + f->ahead_len) {
+        memcpy(buf, f->ahead + (at - f->ahead_at), len);
+        return 0;
+    }
+    n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, buf, len);
+    return n < 0 ? (int)n : (size_t)n < len ? DATSYNC_E_CORRUPT : 0;
+}
+
+/* Where a block's bytes begin: the sizes of all full roots to its left. */
+static int block_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
+{
+    uint64_t roots[64];
+    datsync_node n;
+    size_t i, count;
+    int r;
+    if (index != f->offset_index) {
+        *offset = 0;
+        count = datsync_flat_full_roots(roots, index);
+        for (i = 0; i < count; i++) {
+            if ((r = tree_get(f, roots[i], &n)) < 0)
+                return r;
+            *offset += n.size;
+        }
+        f->offset_index = index;
+        f->offset = *offset;
+    }
+    *offset = f->offset;
+    return 0;
+}
+
+static void block_offset_next(datsync_feed *f, uint64_t index, uint64_t offset, uint64_t size)
+{
+    f->offset_index = index + 1;
+    f->offset = offset + size;
+}
+
+/* ------------------------------------------------ the bitfield part */
+
+/* The index of the bitfield (PROTOCOL 3) tells of each quarter of a node's span whether all, none or some of its blocks
+ * are there. `limit` is the first index byte that the file has no room for: such children count as none. */
+
+static unsigned index_code(unsigned nibble)
+{
+    return nibble == 15 ? 3 : nibble == 0 ? 0 : 1;
+}
+
+static unsigned index_parent(unsigned left, unsigned right)
+{
+    return index_code(left >> 4) << 6 | index_code(left & 15) << 4 | index_code(right >> 4) << 2 | index_code(right & 15);
+}
+
+/* The 511 index bytes whose span lies in one page of blocks. */
+static void index_local(const datsync_feed *f, uint64_t page, uint64_t limit, uint8_t out[512])
+{
+    bitpage bp = bits_page(&f->have, page * PAGE_BITS);
+    size_t g, k, step;
+    for (g = 0; g < 256; g++) {
+        unsigned v = 0;
+        for (k = 0; k < 4; k++) {
+            unsigned byte = page_byte(bp, 4 * g + k);
+            v = v << 2 | (byte == 255 ? 3u : byte == 0 ? 0u : 1u);
+        }
+        out[2 * g] = (uint8_t)(page * 512 + 2 * g < limit ? v : 0);
+    }
+    for (step = 1; step < 256; step *= 2)
+        for (k = 2 * step - 1; k < 511; k += 4 * step) {
+            unsigned right = page * 512 + k + step < limit ? out[k + step] : 0;
+            out[k] = (uint8_t)index_parent(out[k - step], right);
+        }
+    out[511] = 0;
+}
+
+/* An index byte whose span is a page or more. */
+static unsigned index_high(const datsync_feed *f, uint64_t index, uint64_t limit)
+{
+    uint64_t half = (uint64_t)1 << (datsync_flat_depth(index) - 1);
+    if (index >= limit)
+        return 0;
+    if (datsync_flat_depth(index) == 8) {
+        uint8_t local[512];
+        bitpage bp = bits_page(&f->have, index / 512 * PAGE_BITS);
+        if (!bp.bytes && index + 255 < limit)
+            return bp.count ? 255 : 0;
+        index_local(f, index / 512, limit, local);
+        return local[255];
+    }
+    return index_parent(index_high(f, index - half, limit), index_high(f, index + half, limit));
+}
+
+static void bitfield_page(const datsync_feed *f, uint64_t page, uint8_t *out)
+{
+    size_t size = f->entry - BITFIELD_BITS; /* of the index in one page; 512, or 256 in old files */
+    uint64_t limit = f->page_count * size, first = page * size, i;
+    uint8_t local[512];
+    bits_read(&f->have, page * PAGE_BITS, out, PAGE_BYTES);
+    bits_read(&f->tree, page * 2 * PAGE_BITS, out + PAGE_BYTES, 2 * PAGE_BYTES);
+    out += BITFIELD_BITS;
+    for (i = 0; i < size; i++) {
+        if (i == 0 || (first + i) % 512 == 0)
+            index_local(f, (first + i) / 512, limit, local);
+        if ((first + i) % 512 == 511)
+            out[i] = (uint8_t)index_high(f, first + i, limit);
+        else
+            out[i] = local[(first + i) % 512];
+    }
+}
+
+/* Index bytes above a changed page lie in other pages: these change too. */
+static int bitfield_mark_above(datsync_feed *f)
+{
+    uint64_t size = f->entry - BITFIELD_BITS, limit = f->page_count * size, page, end = f->page_count;
+    bits more;
+    int r = 0;
+    memset(&more, 0, sizeof more);
+    for (page = bits_next(&f->dirty_pages, 0, end, 1); page < end; page = bits_next(&f->dirty_pages, page + 1, end, 1)) {
+        uint64_t index = page * 512 + 255;
+        while (r >= 0 && datsync_flat_left_span(index) < 2 * 256 * f->page_count) {
+            if (index < limit)
+                r = bits_set(&f->env, &more, index / size, 1);
+            if (datsync_flat_left_span(index) == 0 && datsync_flat_right_span(index) >= limit)
+                break;
+            index = datsync_flat_parent(index);
+        }
+    }
+    for (page = bits_next(&more, 0, end, 1); page < end && r >= 0; page = bits_next(&more, page + 1, end, 1))
+        r = bits_set(&f->env, &f->dirty_pages, page, 1);
+    bits_free(&f->env, &more);
+    return r < 0 ? r : 0;
+}
+
+static int bitfield_flush(datsync_feed *f)
+{
+    uint8_t *buf;
+    uint64_t page;
+    int r = bitfield_mark_above(f);
+    if (r < 0)
+        return r;
+    buf = mem_resize(&f->env, NULL, f->entry);
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    while (r == 0 && (page = bits_next(&f->dirty_pages, 0, f->page_count, 1)) < f->page_count) {
+        bitfield_page(f, page, buf);
+        r = feed_write(f, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->entry, buf, f->entry);
+        if (r == 0 && bits_set(&f->env, &f->dirty_pages, page, 0) < 0)
+            r = DATSYNC_E_NOMEM;
+    }
+    mem_free(&f->env, buf);
+    return r;
+}
+
+/* ================================================================ feed: commit ================================== */
+
+static int feed_sync(datsync_feed *f, int part)
+{
+    int r = 0;
+    if ((f->unsynced >> part & 1) && !(f->flags & DATSYNC_NO_SYNC))
+        r = f->store.sync(f->store.ctx, part);
+    if (r == 0)
+        f->unsynced &= ~(1u << part);
+    return r;
+}
+
+/* The order is what makes a crash at any write harmless: first what is claimed, synced, then the claim. */
+int datsync_feed_flush(datsync_feed *f)
+{
+    watcher *w;
+    int r;
+    if (f->flags & DATSYNC_READ_ONLY)
+        return 0;
+    if ((r = gather_flush(f)) < 0 || (r = tree_flush(f)) < 0 || (r = feed_sync(f, DATSYNC_PART_DATA)) < 0 ||
+        (r = feed_sync(f, DATSYNC_PART_TREE)) < 0 || (r = feed_sync(f, DATSYNC_PART_SIGNATURES)) < 0 ||
+        (r = bitfield_flush(f)) < 0 || (r = feed_sync(f, DATSYNC_PART_BITFIELD)) < 0)
+        return r;
+    f->group_bytes = 0;
+    f->group_since = NONE;
+    f->uncommitted = 0;
+    f->durable_length = f->length;
+    for (w = f->watchers; w; w = w->next)
+        w->committed(w);
+    return 0;
+}
+
+int datsync_feed_tick(datsync_feed *f, uint64_t now)
+{
+    int r;
+    if (!f->uncommitted)
+        return 0;
+    if (f->group_since == NONE)
+        f->group_since = now;
+    if (now - f->group_since < DATSYNC_GROUP_MS)
+        return 0;
+    r = datsync_feed_flush(f);
+    return r < 0 ? r : 1;
+}
+
+/* After a write of n bytes: is the group full? */
+static int group_add(datsync_feed *f, uint64_t n)
+{
+    f->uncommitted = 1;
+    f->group_bytes += n;
+    return f->group_bytes >= DATSYNC_GROUP_BYTES ? datsync_feed_flush(f) : 0;
+}
+
+static void tell_added(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    watcher *w;
+    for (w = f->watchers; w; w = w->next)
+        w->added(w, start, end);
+}
+
+/* ================================================================ feed: opening and recovery ==================== */
+
+static int feed_load_keys(datsync_feed *f, const datsync_feed_options *o, int *is_new)
+{
+    uint8_t stored[32], pk[32], seed[32];
+    int64_t n = f->store.read(f->store.ctx, DATSYNC_PART_KEY, 0, stored, 32);
+    if (n < 0 && n != DATSYNC_E_NO_ENTRY)
+        return (int)n;
+    if (n == 32 && o->key && memcmp(stored, o->key, 32) != 0)
+        return DATSYNC_E_OTHER_FEED;
+    *is_new = n != 32;
+    if (*is_new && (n > 0 || f->store.size(f->store.ctx, DATSYNC_PART_TREE) > (int64_t)HEADER_BYTES))
+        return DATSYNC_E_CORRUPT; /* half a key, or blocks without one: nothing to verify them with */
+    if (*is_new && (!(f->flags & DATSYNC_CREATE) || f->flags & DATSYNC_READ_ONLY))
+        return DATSYNC_E_NOT_FOUND;
+    if (!*is_new || o->key) {
+        memcpy(f->key, *is_new ? o->key : stored, 32);
+        f->has_key = 1;
+    }
+    n = f->store.read(f->store.ctx, DATSYNC_PART_SECRET_KEY, 0, f->secret_key, 64);
+    if (n < 0 && n != DATSYNC_E_NO_ENTRY && n != DATSYNC_E_ACCESS)
+        return (int)n;
+    f->has_secret_key = n == 64;
+    if (o->secret_key) {
+        memcpy(f->secret_key, o->secret_key, 64);
+        f->has_secret_key = 1;
+    }
+    if (!f->has_key && !f->has_secret_key && !(f->flags & DATSYNC_STATIC)) {
+        f->env.random(f->env.ctx, seed, sizeof seed);
+        (void)crypto_sign_seed_keypair(f->key, f->secret_key, seed);
+        sodium_memzero(seed, sizeof seed);
+        f->has_key = f->has_secret_key = 1;
+    }
+    if (f->has_secret_key) {
+        memcpy(seed, f->secret_key, 32); /* the public half must be the one that the seed gives */
+        {
+            uint8_t sk[64];
+            (void)crypto_sign_seed_keypair(pk, sk, seed);
+            sodium_memzero(sk, sizeof sk);
+        }
+        sodium_memzero(seed, sizeof seed);
+        if (memcmp(pk, f->secret_key + 32, 32) != 0 || (f->has_key && memcmp(pk, f->key, 32) != 0))
+            return DATSYNC_E_KEY;
+        memcpy(f->key, pk, 32);
+        f->has_key = 1;
+    }
+    return 0;
+}
+
+static int feed_write_new(datsync_feed *f)
+{
+    static const int headed[] = {DATSYNC_PART_TREE, DATSYNC_PART_SIGNATURES, DATSYNC_PART_BITFIELD};
+    uint8_t header[HEADER_BYTES];
+    int r = 0, i;
+    if (f->has_secret_key && f->store.size(f->store.ctx, DATSYNC_PART_SECRET_KEY) < 64)
+        r = feed_write(f, DATSYNC_PART_SECRET_KEY, 0, f->secret_key, 64);
+    if (r == 0)
+        r = feed_sync(f, DATSYNC_PART_SECRET_KEY);
+    if (r == 0 && f->has_key && f->store.size(f->store.ctx, DATSYNC_PART_KEY) < 32)
+        r = feed_write(f, DATSYNC_PART_KEY, 0, f->key, 32);
+    if (r == 0)
+        r = feed_sync(f, DATSYNC_PART_KEY);
+    for (i = 0; i < 3 && r == 0; i++) {
+        if (f->store.size(f->store.ctx, headed[i]) >= (int64_t)HEADER_BYTES)
+            continue;
+        sleep_header(header, headed[i]);
+        r = feed_write(f, headed[i], 0, header, sizeof header);
+    }
+    return r;
+}
+
+static int bitfield_load(datsync_feed *f)
+{
+    uint8_t header[HEADER_BYTES], *buf;
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_BITFIELD), n = 0;
+    uint64_t page;
+    int r;
+    f->entry = BITFIELD_ENTRY;
+    if (size == DATSYNC_E_NO_ENTRY || (size >= 0 && size < (int64_t)HEADER_BYTES))
+        return 0;
+    if (size < 0)
+        return (int)size;
+    if ((r = feed_read_exact(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header)) < 0)
+        return r;
+    f->entry = (size_t)header[5] << 8 | header[6];
+    if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->entry <= BITFIELD_BITS)
+        return DATSYNC_E_CORRUPT;
+    f->page_count = ((uint64_t)size - HEADER_BYTES + f->entry - 1) / f->entry;
+    if (f->page_count > DATSYNC_MAX_BLOCKS / PAGE_BITS)
+        return DATSYNC_E_TOO_BIG;
+    buf = mem_resize(&f->env, NULL, f->entry);
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    for (page = 0; page < f->page_count && r == 0; page++) {
+        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->entry, buf, f->entry);
+        if (n < 0)
+            r = (int)n;
+        else if ((size_t)n < BITFIELD_BITS) /* a torn last page claims nothing */
+            memset(buf, 0, BITFIELD_BITS);
+        if (r == 0)
+            r = bits_load_page(&f->env, &f->have, page * PAGE_BITS, buf);
+        if (r == 0)
+            r = bits_load_page(&f->env, &f->tree, page * 2 * PAGE_BITS, buf + PAGE_BYTES);
+        if (r == 0)
+            r = bits_load_page(&f->env, &f->tree, (page * 2 + 1) * PAGE_BITS, buf + 2 * PAGE_BYTES);
+    }
+    mem_free(&f->env, buf);
+    return r;
+}
+
+/* Claims of nodes whose place is blank are dropped, and of blocks whose leaf is. */
+static int claims_check(datsync_feed *f)
+{
+    enum { NODES = 4096 };
+    uint8_t *buf = mem_resize(&f->env, NULL, NODES * 40);
+    uint64_t at = 0, end = bits_length(&f->tree), i;
+    int r = 0;
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    for (at = bits_next(&f->tree, 0, end, 1); at < end && r == 0; at = bits_next(&f->tree, at + NODES, end, 1)) {
+        r = feed_read_exact(f, DATSYNC_PART_TREE, HEADER_BYTES + 40 * at, buf, NODES * 40);
+        for (i = 0; i < NODES && r == 0; i++) {
+            const uint8_t *node = buf + 40 * i;
+            if (get_u64(node) == 0 && all_zero(node, 40) && bits_get(&f->tree, at + i)) {
+                r = bits_set(&f->env, &f->tree, at + i, 0);
+                if (r > 0)
+                    r = bits_set(&f->env, &f->dirty_pages, (at + i) / (2 * PAGE_BITS), 1);
+                if (r >= 0)
+                    r = 0;
+            }
+        }
+    }
+    mem_free(&f->env, buf);
+    end = bits_length(&f->have);
+    for (i = 0; i < end && r >= 0; i++) {
+        bitpage leaves = bits_page(&f->tree, 2 * i);
+        if (!leaves.bytes && leaves.count) { /* a page of nodes that are all there: look at the next one */
+            i |= PAGE_BITS / 2 - 1;
+            continue;
+        }
+        i = bits_next(&f->have, i, end, 1);
+        if (i < end && !bits_get(&f->tree, 2 * i))
+            r = block_claim(f, i, 0);
+    }
+    return r < 0 ? r : 0;
+}
+
+/* A data part that is shorter than the blocks claimed: those at its end are not there. */
+static int data_check(datsync_feed *f)
+{
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
+    uint64_t i, offset;
+    datsync_node leaf;
+    if (size == DATSYNC_E_NO_ENTRY)
+        size = 0;
+    if (size < 0)
+        return (int)size;
+    while ((i = bits_length(&f->have)) > 0) {
+        int r = block_offset(f, i - 1, &offset);
+        if (r == 0)
+            r = tree_get(f, 2 * (i - 1), &leaf);
+        if (r < 0 && r != DATSYNC_E_NOT_FOUND)
+            return r;
+        if (r == 0 && offset + leaf.size <= (uint64_t)size)
+            return 0;
+        if ((r = block_claim(f, i - 1, 0)) < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* The length that the claimed nodes stand for, as the deployed implementation finds it: the highest node among 0, 1, 3,
+ * 7, ..., then step right, taking the largest subtrees. */
+static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index);
+
+static uint64_t tree_blocks(const datsync_feed *f)
+{
+    uint64_t top = 0, next = 0, end = bits_length(&f->tree);
+    while (datsync_flat_right_span(next) < end) {
+        next = datsync_flat_parent(next);
+        if (bits_get(&f->tree, next))
+            top = next;
+    }
+    return bits_get(&f->tree, top) ? tree_verified_by(f, top) / 2 : 0;
+}
+
+/* The right edge of the largest tree that can be verified from this node (PROTOCOL 2.5): climb while parent and sibling
+ * are held, then step right. */
+static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index)
+{
+    uint64_t top = index;
+    unsigned depth;
+    if (!bits_get(&f->tree, index))
+        return 0;
+    while (bits_get(&f->tree, datsync_flat_parent(top)) && bits_get(&f->tree, datsync_flat_sibling(top)))
+        top = datsync_flat_parent(top);
+    depth = datsync_flat_depth(top);
+    while (depth > 0) {
+        /* the right neighbour at this depth, then its left children until one is held */
+        top = flat_index(depth, flat_offset(top, depth) + 1);
+        top = flat_left_child(top);
+        depth--;
+        while (depth > 0 && !bits_get(&f->tree, top)) {
+            top = flat_left_child(top);
+            depth--;
+        }
+    }
+    return bits_get(&f->tree, top) ? top + 2 : top;
+}
+
+/* The roots of a tree of so many blocks as they lie in the store, claimed or not. */
+static int roots_read(datsync_feed *f, uint64_t length, datsync_node *out, size_t *count)
+{
+    uint64_t index[64];
+    size_t i;
+    int r = 0;
+    *count = datsync_flat_full_roots(index, length);
+    for (i = 0; i < *count && r == 0; i++)
+        r = tree_read(f, index[i], &out[i]);
+    return r;
+}
+
+static void feed_set_length(datsync_feed *f, uint64_t length, const datsync_node *roots, size_t count)
+{
+    size_t i;
+    f->length = length;
+    f->byte_length = 0;
+    memmove(f->roots, roots, count * sizeof *roots);
+    f->root_count = count;
+    for (i = 0; i < count; i++)
+        f->byte_length += roots[i].size;
+}
+
+static int signature_verify(datsync_feed *f, uint64_t length, const uint8_t root[32], const uint8_t signature[64])
+{
+    if (f->signed_length == length && memcmp(f->signed_root, root, 32) == 0 && memcmp(f->signature, signature, 64) == 0)
+        return 0;
+    if (crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
+        return DATSYNC_E_SIGNATURE;
+    f->signed_length = length;
+    memcpy(f->signed_root, root, 32);
+    memcpy(f->signature, signature, 64);
+    return 0;
+}
+
+/* Push a leaf on the stack of roots; `made` gets every node that this makes. */
+static size_t roots_push(datsync_node *roots, size_t *count, const datsync_node *leaf, datsync_node *made)
+{
+    size_t n = 0;
+    roots[(*count)++] = *leaf;
+    made[n++] = *leaf;
+    while (*count > 1 && datsync_flat_parent(roots[*count - 2].index) == datsync_flat_parent(roots[*count - 1].index)) {
+        datsync_parent_hash(&made[n], &roots[*count - 2], &roots[*count - 1]);
+        roots[--*count - 1] = made[n];
+        n++;
+    }
+    return n;
+}
+
+/* An owner's blocks [from, to) lie in the store but are not claimed, since a crash came between writing and claiming. Hash
+ * them onto the tree of `from` blocks: do they give the roots that are signed for `to`? */
+static int tail_verify(datsync_feed *f, uint64_t from, uint64_t to, const datsync_node *want, size_t want_count)
+{
+    datsync_node roots[66], made[66], leaf;
+    size_t count, i;
+    uint64_t at = 0, index;
+    uint8_t *buf = NULL;
+    size_t cap = 0;
+    int r = roots_read(f, from, roots, &count);
+    for (i = 0; i < count && r == 0; i++)
+        at += roots[i].size;
+    for (index = from; index < to && r == 0; index++) {
+        datsync_bytes block;
+        r = tree_read(f, 2 * index, &leaf);
+        if (r == 0 && leaf.size > DATSYNC_MAX_BLOCK)
+            r = DATSYNC_E_HASH;
+        if (r == 0)
+            r = mem_grow(&f->env, &buf, &cap, (size_t)leaf.size + 1, 1);
+        if (r == 0)
+            r = data_read(f, at, buf, (size_t)leaf.size);
+        if (r < 0)
+            break;
+        block.data = buf;
+        block.len = (size_t)leaf.size;
+        datsync_leaf_hashes(&leaf, &block, 1);
+        leaf.index = 2 * index;
+        at += leaf.size;
+        (void)roots_push(roots, &count, &leaf, made);
+    }
+    if (r == 0 && count != want_count)
+        r = DATSYNC_E_HASH;
+    for (i = 0; i < want_count && r == 0; i++)
+        if (memcmp(roots[i].hash, want[i].hash, 32) != 0)
+            r = DATSYNC_E_HASH;
+    mem_free(&f->env, buf);
+    return r;
+}
+
+/* Claim an owner's verified tail: every block, and every node above (they are the ones the hashing gave). */
+static int tail_claim(datsync_feed *f, uint64_t from, uint64_t to)
+{
+    datsync_node roots[66], made[66], leaf;
+    size_t count, n, i;
+    uint64_t index;
+    int r = roots_read(f, from, roots, &count);
+    for (index = from; index < to && r >= 0; index++) {
+        r = tree_read(f, 2 * index, &leaf);
+        if (r < 0)
+            return r;
+        n = roots_push(roots, &count, &leaf, made);
+        for (i = 0; i < n && r >= 0; i++) {
+            r = tree_put(f, &made[i]);
+            if (r == 0)
+                r = tree_claim(f, made[i].index);
+        }
+        if (r >= 0)
+            r = block_claim(f, index, 1);
+    }
+    return r < 0 ? r : 0;
+}
+
+/* Does this signature stand, and for an owner: is everything up to it there? Sets the length if so. */
+static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[64], uint64_t claimed)
+{
+    datsync_node roots[64];
+    uint8_t root[32];
+    size_t count, i;
+    int r = roots_read(f, length, roots, &count);
+    if (r < 0)
+        return r;
+    datsync_root_hash(root, roots, count);
+    if ((r = signature_verify(f, length, root, signature)) < 0)
+        return r;
+    if (f->has_secret_key && length > claimed) {
+        r = tail_verify(f, claimed, length, roots, count);
+        if (r == 0)
+            r = tail_claim(f, claimed, length);
+        if (r < 0)
+            return r;
+    }
+    for (i = 0; i < count; i++)
+        if ((r = tree_claim(f, roots[i].index)) < 0)
+            return r;
+    feed_set_length(f, length, roots, count);
+    return 0;
+}
+
+static int is_fatal(int error) /* of the store or the allocator, and not a matter of what the bytes say */
+{
+    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
+}
+
+/* The longest signature that verifies; see datsync_feed_open. */
+static int length_find(datsync_feed *f)
+{
+    enum { ENTRIES = 512 };
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_SIGNATURES);
+    uint64_t claimed = tree_blocks(f), end;
+    uint8_t *buf;
+    unsigned tries = 0;
+    int r = DATSYNC_E_NOT_FOUND;
+    if (size < 0 && size != DATSYNC_E_NO_ENTRY)
+        return (int)size;
+    end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
+    if (end > DATSYNC_MAX_BLOCKS)
+        return DATSYNC_E_TOO_BIG;
+    buf = mem_resize(&f->env, NULL, ENTRIES * 64);
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    while (end > 0 && r < 0 && tries < SIGNATURE_TRIES) {
+        uint64_t from = end > ENTRIES ? end - ENTRIES : 0;
+        r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * from, buf, (size_t)(end - from) * 64);
+        if (r < 0)
+            break;
+        r = DATSYNC_E_NOT_FOUND;
+        for (; end > from && r < 0 && tries < SIGNATURE_TRIES; end--) {
+            const uint8_t *signature = buf + 64 * (end - from - 1);
+            if (all_zero(signature, 64))
+                continue;
+            tries++;
+            r = length_try(f, end, signature, claimed);
+            if (is_fatal(r))
+                break;
+        }
+        if (is_fatal(r))
+            break;
+    }
+    mem_free(&f->env, buf);
+    if (is_fatal(r))
+        return r;
+    if (f->has_secret_key && claimed > f->length)
+        return DATSYNC_E_CORRUPT;
+    return 0;
+}
+
+/* No signature: a static feed, if its tree hashes to its key. Otherwise nothing here can be verified, and nothing is
+ * claimed. */
+static int static_find(datsync_feed *f)
+{
+    datsync_node roots[64];
+    uint64_t claimed = tree_blocks(f);
+    uint8_t root[32];
+    size_t count;
+    int r;
+    if (claimed == 0 || f->has_secret_key)
+        return 0;
+    r = roots_read(f, claimed, roots, &count);
+    if (r == 0) {
+        datsync_root_hash(root, roots, count);
+        if (memcmp(root, f->key, 32) == 0) {
+            f->is_static = 1;
+            feed_set_length(f, claimed, roots, count);
+            return 0;
+        }
+    } else if (r != DATSYNC_E_NOT_FOUND) {
+        return r;
+    }
+    env_log(&f->env, DATSYNC_LOG_WARNING, "the feed's signatures are lost: its blocks must be fetched again");
+    bits_free(&f->env, &f->have);
+    bits_free(&f->env, &f->tree);
+    return bits_fill(&f->env, &f->dirty_pages, 0, f->page_count, 1);
+}
+
+static int feed_load(datsync_feed *f, const datsync_feed_options *o)
+{
+    int is_new = 0, r;
+    int64_t size;
+    if (f->store.lock && !(f->flags & DATSYNC_READ_ONLY) && (r = f->store.lock(f->store.ctx)) < 0)
+        return r;
+    if ((r = feed_load_keys(f, o, &is_new)) < 0)
+        return r;
+    f->is_static = (f->flags & DATSYNC_STATIC) && !f->has_key;
+    if (f->has_key)
+        datsync_discovery_key(f->discovery_key, f->key);
+    if ((r = bitfield_load(f)) < 0)
+        return r;
+    if (!(f->flags & DATSYNC_READ_ONLY) && (r = feed_write_new(f)) < 0)
+        return r;
+    size = f->store.size(f->store.ctx, DATSYNC_PART_TREE);
+    f->tree_size = size > 0 ? (uint64_t)size : 0;
+    if (f->tree_size / 80 > DATSYNC_MAX_BLOCKS)
+        return DATSYNC_E_TOO_BIG;
+    if ((r = claims_check(f)) < 0 || (r = length_find(f)) < 0)
+        return r;
+    if (f->length == 0 && (r = static_find(f)) < 0)
+        return r;
+    if ((r = data_check(f)) < 0)
+        return r;
+    f->durable_length = f->length;
+    f->uncommitted = bits_next(&f->dirty_pages, 0, f->page_count, 1) < f->page_count;
+    if (is_new || f->uncommitted)
+        return datsync_feed_flush(f);
+    return 0;
+}
+
+static void feed_free(datsync_feed *f)
+{
+    datsync_env env = f->env;
+    size_t i;
+    if (f->store.close)
+        f->store.close(f->store.ctx);
+    for (i = 0; i < TREE_PAGES; i++)
+        mem_free(&env, f->cache[i]);
+    bits_free(&env, &f->have);
+    bits_free(&env, &f->tree);
+    bits_free(&env, &f->dirty_pages);
+    bits_free(&env, &f->wanted);
+    bits_free(&env, &f->reserved);
+    mem_free(&env, f->gather);
+    mem_free(&env, f->ahead);
+    sodium_memzero(f->secret_key, sizeof f->secret_key);
+    mem_free(&env, f);
+}
+
+int datsync_feed_open(datsync_feed **out, const datsync_feed_options *o)
+{
+    datsync_env env;
+    datsync_feed *f;
+    int r;
+    *out = NULL;
+    if (sodium_init() < 0)
+        return DATSYNC_E_RANDOM;
+    env_init(&env, o->env);
+    f = mem_zeroed(&env, sizeof *f);
+    if (!f) {
+        if (o->store.close)
+            o->store.close(o->store.ctx);
+        return DATSYNC_E_NOMEM;
+    }
+    f->env = env;
+    f->store = o->store;
+    f->flags = o->flags;
+    f->want_all = 1;
+    f->group_since = f->read_end = NONE;
+    if (!f->store.read && (r = datsync_memory_store(o->env, &f->store)) < 0) {
+        mem_free(&env, f);
+        return r;
+    }
+    r = feed_load(f, o);
+    if (r < 0) {
+        feed_free(f);
+        return r;
+    }
+    *out = f;
+    return 0;
+}
+
+int datsync_feed_close(datsync_feed *f)
+{
+    int r;
+    if (!f)
+        return 0;
+    r = f->uncommitted || f->gather_len ? datsync_feed_flush(f) : 0;
+    feed_free(f);
+    return r;
+}
+
+/* ================================================================ feed: reading ================================= */
+
+const uint8_t *datsync_feed_key(const datsync_feed *f)
+{
+    return f->key;
+}
+
+const uint8_t *datsync_feed_discovery_key(const datsync_feed *f)
+{
+    return f->discovery_key;
+}
+
+const uint8_t *datsync_feed_secret_key(const datsync_feed *f)
+{
+    return f->has_secret_key ? f->secret_key : NULL;
+}
+
+int datsync_feed_writable(const datsync_feed *f)
+{
+    return (f->has_secret_key || (f->is_static && !f->has_key)) && !(f->flags & DATSYNC_READ_ONLY);
+}
+
+uint64_t datsync_feed_length(const datsync_feed *f)
+{
+    return f->length;
+}
+
+uint64_t datsync_feed_byte_length(const datsync_feed *f)
+{
+    return f->byte_length;
+}
+
+int datsync_feed_has(const datsync_feed *f, uint64_t index)
+{
+    return index < DATSYNC_MAX_BLOCKS && bits_get(&f->have, index);
+}
+
+uint64_t datsync_feed_count(const datsync_feed *f, uint64_t start, uint64_t end)
+{
+    end = MIN(end, f->length);
+    return start < end ? bits_count(&f->have, start, end) : 0;
+}
+
+int datsync_feed_has_node(const datsync_feed *f, uint64_t node)
+{
+    return node < 2 * DATSYNC_MAX_BLOCKS && bits_get(&f->tree, node);
+}
+
+int64_t datsync_feed_block_size(datsync_feed *f, uint64_t index)
+{
+    datsync_node n;
+    int r = index < DATSYNC_MAX_BLOCKS ? tree_get(f, 2 * index, &n) : DATSYNC_E_NOT_FOUND;
+    if (r < 0)
+        return r;
+    return n.size > DATSYNC_MAX_FRAME ? DATSYNC_E_TOO_BIG : (int64_t)n.size;
+}
+
+/* A block that is claimed, into a buffer of its size. */
+static int block_read(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
+{
+    uint64_t offset;
+    int r = block_offset(f, index, &offset);
+    if (r == 0)
+        r = data_read(f, offset, buf, size);
+    if (r == 0)
+        block_offset_next(f, index, offset, size);
+    return r;
+}
+
+int64_t datsync_feed_get(datsync_feed *f, uint64_t index, void *buf, size_t cap)
+{
+    int64_t size;
+    int r;
+    if (!datsync_feed_has(f, index))
+        return DATSYNC_E_NOT_FOUND;
+    size = datsync_feed_block_size(f, index);
+    if (size < 0)
+        return size;
+    if ((uint64_t)size > cap)
+        return DATSYNC_E_SPACE;
+    r = block_read(f, index, buf, (size_t)size);
+    return r < 0 ? r : size;
+}
+
+int datsync_feed_seek(datsync_feed *f, uint64_t offset, uint64_t *index, uint64_t *inside)
+{
+    datsync_node n;
+    size_t i;
+    int r;
+    if (offset >= f->byte_length)
+        return DATSYNC_E_INVALID;
+    for (i = 0; i < f->root_count && offset >= f->roots[i].size; i++)
+        offset -= f->roots[i].size;
+    n = f->roots[i];
+    while (n.index & 1) {
+        uint64_t left = flat_left_child(n.index);
+        if ((r = tree_get(f, left, &n)) < 0)
+            return r;
+        if (offset >= n.size) {
+            offset -= n.size;
+            n.index = datsync_flat_sibling(left);
+        }
+    }
+    *index = n.index / 2;
+    *inside = offset;
+    return 0;
+}
+
+/* ================================================================ feed: appending =============================== */
+
+static int append_blocks(datsync_feed *f, const datsync_bytes *blocks, size_t count, datsync_node *roots, size_t *root_count,
+                         uint64_t *bytes)
+{
+    enum { AT_ONCE = 64 };
+    datsync_node leaves[AT_ONCE], made[66];
+    size_t i, k, j, n;
+    int r;
+    for (i = 0; i < count; i += AT_ONCE) {
+        n = MIN(count - i, AT_ONCE);
+        datsync_leaf_hashes(leaves, blocks + i, n);
+        for (k = 0; k < n; k++) {
+            size_t made_count;
+            leaves[k].index = 2 * (f->length + i + k);
+            made_count = roots_push(roots, root_count, &leaves[k], made);
+            for (j = 0; j < made_count; j++)
+                if ((r = tree_put(f, &made[j])) < 0)
+                    return r;
+            if ((r = data_write(f, f->byte_length + *bytes, blocks[i + k].data, blocks[i + k].len)) < 0)
+                return r;
+            *bytes += blocks[i + k].len;
+        }
+    }
+    return 0;
+}
+
+static int append_claim(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    uint64_t i;
+    int r;
+    for (i = start; i < end; i++)
+        if ((r = block_claim(f, i, 1)) < 0 || (r = tree_claim(f, 2 * i)) < 0)
+            return r;
+    return 0;
+}
+
+int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t count)
+{
+    datsync_node roots[66];
+    uint8_t root[32], signature[64];
+    size_t root_count = f->root_count, i;
+    uint64_t bytes = 0, start = f->length;
+    int r;
+    if (!datsync_feed_writable(f))
+        return DATSYNC_E_READ_ONLY;
+    if (count >= DATSYNC_MAX_BLOCKS - f->length)
+        return DATSYNC_E_TOO_BIG;
+    for (i = 0; i < count; i++)
+        if (blocks[i].len > DATSYNC_MAX_BLOCK)
+            return DATSYNC_E_TOO_BIG;
+    if (count == 0)
+        return (int64_t)f->length;
+    memcpy(roots, f->roots, root_count * sizeof *roots);
+    r = append_blocks(f, blocks, count, roots, &root_count, &bytes);
+    if (r == 0 && f->has_secret_key) {
+        datsync_root_hash(root, roots, root_count);
+        (void)crypto_sign_detached(signature, NULL, root, 32, f->secret_key);
+        r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (start + count - 1), signature, 64);
+    }
+    if (r == 0)
+        r = append_claim(f, start, start + count);
+    if (r < 0) { /* as if it had not been: what was gathered for it goes, and the claims */
+        if (f->gather_len && f->gather_at + f->gather_len > f->byte_length)
+            f->gather_len = (size_t)(f->gather_at < f->byte_length ? f->byte_length - f->gather_at : 0);
+        for (i = 0; i < count; i++)
+            (void)bits_set(&f->env, &f->have, start + i, 0);
+        for (i = (size_t)(2 * start); i < bits_length(&f->tree); i++)
+            (void)bits_set(&f->env, &f->tree, i, 0);
+        return r;
+    }
+    feed_set_length(f, start + count, roots, root_count);
+    if (f->has_secret_key) {
+        f->signed_length = f->length;
+        memcpy(f->signed_root, root, 32);
+        memcpy(f->signature, signature, 64);
+    }
+    r = group_add(f, bytes);
+    if (r < 0)
+        return r;
+    tell_added(f, start, start + count);
+    return (int64_t)f->length;
+}
+
+int datsync_feed_finalize(datsync_feed *f)
+{
+    int r;
+    if (!f->is_static || f->has_key)
+        return DATSYNC_E_STATE;
+    if ((r = datsync_feed_flush(f)) < 0)
+        return r;
+    datsync_root_hash(f->key, f->roots, f->root_count);
+    r = feed_write(f, DATSYNC_PART_KEY, 0, f->key, 32);
+    if (r == 0)
+        r = feed_sync(f, DATSYNC_PART_KEY);
+    if (r < 0)
+        return r;
+    f->has_key = 1;
+    datsync_discovery_key(f->discovery_key, f->key);
+    return 0;
+}
+
+int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    uint64_t i, a, b, from = 0, to = 0;
+    int64_t size;
+    watcher *w;
+    int changed = 0, r;
+    end = MIN(end, f->length);
+    if (f->flags & DATSYNC_READ_ONLY)
+        return DATSYNC_E_READ_ONLY;
+    for (i = start; i < end; i++) {
+        r = block_claim(f, i, 0);
+        if (r < 0)
+            return r;
+        changed |= r;
+    }
+    if (!changed)
+        return 0;
+    if ((r = datsync_feed_flush(f)) < 0)
+        return r;
+    for (w = f->watchers; w; w = w->next)
+        w->cleared(w, start, end);
+    /* The bytes of the cleared blocks, as far as their place is known. */
+    a = start;
+    b = end;
+    if (block_offset(f, a, &from) < 0 || block_offset(f, b, &to) < 0 || to <= from)
+        return 0;
+    f->ahead_len = 0;
+    size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
+    if (size >= 0 && to >= (uint64_t)size && from < (uint64_t)size)
+        return f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, from);
+    return f->store.punch ? f->store.punch(f->store.ctx, DATSYNC_PART_DATA, from, to - from) : 0;
+}
+
+/* ================================================================ feed: proving ================================= */
+
+uint64_t datsync_feed_digest(const datsync_feed *f, uint64_t index)
+{
+    uint64_t leaf = 2 * index, next, parent, digest = 0, bit = 2, end = bits_length(&f->tree);
+    if (bits_get(&f->tree, leaf))
+        return 1;
+    next = datsync_flat_sibling(leaf);
+    end = MAX(end, next + 2);
+    parent = datsync_flat_parent(next);
+    while (bit >> 62 == 0 && (datsync_flat_right_span(next) < end || datsync_flat_left_span(parent) > 0)) {
+        if (bits_get(&f->tree, next))
+            digest |= bit;
+        if (bits_get(&f->tree, parent)) {
+            digest |= 2 * bit | 1;
+            return digest + 1 == 4 * bit ? 1 : digest;
+        }
+        next = datsync_flat_sibling(parent);
+        parent = datsync_flat_parent(next);
+        bit *= 2;
+    }
+    return digest;
+}
+
+/* What a digest says its sender holds. */
+typedef struct claims {
+    uint64_t index[200];
+    size_t count;
+} claims;
+
+static int claims_get(const claims *c, uint64_t index)
+{
+    size_t i;
+    for (i = 0; i < c->count; i++)
+        if (c->index[i] == index)
+            return 1;
+    return 0;
+}
+
+/* Only nodes that are held here count; two siblings imply their parent, as in the deployed index. */
+static void claims_add(const datsync_feed *f, claims *c, uint64_t index)
+{
+    if (!bits_get(&f->tree, index))
+        return;
+    while (!claims_get(c, index) && c->count < sizeof c->index / sizeof *c->index) {
+        c->index[c->count++] = index;
+        if (!claims_get(c, datsync_flat_sibling(index)))
+            break;
+        index = datsync_flat_parent(index);
+    }
+}
+
+static void claims_from_digest(const datsync_feed *f, claims *c, uint64_t index, uint64_t digest)
+{
+    uint64_t next = 2 * index, roots[64];
+    int has_root = (int)(digest & 1);
+    size_t i, n;
+    c->count = 0;
+    for (digest >>= 1; digest && next < 2 * DATSYNC_MAX_BLOCKS; digest >>= 1) {
+        if (digest == 1 && has_root) {
+            claims_add(f, c, next);
+            /* holding a root means holding the roots to its left */
+            if (datsync_flat_sibling(next) < next)
+                next = datsync_flat_sibling(next);
+            n = datsync_flat_full_roots(roots, datsync_flat_right_span(next) / 2 + 1);
+            for (i = 0; i < n; i++)
+                claims_add(f, c, roots[i]);
+            return;
+        }
+        if (digest & 1)
+            claims_add(f, c, datsync_flat_sibling(next));
+        next = datsync_flat_parent(next);
+    }
+}
+
+static int proof_add(datsync_feed *f, datsync_proof *p, uint64_t index)
+{
+    if (p->node_count == DATSYNC_MAX_PROOF)
+        return DATSYNC_E_TOO_BIG;
+    return tree_get(f, index, &p->nodes[p->node_count++]);
+}
+
+/* The signature for a tree of so many blocks. */
+static int signature_read(datsync_feed *f, uint64_t length, uint8_t out[64])
+{
+    int r;
+    if (length == f->signed_length) {
+        memcpy(out, f->signature, 64);
+        return 0;
+    }
+    r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), out, 64);
+    return r < 0 ? r : all_zero(out, 64) ? DATSYNC_E_NO_SIGNATURE : 0;
+}
+
+/* The block's top node is a root here: the other roots, and the signature of them all. */
+static int proof_roots(datsync_feed *f, datsync_proof *p, const claims *known, uint64_t top)
+{
+    uint64_t roots[64], length = tree_verified_by(f, top) / 2;
+    size_t i, n = datsync_flat_full_roots(roots, length);
+    int r;
+    for (i = 0; i < n; i++)
+        if (roots[i] != top && !claims_get(known, roots[i]) && (r = proof_add(f, p, roots[i])) < 0)
+            return r;
+    p->length = length;
+    if (f->is_static)
+        return 0;
+    p->has_signature = 1;
+    return signature_read(f, length, p->signature);
+}
+
+int datsync_feed_proof(datsync_feed *f, uint64_t index, uint64_t digest, int hash, datsync_proof *p)
+{
+    uint64_t next = 2 * index, sibling;
+    claims known;
+    int r;
+    p->node_count = 0;
+    p->has_signature = 0;
+    p->length = 0;
+    if (index >= DATSYNC_MAX_BLOCKS || !bits_get(&f->tree, next))
+        return DATSYNC_E_NOT_FOUND;
+    if (hash && (r = proof_add(f, p, next)) < 0)
+        return r;
+    if (digest == 1)
+        return 0;
+    claims_from_digest(f, &known, index, digest);
+    while (!claims_get(&known, next)) {
+        sibling = datsync_flat_sibling(next);
+        if (!bits_get(&f->tree, sibling))
+            return proof_roots(f, p, &known, next);
+        if (!claims_get(&known, sibling) && (r = proof_add(f, p, sibling)) < 0)
+            return r;
+        next = datsync_flat_parent(next);
+    }
+    return 0;
+}
+
+/* ================================================================ feed: verifying =============================== */
+
+/* A block or hash on its way into the store. */
+typedef struct putting {
+    uint64_t index;
+    datsync_bytes value;
+    const datsync_node *nodes; /* of the proof, not used yet */
+    size_t node_count;
+    datsync_node store[2 * DATSYNC_MAX_PROOF + 66]; /* verified, to be written */
+    size_t store_count;
+    datsync_node top;
+    uint64_t length; /* of a tree that was verified on the way, 0 if none */
+    datsync_node roots[64];
+    size_t root_count;
+    const uint8_t *signature; /* new, to be written */
+} putting;
+
+/* Climb from the leaf until a node that is held says the same hash (1), or nothing is left to climb with (0). */
+static int put_climb(datsync_feed *f, putting *p)
+{
+    for (;;) {
+        datsync_node sibling, held, parent;
+        uint64_t index = datsync_flat_sibling(p->top.index);
+        int r;
+        if (bits_get(&f->tree, p->top.index)) {
+            if ((r = tree_get(f, p->top.index, &held)) < 0)
+                return r;
+            return memcmp(held.hash, p->top.hash, 32) == 0 && held.size == p->top.size ? 1 : DATSYNC_E_HASH;
+        }
+        if (p->node_count && p->nodes[0].index == index) {
+            sibling = *p->nodes++;
+            p->node_count--;
+            p->store[p->store_count++] = sibling;
+        } else if (bits_get(&f->tree, index)) {
+            if ((r = tree_get(f, index, &sibling)) < 0)
+                return r;
+        } else {
+            return 0;
+        }
+        if (sibling.size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME || p->store_count + 2 > 2 * DATSYNC_MAX_PROOF)
+            return DATSYNC_E_HASH;
+        p->store[p->store_count++] = p->top;
+        if (index < p->top.index)
+            datsync_parent_hash(&parent, &sibling, &p->top);
+        else
+            datsync_parent_hash(&parent, &p->top, &sibling);
+        p->top = parent;
+    }
+}
+
+/* The top is a root: with the other roots, which come from the proof or are held, it must be what was signed. */
+static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
+{
+    uint64_t index[64], right = datsync_flat_right_span(p->top.index);
+    uint8_t root[32];
+    size_t i;
+    int r;
+    if (p->node_count)
+        right = MAX(right, datsync_flat_right_span(p->nodes[p->node_count - 1].index));
+    p->length = right / 2 + 1;
+    if (p->length > DATSYNC_MAX_BLOCKS)
+        return DATSYNC_E_TOO_BIG;
+    p->root_count = datsync_flat_full_roots(index, p->length);
+    for (i = 0; i < p->root_count; i++) {
+        if (index[i] == p->top.index) {
+            p->roots[i] = p->top;
+            p->store[p->store_count++] = p->top;
+        } else if (p->node_count && p->nodes[0].index == index[i]) {
+            p->roots[i] = *p->nodes++;
+            p->node_count--;
+            p->store[p->store_count++] = p->roots[i];
+        } else if ((r = tree_get(f, index[i], &p->roots[i])) < 0) {
+            return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
+        }
+        if (p->roots[i].size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME)
+            return DATSYNC_E_HASH;
+    }
+    datsync_root_hash(root, p->roots, p->root_count);
+    if (!proof->has_signature) {
+        if (memcmp(root, f->key, 32) != 0)
+            return f->is_static ? DATSYNC_E_HASH : DATSYNC_E_NO_SIGNATURE;
+        f->is_static = 1;
+        return 0;
+    }
+    if (f->signed_length != p->length)
+        p->signature = proof->signature;
+    return signature_verify(f, p->length, root, proof->signature);
+}
+
+/* Everything is verified: write data, nodes and signature, and only then claim them. */
+static int put_store(datsync_feed *f, putting *p)
+{
+    uint64_t offset = 0, old = f->length;
+    size_t i;
+    int r, fresh = 0;
+    for (i = 0; i < p->store_count; i++)
+        if ((r = tree_put(f, &p->store[i])) < 0)
+            return r;
+    for (i = 0; i < p->store_count; i++)
+        if ((r = tree_claim(f, p->store[i].index)) < 0)
+            return r;
+    if ((r = tree_claim(f, 2 * p->index)) < 0)
+        return r;
+    if (p->signature &&
+        (r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (p->length - 1), p->signature, 64)) < 0)
+        return r;
+    if (p->length > f->length)
+        feed_set_length(f, p->length, p->roots, p->root_count);
+    if (p->value.data && !bits_get(&f->have, p->index)) {
+        if ((r = block_offset(f, p->index, &offset)) < 0)
+            return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
+        if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0)
+            return r;
+        block_offset_next(f, p->index, offset, p->value.len);
+        if ((fresh = block_claim(f, p->index, 1)) < 0)
+            return fresh;
+    }
+    if (fresh || p->store_count || f->length > old)
+        if ((r = group_add(f, p->value.data ? p->value.len : 0)) < 0)
+            return r;
+    if (fresh)
+        tell_added(f, p->index, p->index + 1);
+    return fresh;
+}
+
+int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const datsync_proof *proof)
+{
+    putting p;
+    int r;
+    if (f->flags & DATSYNC_READ_ONLY)
+        return DATSYNC_E_READ_ONLY;
+    if (index >= DATSYNC_MAX_BLOCKS || proof->node_count > DATSYNC_MAX_PROOF || !f->has_key)
+        return DATSYNC_E_INVALID;
+    if (value.data && value.len > DATSYNC_MAX_FRAME)
+        return DATSYNC_E_TOO_BIG;
+    p.index = index;
+    p.value = value;
+    p.nodes = proof->nodes;
+    p.node_count = proof->node_count;
+    p.store_count = p.root_count = 0;
+    p.length = 0;
+    p.signature = NULL;
+    if (value.data) {
+        datsync_leaf_hashes(&p.top, &value, 1);
+        p.top.index = 2 * index;
+    } else {
+        if (!p.node_count || p.nodes[0].index != 2 * index)
+            return DATSYNC_E_PROOF;
+        p.top = *p.nodes++;
+        p.node_count--;
+    }
+    r = put_climb(f, &p);
+    if (r == 0)
+        r = put_roots(f, &p, proof);
+    return r < 0 ? r : put_store(f, &p);
+}
+
+int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
+{
+    datsync_node leaf, want;
+    uint64_t i, good = 0, k;
+    uint8_t *buf = NULL, root[32], signature[64];
+    size_t cap = 0, j;
+    int r = 0, roots_good = 1;
+    if (f->length) { /* the roots, against the signature or the key */
+        datsync_root_hash(root, f->roots, f->root_count);
+        if (f->is_static)
+            roots_good = memcmp(root, f->key, 32) == 0;
+        else if (feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (f->length - 1), signature, 64) < 0 ||
+                 crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
+            roots_good = 0;
+        if (!roots_good)
+            fn(ctx, f->length - 1, f->is_static ? DATSYNC_PART_KEY : DATSYNC_PART_SIGNATURES);
+    }
+    for (i = bits_next(&f->have, 0, f->length, 1); i < f->length; i = bits_next(&f->have, i + 1, f->length, 1)) {
+        datsync_bytes block;
+        int part = -1;
+        uint64_t offset;
+        r = tree_get(f, 2 * i, &want);
+        if (r < 0 || want.size > DATSYNC_MAX_FRAME || block_offset(f, i, &offset) < 0)
+            part = DATSYNC_PART_TREE;
+        if (part < 0) {
+            if ((r = mem_grow(&f->env, &buf, &cap, (size_t)want.size + 1, 1)) < 0)
+                break;
+            r = block_read(f, i, buf, (size_t)want.size);
+            block.data = buf;
+            block.len = (size_t)want.size;
+            datsync_leaf_hashes(&leaf, &block, 1);
+            if (r < 0 || memcmp(leaf.hash, want.hash, 32) != 0)
+                part = DATSYNC_PART_DATA;
+        }
+        for (k = 2 * i; part < 0; k = want.index) { /* up to a root */
+            datsync_node a, b;
+            for (j = 0; j < f->root_count && f->roots[j].index != k; j++)
+                continue;
+            if (j < f->root_count) {
+                if (tree_get(f, k, &a) < 0 || memcmp(a.hash, f->roots[j].hash, 32) != 0)
+                    part = DATSYNC_PART_TREE;
+                break;
+            }
+            if (k & 1 ? 0 : (i & 1) && bits_get(&f->have, i - 1))
+                break; /* its left neighbour has just been followed up the same path */
+            if (datsync_flat_right_span(datsync_flat_parent(k)) >= 2 * f->length) {
+                part = DATSYNC_PART_TREE;
+                break;
+            }
+            if (tree_get(f, MIN(k, datsync_flat_sibling(k)), &a) < 0 || tree_get(f, MAX(k, datsync_flat_sibling(k)), &b) < 0 ||
+                tree_get(f, datsync_flat_parent(k), &want) < 0) {
+                part = DATSYNC_PART_TREE;
+                break;
+            }
+            datsync_parent_hash(&leaf, &a, &b);
+            if (memcmp(leaf.hash, want.hash, 32) != 0 || leaf.size != want.size)
+                part = DATSYNC_PART_TREE;
+        }
+        r = 0;
+        if (part < 0) {
+            good++;
+            continue;
+        }
+        fn(ctx, i, part);
+        if (!(f->flags & DATSYNC_READ_ONLY) && (r = block_claim(f, i, 0)) < 0)
+            break;
+    }
+    mem_free(&f->env, buf);
+    if (r == 0 && f->uncommitted)
+        r = datsync_feed_flush(f);
+    return r < 0 ? r : roots_good ? (int64_t)good : 0;
+}
+
+/* ================================================================ feed: wanting ================================= */
+
+int datsync_feed_want(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    if (start >= end)
+        return DATSYNC_E_INVALID;
+    f->want_all = 0;
+    return bits_fill(&f->env, &f->wanted, MIN(start, DATSYNC_MAX_BLOCKS), MIN(end, DATSYNC_MAX_BLOCKS), 1);
+}
+
+void datsync_feed_unwant(datsync_feed *f)
+{
+    f->want_all = 0;
+    bits_free(&f->env, &f->wanted);
+}
+
+static uint64_t next_wanted(const datsync_feed *f, uint64_t from, uint64_t end)
+{
+    return f->want_all ? MIN(from, end) : bits_next(&f->wanted, from, end, 1);
+}
+
+/* The first block in [from, end) that is wanted and not held. */
+static uint64_t next_missing(const datsync_feed *f, uint64_t from, uint64_t end)
+{
+    for (;;) {
+        uint64_t i = next_wanted(f, from, end);
+        from = bits_next(&f->have, i, end, 0);
+        if (from == i || from >= end)
+            return from;
+    }
+}
+
+uint64_t datsync_feed_missing(const datsync_feed *f)
+{
+    uint64_t n = 0, i;
+    if (f->want_all)
+        return f->length - datsync_feed_count(f, 0, f->length);
+    for (i = next_missing(f, 0, f->length); i < f->length; i = next_missing(f, i + 1, f->length))
+        n++;
+    return n;
+}
+
+/* The first block in [from, end) that is wanted, not held, not in flight and offered. */
+static uint64_t next_candidate(const datsync_feed *f, const bits *offered, uint64_t from, uint64_t end)
+{
+    for (;;) {
+        uint64_t i = next_missing(f, from, end);
+        from = bits_next(&f->reserved, i, end, 0);
+        from = bits_next(offered, from, end, 1);
+        if (from == i || from >= end)
+            return from;
+    }
+}
+
+/* ================================================================ peer: state =================================== */
+
+/* A block that was asked for. Walking up from its leaf to `top`, every node and its sibling are promised: they come with
+ * the answer, so that later requests need not ask for them again. */
+typedef struct flight {
+    uint64_t index; /* NONE: answered */
+    uint64_t sent, top;
+} flight;
+
+/* An answer that came before the nodes that it needs (the deployed implementation answers out of order). */
+typedef struct parked {
+    struct parked *next;
+    flight flight;
+    size_t len;
+    /* the frame follows */
+} parked;
+
+typedef struct request {
+    struct channel *channel;
+    uint64_t index, bytes, nodes;
+    int hash;
+} request;
+
+/* A set of node indexes, open addressing; what is promised by requests in flight. Slots hold index + 1. */
+typedef struct promises {
+    uint64_t *slots;
+    size_t cap, count;
+} promises;
+
+typedef struct channel {
+    watcher watch; /* first: the feed calls with it */
+    datsync_peer *peer;
+    datsync_feed *feed; /* NULL: not open on this side */
+    uint8_t discovery_key[32];
+    int local, remote; /* channel numbers, -1: not open */
+    unsigned mode;
+
+    bits offered; /* what the remote has */
+    uint64_t remote_length;
+    int remote_wants, remote_downloading, told_done, finished;
+
+    bits want_sent; /* by range */
+    unsigned wants_out, wants_answered;
+    uint64_t wants_due[DATSYNC_MAX_WANTS][2]; /* the remote's, not answered yet: start, length */
+    unsigned wants_due_count;
+
+    flight *flights; /* ring of DATSYNC_MAX_REQUESTS */
+    size_t flight_head, flight_count, flight_open;
+    promises promised;
+    parked *parked;
+    size_t parked_bytes, parked_count;
+    bits late;                     /* asked, given up, may still come */
+    uint64_t progress;             /* when the last answer came */
+    uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
+    uint64_t rate_since, rate_bytes, rate_blocks, rate; /* bytes a second */
+    uint64_t block_bytes, delay;   /* of a mean block; the shortest time of an answer */
+
+    uint64_t added_lo, added_hi; /* not announced yet */
+    bits acks;                   /* to be acknowledged after the next commit */
+    uint64_t ack_committed;
+    uint64_t last_bytes; /* the last byte offset asked for: a repeat is dropped */
+
+    uint8_t *early; /* frames that came before datsync_peer_open */
+    size_t early_len, early_cap;
+    unsigned early_count;
+} channel;
+
+struct datsync_peer {
+    datsync_env env;
+    datsync_peer_options opt;
+    uint8_t id[32], remote_id[32];
+    uint64_t now;
+    int error; /* what ended it */
+
+    channel **channels; /* all, in the order in which they appeared */
+    size_t channel_count, channel_cap;
+    channel *by_number[DATSYNC_MAX_CHANNELS]; /* the remote's numbers */
+    unsigned local_count;
+    int handshaken, remote_live, remote_ack;
+    int has_remote_key, cipher_in_ready;
+    uint8_t remote_nonce[24];
+    datsync_cipher cipher_in, cipher_out;
+    size_t early_total;
+
+    char **names; /* extensions, sorted */
+    size_t name_count;
+    int remote_names[DATSYNC_MAX_EXTENSIONS]; /* the remote's index -> ours, -1 */
+    size_t remote_name_count;
+
+    uint8_t *in;
+    size_t in_cap, in_start, in_clear, in_end; /* decrypted up to in_clear */
+    int in_was_full, paused;
+    uint8_t *out;
+    size_t out_cap, out_start, out_crypt, out_end; /* encrypted up to out_crypt */
+
+    request *queue; /* ring */
+    size_t queue_cap, queue_head, queue_count;
+    size_t flights; /* of all channels */
+    uint64_t last_in, last_out, bytes_in, bytes_out;
+};
+
+static void peer_event(datsync_peer *p, int type, channel *c, uint64_t index, uint64_t size, int error)
+{
+    datsync_peer_event e;
+    if (!p->opt.on_event)
+        return;
+    memset(&e, 0, sizeof e);
+    e.type = type;
+    e.feed = c ? c->feed : NULL;
+    e.discovery_key = c ? c->discovery_key : NULL;
+    e.index = index;
+    e.size = size;
+    e.error = error;
+    p->opt.on_event(p->opt.ctx, p, &e);
+}
+
+static uint32_t peer_timeout(const datsync_peer *p)
+{
+    return p->opt.timeout_ms ? p->opt.timeout_ms : DATSYNC_TIMEOUT_MS;
+}
+
+static channel *channel_by_feed(const datsync_peer *p, const datsync_feed *feed)
+{
+    size_t i;
+    for (i = 0; i < p->channel_count; i++)
+        if (p->channels[i]->feed == feed)
+            return p->channels[i];
+    return NULL;
+}
+
+static channel *channel_by_key(const datsync_peer *p, const uint8_t discovery_key[32])
+{
+    size_t i;
+    for (i = 0; i < p->channel_count; i++)
+        if (memcmp(p->channels[i]->discovery_key, discovery_key, 32) == 0)
+            return p->channels[i];
+    return NULL;
+}
+
+/* ------------------------------------------------ promises */
+
+static size_t promise_slot(const promises *s, uint64_t index)
+{
+    return (size_t)((index * 0x9e3779b97f4a7c15u) >> 32) & (s->cap - 1);
+}
+
+static int promise_get(const promises *s, uint64_t index)
+{
+    size_t i;
+    if (!s->count)
+        return 0;
+    for (i = promise_slot(s, index); s->slots[i]; i = (i + 1) & (s->cap - 1))
+        if (s->slots[i] == index + 1)
+            return 1;
+    return 0;
+}
+
+static void promise_insert(promises *s, uint64_t index)
+{
+    size_t i;
+    for (i = promise_slot(s, index); s->slots[i]; i = (i + 1) & (s->cap - 1))
+        if (s->slots[i] == index + 1)
+            return;
+    s->slots[i] = index + 1;
+    s->count++;
+}
+
+static int promise_add(const datsync_env *env, promises *s, uint64_t index)
+{
+    if (2 * (s->count + 1) > s->cap) {
+        promises bigger = {NULL, s->cap ? 2 * s->cap : 64, 0};
+        size_t i;
+        bigger.slots = mem_zeroed(env, bigger.cap * sizeof *bigger.slots);
+        if (!bigger.slots)
+            return DATSYNC_E_NOMEM;
+        for (i = 0; i < s->cap; i++)
+            if (s->slots[i])
+                promise_insert(&bigger, s->slots[i] - 1);
+        mem_free(env, s->slots);
+        *s = bigger;
+    }
+    promise_insert(s, index);
+    return 0;
+}
+
+static void promise_remove(promises *s, uint64_t index)
+{
+    size_t i, j, home;
+    if (!s->count)
+        return;
+    for (i = promise_slot(s, index); s->slots[i] != index + 1; i = (i + 1) & (s->cap - 1))
+        if (!s->slots[i])
+            return;
+    s->count--;
+    for (j = (i + 1) & (s->cap - 1); s->slots[j]; j = (j + 1) & (s->cap - 1)) { /* close the gap */
+        home = promise_slot(s, s->slots[j] - 1);
+        if (((j - home) & (s->cap - 1)) >= ((j - i) & (s->cap - 1))) {
+            s->slots[i] = s->slots[j];
+            i = j;
+        }
+    }
+    s->slots[i] = 0;
+}
+
+/* Held, or on its way here on this channel. */
+static int node_coming(const channel *c, uint64_t index)
+{
+    return bits_get(&c->feed->tree, index) || promise_get(&c->promised, index);
+}
+
+/* The digest of a block, counting what is promised; and note what its answer promises in turn. That is certain only
+ * where the remote holds every block below the parent (it then holds the parent, and its proof passes it), inside a
+ * length that is verified here. */
+static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest)
+{
+    datsync_feed *f = c->feed;
+    uint64_t next = 2 * index, bit = 2, sibling, parent;
+    int r = 0, certain = index < f->length && !f->distrust;
+    fl->top = next;
+    if (!certain) {
+        *digest = datsync_feed_digest(f, index);
+        return 0;
+    }
+    *digest = 0;
+    if (node_coming(c, next)) {
+        *digest = 1;
+        return 0;
+    }
+    for (; datsync_flat_right_span(parent = datsync_flat_parent(next)) < 2 * f->length; next = parent, bit *= 2) {
+        uint64_t left = datsync_flat_left_span(parent) / 2, right = datsync_flat_right_span(parent) / 2 + 1;
+        int parent_coming = node_coming(c, parent);
+        sibling = datsync_flat_sibling(next);
+        if (node_coming(c, sibling))
+            *digest |= bit;
+        certain = certain && (left + 1 == right || bits_next(&c->offered, left, right, 0) == right);
+        if (certain) {
+            if ((r = promise_add(&f->env, &c->promised, next)) < 0 || (r = promise_add(&f->env, &c->promised, sibling)) < 0)
+                return r;
+            fl->top = parent;
+        }
+        if (parent_coming) {
+            *digest |= 2 * bit | 1;
+            if (*digest + 1 == 4 * bit)
+                *digest = 1;
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static void promises_withdraw(channel *c, const flight *fl)
+{
+    uint64_t next;
+    for (next = 2 * fl->index; next != fl->top; next = datsync_flat_parent(next)) {
+        promise_remove(&c->promised, next);
+        promise_remove(&c->promised, datsync_flat_sibling(next));
+    }
+}
+
+/* ================================================================ peer: output ================================== */
+
+static size_t out_pending(const datsync_peer *p)
+{
+    return p->out_end - p->out_start;
+}
+
+/* Room for n more bytes behind what is there. */
+static uint8_t *out_room(datsync_peer *p, size_t n)
+{
+    if (p->out_start == p->out_end)
+        p->out_start = p->out_crypt = p->out_end = 0;
+    if (p->out_start && p->out_end + n > p->out_cap) {
+        memmove(p->out, p->out + p->out_start, p->out_end - p->out_start);
+        p->out_end -= p->out_start;
+        p->out_crypt -= p->out_start;
+        p->out_start = 0;
+    }
+    if (p->out_end + n > p->out_cap) {
+        size_t cap = p->out_cap ? p->out_cap : 512;
+        uint8_t *out;
+        while (cap < p->out_end + n)
+            cap *= 2;
+        out = mem_resize(&p->env, p->out, cap);
+        if (!out)
+            return NULL;
+        p->out = out;
+        p->out_cap = cap;
+    }
+    return p->out + p->out_end;
+}
+
+/* Append a message; the place of a Data's value is returned in *gap if asked for. */
+static int out_message(datsync_peer *p, const datsync_message *m, uint8_t **gap)
+{
+    int64_t n = datsync_encode(m, NULL, 0, NULL);
+    size_t at = 0;
+    uint8_t *to;
+    if (n < 0)
+        return (int)n;
+    to = out_room(p, (size_t)n);
+    if (!to)
+        return DATSYNC_E_NOMEM;
+    n = datsync_encode(m, to, (size_t)n, &at);
+    if (n < 0)
+        return (int)n;
+    if (gap)
+        *gap = to + at;
+    p->out_end += (size_t)n;
+    return 0;
+}
+
+static void message_init(datsync_message *m, int type, const channel *c, uint32_t has)
+{
+    memset(m, 0, sizeof *m);
+    m->type = type;
+    m->channel = (unsigned)c->local;
+    m->has = has;
+}
+
+static int out_range(channel *c, int type, uint64_t start, uint64_t length)
+{
+    datsync_message m;
+    message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? 1u << 1 : 1u << 1 | 1u << 2);
+    m.u.have.start = start;
+    m.u.have.length = length;
+    return out_message(c->peer, &m, NULL);
+}
+
+static int out_info(channel *c, int uploading, int downloading)
+{
+    datsync_message m;
+    message_init(&m, DATSYNC_INFO, c, 1u << 1 | 1u << 2);
+    m.u.info.uploading = (uint64_t)uploading;
+    m.u.info.downloading = (uint64_t)downloading;
+    return out_message(c->peer, &m, NULL);
+}
+
+/* A writer's blocks are told and given only once they are committed (DESIGN: what was announced can never be appended
+ * differently). */
+static int feed_settle(datsync_feed *f)
+{
+    return datsync_feed_writable(f) && f->durable_length < f->length ? datsync_feed_flush(f) : 0;
+}
+
+/* Announce what was added since the last time, as runs, but not what the remote has. */
+static int out_added(channel *c)
+{
+    datsync_feed *f = c->feed;
+    uint64_t end = MIN(c->added_hi, datsync_feed_writable(f) ? f->durable_length : c->added_hi);
+    int r = 0;
+    while (c->added_lo < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT) {
+        uint64_t i = bits_next(&f->have, c->added_lo, end, 1), stop;
+        i = bits_next(&c->offered, i, end, 0);
+        c->added_lo = i;
+        if (i >= end || !bits_get(&f->have, i))
+            continue;
+        stop = bits_next(&c->offered, i, bits_next(&f->have, i, end, 0), 1);
+        r = out_range(c, DATSYNC_HAVE, i, stop - i);
+        c->added_lo = stop;
+    }
+    return r;
+}
+
+static int out_acks(channel *c)
+{
+    uint64_t i, end = c->ack_committed;
+    int r = 0;
+    for (i = bits_next(&c->acks, 0, end, 1); i < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT;
+         i = bits_next(&c->acks, i, end, 1)) {
+        datsync_message m;
+        message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 4);
+        m.u.have.start = i;
+        m.u.have.length = m.u.have.ack = 1;
+        r = out_message(c->peer, &m, NULL);
+        if (bits_set(&c->peer->env, &c->acks, i, 0) < 0)
+            r = DATSYNC_E_NOMEM;
+    }
+    if (i >= end)
+        c->ack_committed = 0;
+    return r;
+}
+
+/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 2.4). */
+static int out_bitfield(channel *c, uint64_t start, uint64_t length)
+{
+    datsync_feed *f = c->feed;
+    uint64_t held = MIN(bits_length(&f->have), f->length);
+    uint64_t end = length ? start + MIN(length, DATSYNC_MAX_BLOCKS) : held;
+    size_t bytes;
+    uint8_t *buf;
+    datsync_message m;
+    int64_t n;
+    int r;
+    if ((r = feed_settle(f)) < 0)
+        return r;
+    end = MIN(end, held);
+    end = MIN(end, start + (uint64_t)DATSYNC_WANT_RANGE * 32); /* never more than half a frame */
+    if (!(c->mode & DATSYNC_UPLOAD))
+        end = start;
+    bytes = end > start ? (size_t)((end - start + 7) / 8) : 0;
+    buf = mem_resize(&f->env, NULL, 2 * bytes + bytes / 64 + 17);
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    bits_read(&f->have, start, buf, bytes);
+    n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
+    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
+    m.u.have.start = start;
+    m.u.have.length = length;
+    m.u.have.bitfield.data = buf + bytes; /* also when it is empty: it must be there */
+    m.u.have.bitfield.len = n > 0 ? (size_t)n : 0;
+    r = out_message(c->peer, &m, NULL);
+    mem_free(&f->env, buf);
+    return r;
+}
+
+static int answer_wants(channel *c)
+{
+    unsigned i;
+    int r = 0;
+    for (i = 0; i < c->wants_due_count && r == 0; i++) {
+        if (out_pending(c->peer) >= DATSYNC_MAX_OUTPUT)
+            break;
+        r = out_bitfield(c, c->wants_due[i][0], c->wants_due[i][1]);
+    }
+    memmove(c->wants_due, c->wants_due + i, (c->wants_due_count - i) * sizeof c->wants_due[0]);
+    c->wants_due_count -= i;
+    return r;
+}
+
+/* ------------------------------------------------ answers */
+
+/* The block is not here, whatever was said: say so. */
+static int answer_unhave(channel *c, uint64_t index)
+{
+    if (!c->remote_wants || out_pending(c->peer) >= DATSYNC_MAX_OUTPUT)
+        return 0;
+    return out_range(c, DATSYNC_UNHAVE, index, 1);
+}
+
+static int answer_request(datsync_peer *p, request *q)
+{
+    channel *c = q->channel;
+    datsync_feed *f = c->feed;
+    datsync_proof proof;
+    datsync_message m;
+    uint64_t inside;
+    uint8_t *gap = NULL;
+    size_t before;
+    int64_t size;
+    int r;
+    if ((r = feed_settle(f)) < 0)
+        return r;
+    if (q->bytes) {
+        if (datsync_feed_seek(f, q->bytes, &q->index, &inside) == 0) {
+            if (c->last_bytes == q->bytes)
+                return 0;
+            c->last_bytes = q->bytes;
+            q->nodes = 0;
+        }
+    }
+    if (!q->hash && !datsync_feed_has(f, q->index))
+        return answer_unhave(c, q->index);
+    r = datsync_feed_proof(f, q->index, q->nodes, q->hash, &proof);
+    if (r == DATSYNC_E_NOT_FOUND || r == DATSYNC_E_NO_SIGNATURE)
+        return answer_unhave(c, q->index);
+    size = r < 0 ? r : datsync_feed_block_size(f, q->index);
+    if (size < 0)
+        return (int)size;
+    message_init(&m, DATSYNC_DATA, c, 1u << 1);
+    m.u.data.index = q->index;
+    m.u.data.nodes = proof.nodes;
+    m.u.data.node_count = proof.node_count;
+    if (!q->hash) {
+        m.has |= 1u << 2;
+        m.u.data.value.len = (size_t)size;
+    }
+    if (proof.has_signature) {
+        m.has |= 1u << 4;
+        m.u.data.signature.data = proof.signature;
+        m.u.data.signature.len = 64;
+    }
+    if ((r = out_message(p, &m, &gap)) < 0)
+        return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
+    before = p->out_end;
+    if (!q->hash && (r = block_read(f, q->index, gap, (size_t)size)) < 0) {
+        p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
+        env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
+        (void)block_claim(f, q->index, 0);
+        return r == DATSYNC_E_CORRUPT ? answer_unhave(c, q->index) : r;
+    }
+    if (!q->hash)
+        peer_event(p, DATSYNC_PEER_UPLOAD, c, q->index, (uint64_t)size, 0);
+    return 0;
+}
+
+static int answer_requests(datsync_peer *p)
+{
+    int r = 0;
+    while (p->queue_count && out_pending(p) < OUTPUT_BYTES && r == 0) {
+        request q = p->queue[p->queue_head];
+        p->queue_head = (p->queue_head + 1) & (p->queue_cap - 1);
+        p->queue_count--;
+        if (q.channel)
+            r = answer_request(p, &q);
+    }
+    return r;
+}
+
+/* ================================================================ peer: asking ================================== */
+
+static int choose_ascending(channel *c, uint64_t *index)
+{
+    datsync_feed *f = c->feed;
+    uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS), i, spare = NONE, run = RUN_BLOCKS;
+    unsigned others = 0;
+    watcher *w;
+    if (c->run_at < c->run_end) {
+        i = next_candidate(f, &c->offered, c->run_at, MIN(c->run_end, end));
+        c->run_at = i + 1;
+        if (i < MIN(c->run_end, end)) {
+            *index = i;
+            return 1;
+        }
+        c->run_at = c->run_end = 0;
+    }
+    for (w = f->watchers; w; w = w->next)
+        others += w != &c->watch;
+    if (others && f->length)
+        run = MAX(16, MIN(RUN_BLOCKS, (f->length - datsync_feed_count(f, 0, f->length)) / (4 * ((uint64_t)others + 1))));
+    /* a new run, outside of those of the others if there is such a place */
+    for (i = next_candidate(f, &c->offered, 0, end); i < end; i = next_candidate(f, &c->offered, i, end)) {
+        uint64_t stop = i + run;
+        for (w = f->watchers; w; w = w->next) {
+            const channel *o = (const channel *)w;
+            if (o == c || o->run_at >= o->run_end)
+                continue;
+            if (i >= o->run_at && i < o->run_end)
+                break;
+            if (o->run_at > i)
+                stop = MIN(stop, o->run_at);
+        }
+        if (!w) {
+            c->run_at = i + 1;
+            c->run_end = stop;
+            *index = i;
+            return 1;
+        }
+        spare = i;
+        i = ((const channel *)w)->run_end;
+    }
+    if (spare == NONE || !others)
+        return 0;
+    *index = spare;
+    return 1;
+}
+
+/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay. */
+static size_t flight_depth(const channel *c)
+{
+    uint64_t bytes = 1048576 + c->rate * (c->delay + 100) / 1000;
+    uint64_t depth = bytes / (c->block_bytes ? c->block_bytes : 65536);
+    return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
+}
+
+static int ask_block(channel *c, uint64_t index)
+{
+    datsync_peer *p = c->peer;
+    datsync_message m;
+    flight *fl;
+    uint64_t digest;
+    int r;
+    if (!c->flights) {
+        c->flights = mem_resize(&p->env, NULL, DATSYNC_MAX_REQUESTS * sizeof *c->flights);
+        if (!c->flights)
+            return DATSYNC_E_NOMEM;
+    }
+    fl = &c->flights[(c->flight_head + c->flight_count) % DATSYNC_MAX_REQUESTS];
+    fl->index = index;
+    fl->sent = p->now;
+    if ((r = digest_ahead(c, index, fl, &digest)) < 0 || (r = bits_set(&p->env, &c->feed->reserved, index, 1)) < 0)
+        return r;
+    if (c->flight_open == 0)
+        c->progress = p->now;
+    c->flight_count++;
+    c->flight_open++;
+    p->flights++;
+    message_init(&m, DATSYNC_REQUEST, c, digest ? 1u << 1 | 1u << 4 : 1u << 1);
+    m.u.request.index = index;
+    m.u.request.nodes = digest;
+    return out_message(p, &m, NULL);
+}
+
+/* Ask for blocks until enough are in flight. A block beyond the verified length is asked for alone: only its answer
+ * gives the roots that the others' proofs end in. */
+static int ask_blocks(channel *c)
+{
+    datsync_peer *p = c->peer;
+    size_t depth = flight_depth(c);
+    uint64_t index = 0;
+    int r = 0;
+    while (r == 0 && c->flight_open < depth && p->flights < DATSYNC_MAX_REQUESTS && c->flight_count < DATSYNC_MAX_REQUESTS &&
+           out_pending(p) < DATSYNC_MAX_OUTPUT) {
+        uint64_t at = c->run_at, end = c->run_end;
+        int found = p->opt.next_block ? p->opt.next_block(p->opt.ctx, p, c->feed, &index) : choose_ascending(c, &index);
+        if (!found || !datsync_peer_wants(p, c->feed, index))
+            break;
+        if (index >= c->feed->length && c->flight_open) {
+            c->run_at = at; /* not yet */
+            c->run_end = end;
+            break;
+        }
+        r = ask_block(c, index);
+    }
+    return r;
+}
+
+/* Wants: the first range always, then those up to the remote's length that anything is wanted of. */
+static int ask_ranges(channel *c)
+{
+    uint64_t range, count = MAX(1, (c->remote_length + DATSYNC_WANT_RANGE - 1) / DATSYNC_WANT_RANGE);
+    int r = 0;
+    for (range = bits_next(&c->want_sent, 0, count, 0); range < count && r == 0 && c->wants_out < DATSYNC_MAX_WANTS;
+         range = bits_next(&c->want_sent, range + 1, count, 0)) {
+        uint64_t start = range * DATSYNC_WANT_RANGE;
+        if (range && next_wanted(c->feed, start, start + DATSYNC_WANT_RANGE) == start + DATSYNC_WANT_RANGE)
+            continue;
+        if (bits_set(&c->peer->env, &c->want_sent, range, 1) < 0)
+            return DATSYNC_E_NOMEM;
+        c->wants_out++;
+        r = out_range(c, DATSYNC_WANT, start, DATSYNC_WANT_RANGE);
+    }
+    return r;
+}
+
+/* Is anything left that this remote offers and that is wanted, also if another peer was asked for it? */
+static int channel_idle(const channel *c)
+{
+    uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS), i = 0, j;
+    if (c->flight_open || c->parked)
+        return 0;
+    for (;;) {
+        i = next_missing(c->feed, i, end);
+        j = bits_next(&c->offered, i, end, 1);
+        if (j >= end)
+            return 1;
+        if (j == i)
+            return 0;
+        i = j;
+    }
+}
+
+static int channel_complete(const channel *c)
+{
+    return c->peer->handshaken && c->remote >= 0 && c->wants_answered && c->wants_out == 0 && channel_idle(c);
+}
+
+/* The ending (PROTOCOL 2.6). */
+static int channel_end(channel *c)
+{
+    int r = 0, downloads = (c->mode & DATSYNC_DOWNLOAD) != 0;
+    if (c->peer->opt.live || c->finished)
+        return 0;
+    if (downloads && !c->told_done && channel_complete(c)) {
+        if ((r = datsync_feed_flush(c->feed)) < 0)
+            return r;
+        c->told_done = 1;
+        r = out_info(c, 1, 0);
+    }
+    if (r < 0 || c->remote_downloading || (downloads && !c->told_done))
+        return r;
+    if (!downloads)
+        r = out_info(c, 0, 0);
+    c->finished = 1;
+    peer_event(c->peer, DATSYNC_PEER_FINISHED, c, 0, 0, 0);
+    return r;
+}
+
+/* Everything that there may be to do on the open channels. */
+static int peer_work(datsync_peer *p)
+{
+    size_t i, open = 0, finished = 0;
+    int r = 0;
+    for (i = 0; i < p->channel_count && r == 0; i++) {
+        channel *c = p->channels[i];
+        if (!c->feed)
+            continue;
+        if (p->handshaken && (c->mode & DATSYNC_DOWNLOAD) && !c->told_done) {
+            r = ask_ranges(c);
+            if (r == 0)
+                r = ask_blocks(c);
+        }
+        if (r == 0 && c->parked && !c->flight_open) { /* what they lack was promised and did not come */
+            c->feed->distrust = 1;
+            r = DATSYNC_E_PROOF;
+        }
+        if (r == 0 && p->handshaken)
+            r = channel_end(c);
+        open += c->remote >= 0 || c->local == 0;
+        finished += c->finished != 0;
+    }
+    return r < 0 ? r : open && open == finished ? DATSYNC_E_DONE : 0;
+}
+
+/* A flight ends: its block may be asked for again. */
+static void flight_end(channel *c, flight *fl)
+{
+    promises_withdraw(c, fl);
+    (void)bits_set(&c->peer->env, &c->feed->reserved, fl->index, 0);
+    fl->index = NONE;
+    c->flight_open--;
+    c->peer->flights--;
+    while (c->flight_count && c->flights[c->flight_head].index == NONE) {
+        c->flight_head = (c->flight_head + 1) % DATSYNC_MAX_REQUESTS;
+        c->flight_count--;
+    }
+}
+
+static flight *flight_find(channel *c, uint64_t index)
+{
+    size_t i;
+    for (i = 0; i < c->flight_count; i++) {
+        flight *fl = &c->flights[(c->flight_head + i) % DATSYNC_MAX_REQUESTS];
+        if (fl->index == index)
+            return fl;
+    }
+    return NULL;
+}
+
+/* A remote that answers, but not this: it may be asked for elsewhere, and a late answer is still welcome. */
+static int flights_expire(channel *c)
+{
+    datsync_peer *p = c->peer;
+    size_t i, n = c->flight_count, head = c->flight_head;
+    for (i = 0; i < n; i++) {
+        flight *fl = &c->flights[(head + i) % DATSYNC_MAX_REQUESTS];
+        if (fl->index == NONE)
+            continue;
+        if (bits_set(&p->env, &c->late, fl->index, 1) < 0 || bits_set(&p->env, &c->offered, fl->index, 0) < 0)
+            return DATSYNC_E_NOMEM;
+        flight_end(c, fl);
+    }
+    c->run_at = c->run_end = 0;
+    return 0;
+}
+
+static void channel_drop_parked(channel *c)
+{
+    while (c->parked) {
+        parked *next = c->parked->next;
+        promises_withdraw(c, &c->parked->flight);
+        (void)bits_set(&c->peer->env, &c->feed->reserved, c->parked->flight.index, 0);
+        mem_free(&c->peer->env, c->parked);
+        c->parked = next;
+    }
+    c->parked_bytes = c->parked_count = 0;
+}
+
+/* ================================================================ peer: messages ================================ */
+
+static void on_added(watcher *w, uint64_t start, uint64_t end)
+{
+    channel *c = (channel *)w;
+    if (!c->remote_wants)
+        return;
+    if (c->added_lo >= c->added_hi) {
+        c->added_lo = start;
+        c->added_hi = end;
+    }
+    c->added_lo = MIN(c->added_lo, start);
+    c->added_hi = MAX(c->added_hi, end);
+}
+
+static void on_cleared(watcher *w, uint64_t start, uint64_t end)
+{
+    channel *c = (channel *)w;
+    if (c->remote_wants && !c->peer->error && out_range(c, DATSYNC_UNHAVE, start, end - start) < 0)
+        c->peer->error = DATSYNC_E_NOMEM;
+}
+
+static void on_committed(watcher *w)
+{
+    channel *c = (channel *)w;
+    c->ack_committed = bits_length(&c->acks);
+}
+
+static void channel_learn_size(channel *c, uint64_t size)
+{
+    uint64_t now = c->peer->now;
+    c->block_bytes = c->block_bytes ? (c->block_bytes * 15 + size + 15) / 16 : MAX(1, size);
+    c->progress = now;
+    c->rate_bytes += size;
+    if (now - c->rate_since >= 100) {
+        uint64_t rate = c->rate_bytes * 1000 / (now - c->rate_since);
+        c->rate = c->rate ? (c->rate + rate) / 2 : rate;
+        c->rate_since = now;
+        c->rate_bytes = 0;
+    }
+}
+
+/* Try an answer. 1: stored, or of no use any more; 0: its nodes are not here yet; or an error that ends the
+ * connection. */
+static int data_put(channel *c, const datsync_message *m)
+{
+    datsync_peer *p = c->peer;
+    datsync_proof proof;
+    uint64_t index = m->u.data.index, old = c->feed->length;
+    size_t at = 0;
+    int r;
+    proof.node_count = 0;
+    proof.has_signature = m->has >> 4 & 1;
+    r = proof.has_signature && m->u.data.signature.len != 64 ? DATSYNC_E_SIGNATURE : 0;
+    if (r == 0 && proof.has_signature)
+        memcpy(proof.signature, m->u.data.signature.data, 64);
+    while (r == 0) {
+        datsync_node node;
+        int more = datsync_next_node(m, &at, &node);
+        if (more <= 0)
+            break;
+        if (proof.node_count == DATSYNC_MAX_PROOF)
+            r = DATSYNC_E_PROOF;
+        else
+            proof.nodes[proof.node_count++] = node;
+    }
+    if (r == 0)
+        r = datsync_feed_put(c->feed, index, m->u.data.value, &proof);
+    if (r == DATSYNC_E_PROOF)
+        return 0;
+    if (r < 0) {
+        peer_event(p, DATSYNC_PEER_REJECT, c, index, m->u.data.value.len, r);
+        return is_fatal(r) || r == DATSYNC_E_READ_ONLY ? r : DATSYNC_E_BAD_DATA;
+    }
+    if (r == 1) {
+        if (p->remote_ack && bits_set(&p->env, &c->acks, index, 1) < 0)
+            return DATSYNC_E_NOMEM;
+        peer_event(p, DATSYNC_PEER_BLOCK, c, index, m->u.data.value.len, 0);
+    }
+    if (c->feed->length > old)
+        peer_event(p, DATSYNC_PEER_HAVE, c, 0, 0, 0);
+    return 1;
+}
+
+static int park(channel *c, const flight *fl, const datsync_message *m)
+{
+    datsync_peer *p = c->peer;
+    size_t len = m->body.len;
+    parked *k;
+    if (c->parked_bytes + len > PARKED_BYTES || c->parked_count == PARKED_BLOCKS)
+        return 0;
+    k = mem_resize(&p->env, NULL, sizeof *k + len);
+    if (!k)
+        return DATSYNC_E_NOMEM;
+    k->next = c->parked;
+    k->flight = *fl;
+    k->len = len;
+    memcpy(k + 1, m->body.data, len);
+    c->parked = k;
+    c->parked_bytes += len;
+    c->parked_count++;
+    return 1;
+}
+
+/* Something was stored: perhaps what is parked can be verified now. */
+static int parked_retry(channel *c)
+{
+    parked **at = &c->parked;
+    int r = 0;
+    while (*at && r >= 0) {
+        parked *k = *at;
+        datsync_message m;
+        memset(&m, 0, sizeof m);
+        m.type = DATSYNC_DATA;
+        m.body.data = (const uint8_t *)(k + 1);
+        m.body.len = k->len;
+        if (fields_decode(fields_data, 4, m.body, &m, &m.has) < 0)
+            return DATSYNC_E_MESSAGE;
+        r = data_put(c, &m);
+        if (r == 0) {
+            at = &k->next;
+            continue;
+        }
+        promises_withdraw(c, &k->flight);
+        (void)bits_set(&c->peer->env, &c->feed->reserved, k->flight.index, 0);
+        *at = k->next;
+        c->parked_bytes -= k->len;
+        c->parked_count--;
+        mem_free(&c->peer->env, k);
+        at = &c->parked; /* from the front: one may free another */
+    }
+    return r < 0 ? r : 0;
+}
+
+static int on_data(channel *c, const datsync_message *m)
+{
+    datsync_peer *p = c->peer;
+    uint64_t index = m->u.data.index;
+    flight *fl = index < DATSYNC_MAX_BLOCKS ? flight_find(c, index) : NULL;
+    int r, has_value = m->u.data.value.data != NULL;
+    if (index >= DATSYNC_MAX_BLOCKS)
+        return 0;
+    if (!fl && has_value && !bits_get(&c->late, index)) { /* not asked for */
+        if (!bits_get(&c->feed->have, index))
+            return answer_unhave(c, index);
+        return 0;
+    }
+    if (!has_value && !m->u.data.node_count && !(m->has & 1u << 3))
+        return 0;
+    if (c->feed->flags & DATSYNC_READ_ONLY)
+        return 0;
+    if (fl) {
+        uint64_t delay = p->now - fl->sent;
+        c->delay = c->delay ? MIN(c->delay, delay) : delay;
+        channel_learn_size(c, m->u.data.value.len);
+        if (!has_value && bits_set(&p->env, &c->offered, index, 0) < 0)
+            return DATSYNC_E_NOMEM;
+    } else {
+        (void)bits_set(&p->env, &c->late, index, 0);
+    }
+    r = data_put(c, m);
+    if (r < 0)
+        return r;
+    if (r == 1) {
+        if (fl)
+            flight_end(c, fl);
+        if (c->parked)
+            r = parked_retry(c);
+        return r < 0 ? r : 0;
+    }
+    if (!fl)
+        return 0;
+    if (c->flight_open > 1) { /* others are on their way that may bring what is missing */
+        flight copy = *fl;
+        r = park(c, &copy, m);
+        if (r == 1) {
+            fl->top = 2 * index; /* the promises and the reservation now belong to the parked one */
+            flight_end(c, fl);
+            return bits_set(&p->env, &c->feed->reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
+        }
+        if (r == 0)
+            flight_end(c, fl);
+        return r;
+    }
+    c->feed->distrust = 1;
+    peer_event(p, DATSYNC_PEER_REJECT, c, index, m->u.data.value.len, DATSYNC_E_PROOF);
+    return DATSYNC_E_PROOF;
+}
+
+static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
+{
+    const datsync_env *env = &c->peer->env;
+    uint64_t at = start, pad;
+    size_t pos = 0, k;
+    rle_run run;
+    if (start & 7 || start >= DATSYNC_MAX_BLOCKS)
+        return 0; /* it fits nowhere */
+    while (pos < code.len && at < DATSYNC_MAX_BLOCKS) {
+        if (rle_next(code.data, code.len, &pos, &run) < 0)
+            return 0; /* cut short: what was said so far counts */
+        if (!run.literal) {
+            uint64_t end = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : MIN(at + 8 * run.len, DATSYNC_MAX_BLOCKS);
+            if (run.fill && c->offered.owned >= DATSYNC_MAX_REMOTE_PAGES)
+                end = at;
+            if (bits_fill(env, &c->offered, at, end, run.fill != 0) < 0)
+                return DATSYNC_E_NOMEM;
+            at = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : at + 8 * run.len;
+            continue;
+        }
+        for (k = 0; k < run.len && at < DATSYNC_MAX_BLOCKS; k++, at += 8)
+            if (c->offered.owned < DATSYNC_MAX_REMOTE_PAGES && bits_write_byte(env, &c->offered, at, run.literal[k]) < 0)
+                return DATSYNC_E_NOMEM;
+    }
+    pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
+    return bits_fill(env, &c->offered, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0);
+}
+
+static int on_have(channel *c, const datsync_message *m)
+{
+    uint64_t start = m->u.have.start, length = m->u.have.length;
+    int r = 0;
+    if (length == DATSYNC_WANT_RANGE && c->wants_out) {
+        c->wants_out--;
+        c->wants_answered = 1;
+    }
+    if (m->has >> 3 & 1) {
+        r = offered_bitfield(c, start, m->u.have.bitfield);
+        c->remote_length = MAX(c->remote_length, bits_length(&c->offered));
+    } else if (start < DATSYNC_MAX_BLOCKS) {
+        uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
+        if (c->offered.owned < DATSYNC_MAX_REMOTE_PAGES)
+            r = bits_fill(&c->peer->env, &c->offered, start, end, 1);
+        c->remote_length = MAX(c->remote_length, end);
+    }
+    peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
+    return r;
+}
+
+static int on_unhave(channel *c, const datsync_message *m)
+{
+    uint64_t start = m->u.have.start, end;
+    size_t i, n = c->flight_count, head = c->flight_head;
+    if (start >= DATSYNC_MAX_BLOCKS)
+        return 0;
+    end = start + MIN(MAX(m->u.have.length, 1), DATSYNC_MAX_BLOCKS - start);
+    if (start == 0 && end >= c->remote_length)
+        c->remote_length = 0;
+    for (i = 0; i < n; i++) {
+        flight *fl = &c->flights[(head + i) % DATSYNC_MAX_REQUESTS];
+        if (fl->index != NONE && fl->index >= start && fl->index < end)
+            flight_end(c, fl);
+    }
+    return bits_fill(&c->peer->env, &c->offered, start, end, 0);
+}
+
+static int on_want(channel *c, const datsync_message *m)
+{
+    datsync_feed *f = c->feed;
+    int r = 0;
+    if ((m->u.have.start | m->u.have.length) & (PAGE_BITS - 1) || m->u.have.start >= DATSYNC_MAX_BLOCKS)
+        return 0;
+    if (!c->remote_wants && (c->mode & DATSYNC_UPLOAD)) {
+        r = feed_settle(f);
+        if (r == 0 && f->length && bits_get(&f->have, f->length - 1))
+            r = out_range(c, DATSYNC_HAVE, f->length - 1, 1);
+    }
+    if (c->mode & DATSYNC_UPLOAD)
+        c->remote_wants = 1;
+    if (r == 0 && c->wants_due_count < DATSYNC_MAX_WANTS) { /* more than anybody asks: not answered */
+        c->wants_due[c->wants_due_count][0] = m->u.have.start;
+        c->wants_due[c->wants_due_count++][1] = m->u.have.length;
+        r = answer_wants(c);
+    }
+    return r;
+}
+
+static int on_request(channel *c, const datsync_message *m)
+{
+    datsync_peer *p = c->peer;
+    request *q;
+    if (!(c->mode & DATSYNC_UPLOAD))
+        return 0;
+    if (p->queue_count == p->queue_cap) {
+        size_t cap = p->queue_cap ? 2 * p->queue_cap : 16, i;
+        request *bigger = mem_resize(&p->env, NULL, cap * sizeof *bigger);
+        if (!bigger)
+            return DATSYNC_E_NOMEM;
+        for (i = 0; i < p->queue_count; i++)
+            bigger[i] = p->queue[(p->queue_head + i) & (p->queue_cap - 1)];
+        mem_free(&p->env, p->queue);
+        p->queue = bigger;
+        p->queue_cap = cap;
+        p->queue_head = 0;
+    }
+    q = &p->queue[(p->queue_head + p->queue_count++) & (p->queue_cap - 1)];
+    q->channel = c;
+    q->index = m->u.request.index;
+    q->bytes = m->u.request.bytes;
+    q->nodes = m->u.request.nodes;
+    q->hash = m->u.request.hash != 0;
+    return 0;
+}
+
+static int on_cancel(channel *c, const datsync_message *m)
+{
+    datsync_peer *p = c->peer;
+    size_t i;
+    for (i = 0; i < p->queue_count; i++) {
+        request *q = &p->queue[(p->queue_head + i) & (p->queue_cap - 1)];
+        if (q->channel == c && q->index == m->u.request.index && q->bytes == m->u.request.bytes &&
+            q->hash == (m->u.request.hash != 0))
+            q->channel = NULL;
+    }
+    return 0;
+}
+
+static int on_handshake(datsync_peer *p, const datsync_message *m)
+{
+    size_t at = 0, i;
+    datsync_bytes name;
+    if (p->handshaken)
+        return 0; /* only the first counts */
+    p->handshaken = 1;
+    p->env.random(p->env.ctx, p->remote_id, 32);
+    if (m->u.handshake.id.len == 32)
+        memcpy(p->remote_id, m->u.handshake.id.data, 32);
+    p->remote_live = m->u.handshake.live != 0;
+    p->remote_ack = m->u.handshake.ack != 0;
+    while (p->remote_name_count < DATSYNC_MAX_EXTENSIONS && datsync_next_extension(m, &at, &name) == 1) {
+        int found = -1;
+        for (i = 0; i < p->name_count; i++)
+            if (strlen(p->names[i]) == name.len && memcmp(p->names[i], name.data, name.len) == 0)
+                found = (int)i;
+        p->remote_names[p->remote_name_count++] = found;
+    }
+    if (memcmp(p->remote_id, p->id, 32) == 0)
+        return DATSYNC_E_SELF;
+    peer_event(p, DATSYNC_PEER_HANDSHAKE, NULL, 0, 0, 0);
+    return p->error;
+}
+
+static int on_extension(channel *c, const datsync_message *m)
+{
+    datsync_peer *p = c->peer;
+    datsync_peer_event e;
+    if (m->u.extension.id >= p->remote_name_count || p->remote_names[m->u.extension.id] < 0 || !p->opt.on_event)
+        return 0;
+    memset(&e, 0, sizeof e);
+    e.type = DATSYNC_PEER_EXTENSION;
+    e.feed = c->feed;
+    e.discovery_key = c->discovery_key;
+    e.name = p->names[p->remote_names[m->u.extension.id]];
+    e.payload = m->u.extension.payload;
+    p->opt.on_event(p->opt.ctx, p, &e);
+    return 0;
+}
+
+static channel *channel_new(datsync_peer *p, const uint8_t discovery_key[32])
+{
+    channel *c;
+    if (mem_grow(&p->env, &p->channels, &p->channel_cap, p->channel_count + 1, sizeof *p->channels) < 0)
+        return NULL;
+    c = mem_zeroed(&p->env, sizeof *c);
+    if (!c)
+        return NULL;
+    c->peer = p;
+    c->local = c->remote = -1;
+    c->remote_downloading = 1;
+    c->rate_since = p->now;
+    c->watch.added = on_added;
+    c->watch.cleared = on_cleared;
+    c->watch.committed = on_committed;
+    memcpy(c->discovery_key, discovery_key, 32);
+    p->channels[p->channel_count++] = c;
+    return c;
+}
+
+/* Both sides' first feeds are known: from the byte after the remote's first frame on, its stream is encrypted. */
+static int peer_meet(datsync_peer *p)
+{
+    size_t i;
+    if (!p->has_remote_key || p->cipher_in_ready)
+        return 0;
+    for (i = 0; i < p->channel_count; i++) {
+        const channel *c = p->channels[i];
+        if (c->local != 0)
+            continue;
+        if (c != p->by_number[0] && c->remote < 0)
+            return DATSYNC_E_FIRST_FEED;
+        datsync_cipher_init(&p->cipher_in, c->feed->key, p->remote_nonce);
+        p->cipher_in_ready = 1;
+        return 0;
+    }
+    return 0;
+}
+
+static int on_feed(datsync_peer *p, const datsync_message *m)
+{
+    channel *c;
+    if (m->channel >= DATSYNC_MAX_CHANNELS || m->u.feed.discovery_key.len != 32 || p->by_number[m->channel])
+        return DATSYNC_E_PROTOCOL;
+    if ((m->has >> 2 & 1) && m->u.feed.nonce.len != 24)
+        return DATSYNC_E_PROTOCOL;
+    if (!p->has_remote_key) {
+        if (!(m->has >> 2 & 1))
+            return DATSYNC_E_PROTOCOL;
+        memcpy(p->remote_nonce, m->u.feed.nonce.data, 24);
+        p->has_remote_key = 1;
+        c = channel_by_key(p, m->u.feed.discovery_key.data);
+        if (p->local_count && (!c || c->local != 0))
+            return DATSYNC_E_FIRST_FEED;
+    }
+    c = channel_by_key(p, m->u.feed.discovery_key.data);
+    if (c && c->remote >= 0)
+        return DATSYNC_E_PROTOCOL;
+    if (!c && !(c = channel_new(p, m->u.feed.discovery_key.data)))
+        return DATSYNC_E_NOMEM;
+    c->remote = (int)m->channel;
+    p->by_number[m->channel] = c;
+    if (c->local < 0)
+        peer_event(p, DATSYNC_PEER_FEED, c, 0, 0, 0);
+    return p->error ? p->error : peer_meet(p);
+}
+
+static int on_channel_message(channel *c, const datsync_message *m)
+{
+    switch (m->type) {
+    case DATSYNC_INFO:
+        c->remote_downloading = m->u.info.downloading != 0;
+        return 0;
+    case DATSYNC_HAVE:
+        return on_have(c, m);
+    case DATSYNC_UNHAVE:
+        return on_unhave(c, m);
+    case DATSYNC_WANT:
+        return on_want(c, m);
+    case DATSYNC_UNWANT:
+        if (m->u.have.start == 0 && (!(m->has >> 2 & 1) || m->u.have.length >= c->feed->length))
+            c->remote_wants = 0;
+        return 0;
+    case DATSYNC_REQUEST:
+        return on_request(c, m);
+    case DATSYNC_CANCEL:
+        return on_cancel(c, m);
+    case DATSYNC_DATA:
+        return on_data(c, m);
+    case DATSYNC_EXTENSION:
+        return on_extension(c, m);
+    default:
+        return 0;
+    }
+}
+
+/* A message on a feed that is not open here yet is kept for a while. */
+static int channel_keep_early(channel *c, const uint8_t *frame, size_t len)
+{
+    datsync_peer *p = c->peer;
+    if (c->early_count == DATSYNC_MAX_EARLY || c->early_len + len > DATSYNC_MAX_EARLY_BYTES ||
+        p->early_total + len > DATSYNC_MAX_EARLY_TOTAL)
+        return DATSYNC_E_EARLY;
+    if (mem_grow(&p->env, &c->early, &c->early_cap, c->early_len + len, 1) < 0)
+        return DATSYNC_E_NOMEM;
+    memcpy(c->early + c->early_len, frame, len);
+    c->early_len += len;
+    c->early_count++;
+    p->early_total += len;
+    return 0;
+}
+
+static int on_frame(datsync_peer *p, const uint8_t *frame, size_t len)
+{
+    datsync_message m;
+    size_t skip = 0;
+    channel *c;
+    int64_t r = datsync_decode(&m, frame, len, &skip);
+    if (m.type == DATSYNC_KEEP_ALIVE)
+        return 0;
+    if (r < 0) {
+        if (m.type < 0 && len > 2)
+            return DATSYNC_E_PROTOCOL; /* no header */
+        if (m.channel >= DATSYNC_MAX_CHANNELS || (m.type == DATSYNC_FEED && m.body.data))
+            return DATSYNC_E_PROTOCOL;
+        return 0; /* a body that does not decode, or a type that does not exist, is passed over */
+    }
+    if (m.channel >= DATSYNC_MAX_CHANNELS)
+        return DATSYNC_E_PROTOCOL;
+    if (m.type == DATSYNC_FEED)
+        return on_feed(p, &m);
+    c = p->by_number[m.channel];
+    if (!c)
+        return DATSYNC_E_PROTOCOL;
+    if (m.type == DATSYNC_HANDSHAKE)
+        return on_handshake(p, &m);
+    if (c->feed)
+        return on_channel_message(c, &m);
+    return m.type == DATSYNC_EXTENSION ? 0 : channel_keep_early(c, frame, len);
+}
+
+/* ================================================================ peer: session ================================= */
+
+static int name_compare(const void *a, const void *b)
+{
+    const char *const *x = a, *const *y = b;
+    return strcmp(*x, *y);
+}
+
+static int peer_copy_names(datsync_peer *p, const datsync_peer_options *o)
+{
+    size_t i;
+    if (o->extension_count > DATSYNC_MAX_EXTENSIONS)
+        return DATSYNC_E_TOO_BIG;
+    if (!o->extension_count)
+        return 0;
+    p->names = mem_zeroed(&p->env, o->extension_count * sizeof *p->names);
+    if (!p->names)
+        return DATSYNC_E_NOMEM;
+    for (i = 0; i < o->extension_count; i++) {
+        size_t n = strlen(o->extensions[i]) + 1;
+        if (n > DATSYNC_MAX_EXTENSION_NAME)
+            return DATSYNC_E_TOO_BIG;
+        p->names[i] = mem_resize(&p->env, NULL, n);
+        if (!p->names[i])
+            return DATSYNC_E_NOMEM;
+        memcpy(p->names[i], o->extensions[i], n);
+        p->name_count++;
+    }
+    /* the deployed implementation matches the two lists in one pass over both, so they must be sorted */
+    qsort(p->names, p->name_count, sizeof *p->names, name_compare);
+    return 0;
+}
+
+int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t now)
+{
+    datsync_env env;
+    datsync_peer *p;
+    int r;
+    *out = NULL;
+    if (sodium_init() < 0)
+        return DATSYNC_E_RANDOM;
+    env_init(&env, o->env);
+    p = mem_zeroed(&env, sizeof *p);
+    if (!p)
+        return DATSYNC_E_NOMEM;
+    p->env = env;
+    p->opt = *o;
+    p->now = p->last_in = p->last_out = now;
+    memcpy(p->id, o->id, 32);
+    if (all_zero(p->id, 32))
+        env.random(env.ctx, p->id, 32);
+    if ((r = peer_copy_names(p, o)) < 0) {
+        datsync_peer_free(p);
+        return r;
+    }
+    *out = p;
+    return 0;
+}
+
+static void channel_free(channel *c)
+{
+    datsync_env *env = &c->peer->env;
+    size_t i;
+    if (c->feed) {
+        watcher **w = &c->feed->watchers;
+        channel_drop_parked(c);
+        for (i = 0; i < c->flight_count; i++) {
+            flight *fl = &c->flights[(c->flight_head + i) % DATSYNC_MAX_REQUESTS];
+            if (fl->index != NONE)
+                (void)bits_set(env, &c->feed->reserved, fl->index, 0);
+        }
+        while (*w && *w != &c->watch)
+            w = &(*w)->next;
+        if (*w)
+            *w = c->watch.next;
+    }
+    mem_free(env, c->flights);
+    mem_free(env, c->promised.slots);
+    mem_free(env, c->early);
+    bits_free(env, &c->offered);
+    bits_free(env, &c->want_sent);
+    bits_free(env, &c->late);
+    bits_free(env, &c->acks);
+    mem_free(env, c);
+}
+
+static void pool_release(datsync_peer *p)
+{
+    if (p->opt.pool && p->in_cap > INPUT_BYTES)
+        p->opt.pool->used -= p->in_cap - INPUT_BYTES;
+    if (p->opt.pool && p->opt.pool->owner == p)
+        p->opt.pool->owner = NULL;
+}
+
+void datsync_peer_free(datsync_peer *p)
+{
+    datsync_env env;
+    size_t i;
+    if (!p)
+        return;
+    env = p->env;
+    for (i = 0; i < p->channel_count; i++)
+        channel_free(p->channels[i]);
+    pool_release(p);
+    for (i = 0; i < p->name_count; i++)
+        mem_free(&env, p->names[i]);
+    mem_free(&env, p->names);
+    mem_free(&env, p->channels);
+    mem_free(&env, p->queue);
+    mem_free(&env, p->in);
+    mem_free(&env, p->out);
+    sodium_memzero(p, sizeof *p);
+    mem_free(&env, p);
+}
+
+static int out_handshake(channel *c)
+{
+    datsync_peer *p = c->peer;
+    datsync_bytes names[DATSYNC_MAX_EXTENSIONS];
+    datsync_message m;
+    size_t i;
+    message_init(&m, DATSYNC_HANDSHAKE, c, 1u << 1 | 1u << 2 | 1u << 5 | (p->opt.user_data.data ? 1u << 3 : 0));
+    m.u.handshake.id.data = p->id;
+    m.u.handshake.id.len = 32;
+    m.u.handshake.live = p->opt.live != 0;
+    m.u.handshake.ack = p->opt.ack != 0;
+    m.u.handshake.user_data = p->opt.user_data;
+    for (i = 0; i < p->name_count; i++) {
+        names[i].data = (const uint8_t *)p->names[i];
+        names[i].len = strlen(p->names[i]);
+    }
+    m.u.handshake.extensions = names;
+    m.u.handshake.extension_count = p->name_count;
+    return out_message(p, &m, NULL);
+}
+
+static int channel_announce(channel *c)
+{
+    datsync_peer *p = c->peer;
+    uint8_t nonce[24];
+    datsync_message m;
+    int r;
+    message_init(&m, DATSYNC_FEED, c, 1u << 1);
+    m.u.feed.discovery_key.data = c->discovery_key;
+    m.u.feed.discovery_key.len = 32;
+    if (c->local > 0)
+        return out_message(p, &m, NULL);
+    p->env.random(p->env.ctx, nonce, sizeof nonce);
+    m.has |= 1u << 2;
+    m.u.feed.nonce.data = nonce;
+    m.u.feed.nonce.len = sizeof nonce;
+    if ((r = out_message(p, &m, NULL)) < 0)
+        return r;
+    p->out_crypt = p->out_end; /* the one frame in the clear */
+    datsync_cipher_init(&p->cipher_out, c->feed->key, nonce);
+    return out_handshake(c);
+}
+
+static int early_replay(channel *c)
+{
+    size_t at = 0;
+    int r = 0;
+    while (at < c->early_len && r == 0) {
+        int64_t n = datsync_frame_size(c->early + at, c->early_len - at);
+        r = on_frame(c->peer, c->early + at, (size_t)n);
+        at += (size_t)n;
+    }
+    c->peer->early_total -= c->early_len;
+    mem_free(&c->peer->env, c->early);
+    c->early = NULL;
+    c->early_len = c->early_cap = 0;
+    return r;
+}
+
+int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
+{
+    channel *c = channel_by_key(p, feed->discovery_key);
+    int r;
+    if (p->error)
+        return p->error;
+    if (!feed->has_key || (c && c->feed))
+        return DATSYNC_E_STATE;
+    if (p->local_count == DATSYNC_MAX_CHANNELS)
+        return DATSYNC_E_TOO_BIG;
+    if (!c && p->has_remote_key && p->local_count == 0)
+        return DATSYNC_E_FIRST_FEED;
+    if (!c && !(c = channel_new(p, feed->discovery_key)))
+        return DATSYNC_E_NOMEM;
+    if (feed->has_secret_key || feed->flags & DATSYNC_READ_ONLY)
+        mode &= ~(unsigned)DATSYNC_DOWNLOAD;
+    c->feed = feed;
+    c->mode = mode;
+    c->local = (int)p->local_count++;
+    c->watch.next = feed->watchers;
+    feed->watchers = &c->watch;
+    r = channel_announce(c);
+    if (r == 0)
+        r = peer_meet(p);
+    if (r == 0 && c->early_len)
+        r = early_replay(c);
+    if (r == 0)
+        r = peer_work(p);
+    if (r < 0 && !p->error)
+        p->error = r;
+    return r == DATSYNC_E_DONE ? 0 : r;
+}
+
+/* Work through what is in the input. Pauses where the queue of requests is full. */
+static int peer_parse(datsync_peer *p)
+{
+    int r = 0;
+    while (r == 0) {
+        int64_t size;
+        if (p->has_remote_key && !p->cipher_in_ready)
+            return 0; /* the rest is encrypted with a key that we don't have yet */
+        if (p->cipher_in_ready && p->in_clear < p->in_end) {
+            datsync_cipher_xor(&p->cipher_in, p->in + p->in_clear, p->in_end - p->in_clear);
+            p->in_clear = p->in_end;
+        }
+        size = datsync_frame_size(p->in + p->in_start, p->in_end - p->in_start);
+        if (size == DATSYNC_E_MORE)
+            break;
+        if (size < 0)
+            return (int)size;
+        if ((uint64_t)size > p->in_end - p->in_start)
+            break;
+        if (p->queue_count >= DATSYNC_MAX_REQUESTS) {
+            p->paused = 1;
+            return 0;
+        }
+        p->in_start += (size_t)size;
+        if (!p->cipher_in_ready)
+            p->in_clear = p->in_start;
+        r = on_frame(p, p->in + p->in_start - size, (size_t)size);
+    }
+    return r;
+}
+
+static int peer_step(datsync_peer *p)
+{
+    int r;
+    if (p->error)
+        return p->error;
+    r = peer_parse(p);
+    if (r == 0)
+        r = peer_work(p);
+    if (r < 0 && !p->error)
+        p->error = r;
+    return p->error;
+}
+
+/* The buffer may grow beyond INPUT_BYTES only for a frame that needs it, and only out of the pool. */
+static int in_grow(datsync_peer *p)
+{
+    struct datsync_pool *pool = p->opt.pool;
+    int64_t size = datsync_frame_size(p->in + p->in_start, p->in_end - p->in_start);
+    size_t want = p->in_cap ? 2 * p->in_cap : INPUT_FIRST, more;
+    uint8_t *in;
+    if (p->in_cap >= INPUT_BYTES) {
+        if (size <= (int64_t)p->in_cap)
+            return 0;
+        want = MIN(want, (size_t)size);
+        more = want - p->in_cap;
+        if (pool && pool->used + more > pool->limit && pool->owner && pool->owner != p)
+            return 0; /* another one's frame comes first */
+        if (pool && pool->used + more > pool->limit)
+            pool->owner = p;
+        if (pool)
+            pool->used += more;
+    }
+    in = mem_resize(&p->env, p->in, want);
+    if (!in) {
+        if (pool && p->in_cap >= INPUT_BYTES)
+            pool->used -= want - p->in_cap;
+        return DATSYNC_E_NOMEM;
+    }
+    p->in = in;
+    p->in_cap = want;
+    return 0;
+}
+
+/* Give the memory of a large frame, or of an idle connection, back. */
+static void in_shrink(datsync_peer *p, size_t to)
+{
+    uint8_t *in;
+    if (p->in_start != p->in_end || p->in_cap <= to)
+        return;
+    pool_release(p);
+    p->in_start = p->in_clear = p->in_end = 0;
+    in = mem_resize(&p->env, p->in, to);
+    if (!in && to)
+        in = p->in; /* could not shrink: it is still there */
+    p->in = in;
+    p->in_cap = to;
+}
+
+size_t datsync_peer_space(datsync_peer *p, uint8_t **place)
+{
+    if (!datsync_peer_want_read(p))
+        return 0;
+    if (p->in_start == p->in_end)
+        p->in_start = p->in_clear = p->in_end = 0;
+    if (p->in_cap > INPUT_BYTES)
+        in_shrink(p, INPUT_BYTES);
+    if (p->in_start && (p->in_cap - p->in_end < 65536 || p->in_start > p->in_end - p->in_start)) {
+        memmove(p->in, p->in + p->in_start, p->in_end - p->in_start);
+        p->in_end -= p->in_start;
+        p->in_clear -= p->in_start;
+        p->in_start = 0;
+    }
+    if ((p->in_end == p->in_cap || (p->in_was_full && p->in_cap < INPUT_BYTES)) && in_grow(p) < 0)
+        p->error = DATSYNC_E_NOMEM;
+    p->in_was_full = 0;
+    *place = p->in + p->in_end;
+    return p->error ? 0 : p->in_cap - p->in_end;
+}
+
+int datsync_peer_received(datsync_peer *p, size_t len, uint64_t now)
+{
+    if (len > p->in_cap - p->in_end)
+        return DATSYNC_E_INVALID;
+    p->in_end += len;
+    p->in_was_full = p->in_end == p->in_cap;
+    p->bytes_in += len;
+    p->now = MAX(p->now, now);
+    if (len)
+        p->last_in = p->now;
+    return peer_step(p);
+}
+
+int64_t datsync_peer_input(datsync_peer *p, const uint8_t *buf, size_t len, uint64_t now)
+{
+    size_t done = 0;
+    while (done < len) {
+        uint8_t *place = NULL;
+        size_t room = datsync_peer_space(p, &place), n = MIN(room, len - done);
+        int r;
+        if (!n)
+            break;
+        memcpy(place, buf + done, n);
+        r = datsync_peer_received(p, n, now);
+        if (r < 0)
+            return r;
+        done += n;
+    }
+    return p->error ? p->error : (int64_t)done;
+}
+
+size_t datsync_peer_output(datsync_peer *p, const uint8_t **buf, uint64_t now)
+{
+    size_t i;
+    int r = 0;
+    p->now = MAX(p->now, now);
+    for (i = 0; i < p->channel_count && r == 0 && !p->error; i++) {
+        channel *c = p->channels[i];
+        if (!c->feed)
+            continue;
+        if (c->wants_due_count)
+            r = answer_wants(c);
+        if (r == 0 && c->added_lo < c->added_hi)
+            r = out_added(c);
+        if (r == 0 && c->ack_committed)
+            r = out_acks(c);
+    }
+    while (r == 0 && !p->error && p->queue_count && out_pending(p) < OUTPUT_BYTES) {
+        r = answer_requests(p);
+        if (r == 0 && p->paused && p->queue_count < DATSYNC_MAX_REQUESTS / 2) {
+            p->paused = 0;
+            p->last_in = p->now; /* we did not read: that was not the remote's silence */
+            (void)peer_step(p);
+        }
+    }
+    if (r < 0 && !p->error)
+        p->error = r;
+    if (p->out_crypt < p->out_end && p->local_count) {
+        datsync_cipher_xor(&p->cipher_out, p->out + p->out_crypt, p->out_end - p->out_crypt);
+        p->out_crypt = p->out_end;
+    }
+    *buf = p->out ? p->out + p->out_start : NULL;
+    return out_pending(p);
+}
+
+void datsync_peer_sent(datsync_peer *p, size_t len, uint64_t now)
+{
+    p->now = MAX(p->now, now);
+    p->out_start += MIN(len, out_pending(p));
+    p->bytes_out += len;
+    if (len)
+        p->last_out = p->now;
+}
+
+int datsync_peer_want_read(const datsync_peer *p)
+{
+    if (p->error || p->paused)
+        return 0;
+    return !(p->has_remote_key && !p->cipher_in_ready && p->in_end - p->in_start >= INPUT_FIRST);
+}
+
+int datsync_peer_want_write(const datsync_peer *p)
+{
+    size_t i;
+    if (out_pending(p) || p->queue_count)
+        return 1;
+    for (i = 0; i < p->channel_count; i++) {
+        const channel *c = p->channels[i];
+        uint64_t end = c->added_hi;
+        if (!c->feed)
+            continue;
+        if (datsync_feed_writable(c->feed))
+            end = MIN(end, c->feed->durable_length);
+        if (c->wants_due_count || c->added_lo < end || c->ack_committed)
+            return 1;
+    }
+    return 0;
+}
+
+static uint64_t later(uint64_t t, uint64_t ms)
+{
+    return t + ms < t ? NONE : t + ms;
+}
+
+uint64_t datsync_peer_deadline(const datsync_peer *p)
+{
+    uint32_t t = peer_timeout(p);
+    uint64_t at;
+    size_t i;
+    if (t == UINT32_MAX)
+        return NONE;
+    at = later(p->last_in, (uint64_t)t * 3 / 2);
+    if (p->local_count)
+        at = MIN(at, later(p->last_out, (uint64_t)t * 3 / 4));
+    for (i = 0; i < p->channel_count; i++)
+        if (p->channels[i]->flight_open)
+            at = MIN(at, later(p->channels[i]->progress, (uint64_t)t * 3 / 2));
+    return at;
+}
+
+static int peer_keep_alive(datsync_peer *p)
+{
+    datsync_message m;
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_KEEP_ALIVE;
+    p->last_out = p->now;
+    return out_message(p, &m, NULL);
+}
+
+int datsync_peer_tick(datsync_peer *p, uint64_t now)
+{
+    uint32_t t = peer_timeout(p);
+    size_t i;
+    int r = 0;
+    p->now = MAX(p->now, now);
+    if (p->error)
+        return p->error;
+    if (!datsync_peer_want_read(p))
+        p->last_in = p->now;
+    if (t != UINT32_MAX) {
+        if (p->now - p->last_in >= (uint64_t)t * 3 / 2)
+            return p->error = DATSYNC_E_TIMEOUT;
+        if (p->local_count && p->now - p->last_out >= (uint64_t)t * 3 / 4)
+            r = peer_keep_alive(p);
+        for (i = 0; i < p->channel_count && r == 0; i++) {
+            channel *c = p->channels[i];
+            if (p->in_end - p->in_start > 1024) /* a large frame is on its way */
+                c->progress = MAX(c->progress, p->last_in);
+            if (c->flight_open && p->now - c->progress >= (uint64_t)t * 3 / 2)
+                r = flights_expire(c);
+        }
+        if (r == 0 && p->now - p->last_in > t / 4 && p->in_start == p->in_end) { /* idle: keep little */
+            in_shrink(p, INPUT_FIRST);
+            if (!out_pending(p)) {
+                mem_free(&p->env, p->out);
+                p->out = NULL;
+                p->out_cap = p->out_start = p->out_crypt = p->out_end = 0;
+            }
+        }
+    }
+    if (r < 0)
+        return p->error = r;
+    return peer_step(p);
+}
+
+int datsync_peer_wants(const datsync_peer *p, const datsync_feed *feed, uint64_t index)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index) && !bits_get(&feed->have, index) &&
+           !bits_get(&feed->reserved, index) && next_wanted(feed, index, index + 1) == index;
+}
+
+uint64_t datsync_peer_remote_length(const datsync_peer *p, const datsync_feed *feed)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c ? c->remote_length : 0;
+}
+
+int datsync_peer_remote_has(const datsync_peer *p, const datsync_feed *feed, uint64_t index)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index);
+}
+
+int datsync_peer_complete(const datsync_peer *p, const datsync_feed *feed)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && channel_complete(c);
+}
+
+const uint8_t *datsync_peer_remote_id(const datsync_peer *p)
+{
+    return p->handshaken ? p->remote_id : NULL;
+}
+
+int datsync_peer_remote_live(const datsync_peer *p)
+{
+    return p->remote_live;
+}
+
+int datsync_peer_extension(datsync_peer *p, datsync_feed *feed, const char *name, datsync_bytes payload)
+{
+    channel *c = channel_by_feed(p, feed);
+    datsync_message m;
+    size_t i, k;
+    if (!c || p->error)
+        return DATSYNC_E_STATE;
+    for (i = 0; i < p->name_count && strcmp(p->names[i], name) != 0; i++)
+        continue;
+    for (k = 0; k < p->remote_name_count && (i == p->name_count || p->remote_names[k] != (int)i); k++)
+        continue;
+    if (k == p->remote_name_count)
+        return DATSYNC_E_UNSUPPORTED;
+    message_init(&m, DATSYNC_EXTENSION, c, 0);
+    m.u.extension.id = i;
+    m.u.extension.payload = payload;
+    return out_message(p, &m, NULL);
+}
+
+int datsync_peer_send(datsync_peer *p, const datsync_message *m)
+{
+    if (p->error || (m->type != DATSYNC_KEEP_ALIVE && m->channel >= p->local_count))
+        return DATSYNC_E_STATE;
+    return out_message(p, m, NULL);
+}
+
+uint64_t datsync_peer_bytes_in(const datsync_peer *p)
+{
+    return p->bytes_in;
+}
+
+uint64_t datsync_peer_bytes_out(const datsync_peer *p)
+{
+    return p->bytes_out;
+}
+
+/* ================================================================ networks in memory ============================ */
+
+#define MEMORY_PIPE 262144u /* bytes on their way in one direction */
+
+typedef struct memory_end {
+    char name[128]; /* of a listener */
+    int listens, closed, taken;
+    struct memory_end *other; /* of a stream; NULL once that is closed */
+    struct memory_end *next;  /* waiting to be accepted */
+    uint8_t *buf;             /* what the other end has sent: a ring */
+    size_t start, len;
+} memory_end;
+
+struct datsync_memory_net {
+    datsync_env env;
+    memory_end **ends; /* handle - 1 */
+    size_t count, cap;
+};
+
+static memory_end *memory_end_of(datsync_memory_net *n, intptr_t handle)
+{
+    return handle > 0 && (size_t)handle <= n->count ? n->ends[handle - 1] : NULL;
+}
+
+static memory_end *memory_end_new(datsync_memory_net *n, intptr_t *handle)
+{
+    memory_end *e;
+    size_t i;
+    for (i = 0; i < n->count && n->ends[i]; i++)
+        continue;
+    if (i == n->count && mem_grow(&n->env, &n->ends, &n->cap, n->count + 1, sizeof *n->ends) < 0)
+        return NULL;
+    e = mem_zeroed(&n->env, sizeof *e);
+    if (!e)
+        return NULL;
+    n->ends[i] = e;
+    n->count = MAX(n->count, i + 1);
+    *handle = (intptr_t)i + 1;
+    return e;
+}
+
+static void memory_end_drop(datsync_memory_net *n, memory_end *e)
+{
+    size_t i;
+    for (i = 0; i < n->count; i++)
+        if (n->ends[i] == e)
+            n->ends[i] = NULL;
+    mem_free(&n->env, e->buf);
+    mem_free(&n->env, e);
+}
+
+static void memory_net_close(void *ctx, intptr_t handle)
+{
+    datsync_memory_net *n = ctx;
+    memory_end *e = memory_end_of(n, handle), *w, *next;
+    if (!e)
+        return;
+    for (w = e->listens ? e->next : NULL; w; w = next) { /* nobody will take these */
+        next = w->next;
+        if (w->other)
+            w->other->other = NULL;
+        memory_end_drop(n, w);
+    }
+    if (e->other)
+        e->other->other = NULL;
+    memory_end_drop(n, e);
+}
+
+static memory_end *memory_listener(datsync_memory_net *n, const char *name)
+{
+    size_t i;
+    for (i = 0; i < n->count; i++)
+        if (n->ends[i] && n->ends[i]->listens && strcmp(n->ends[i]->name, name) == 0)
+            return n->ends[i];
+    return NULL;
+}
+
+static int memory_net_listen(void *ctx, const char *address, intptr_t *listener, char *bound, size_t cap)
+{
+    datsync_memory_net *n = ctx;
+    memory_end *e;
+    if (strlen(address) >= sizeof e->name)
+        return DATSYNC_E_ADDRESS;
+    if (memory_listener(n, address))
+        return DATSYNC_E_IN_USE;
+    e = memory_end_new(n, listener);
+    if (!e)
+        return DATSYNC_E_NOMEM;
+    e->listens = 1;
+    memcpy(e->name, address, strlen(address) + 1);
+    (void)snprintf(bound, cap, "%s", address);
+    return 0;
+}
+
+static int memory_net_connect(void *ctx, const char *address, intptr_t *stream)
+{
+    datsync_memory_net *n = ctx;
+    memory_end *listener = memory_listener(n, address), *a, *b, **last;
+    intptr_t other;
+    if (!listener)
+        return DATSYNC_E_REFUSED;
+    a = memory_end_new(n, stream);
+    b = a ? memory_end_new(n, &other) : NULL;
+    if (b) {
+        a->buf = mem_resize(&n->env, NULL, MEMORY_PIPE);
+        b->buf = mem_resize(&n->env, NULL, MEMORY_PIPE);
+    }
+    if (!b || !a->buf || !b->buf) {
+        if (a)
+            memory_end_drop(n, a);
+        if (b)
+            memory_end_drop(n, b);
+        return DATSYNC_E_NOMEM;
+    }
+    a->other = b;
+    b->other = a;
+    for (last = &listener->next; *last; last = &(*last)->next)
+        continue;
+    *last = b;
+    return 0;
+}
+
+static int memory_net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from, size_t cap)
+{
+    datsync_memory_net *n = ctx;
+    memory_end *l = memory_end_of(n, listener), *e = l ? l->next : NULL;
+    size_t i;
+    if (!e)
+        return DATSYNC_E_AGAIN;
+    l->next = e->next;
+    e->next = NULL;
+    for (i = 0; n->ends[i] != e; i++)
+        continue;
+    *stream = (intptr_t)i + 1;
+    (void)snprintf(from, cap, "memory:%ld", (long)*stream);
+    return 0;
+}
+
+static int memory_net_connected(void *ctx, intptr_t stream)
+{
+    return memory_end_of(ctx, stream) ? 0 : DATSYNC_E_IO;
+}
+
+static int64_t memory_net_recv(void *ctx, intptr_t stream, void *buf, size_t len)
+{
+    memory_end *e = memory_end_of(ctx, stream);
+    size_t n;
+    if (!e || (!e->len && !e->other))
+        return DATSYNC_E_CLOSED;
+    n = MIN(MIN(len, e->len), MEMORY_PIPE - e->start);
+    if (!n)
+        return DATSYNC_E_AGAIN;
+    memcpy(buf, e->buf + e->start, n);
+    e->start = (e->start + n) % MEMORY_PIPE;
+    e->len -= n;
+    return (int64_t)n;
+}
+
+static int64_t memory_net_send(void *ctx, intptr_t stream, const void *buf, size_t len)
+{
+    memory_end *e = memory_end_of(ctx, stream), *o = e ? e->other : NULL;
+    size_t at, n;
+    if (!o)
+        return DATSYNC_E_CLOSED;
+    at = (o->start + o->len) % MEMORY_PIPE;
+    n = MIN(MIN(len, MEMORY_PIPE - o->len), MEMORY_PIPE - at);
+    if (!n)
+        return DATSYNC_E_AGAIN;
+    memcpy(o->buf + at, buf, n);
+    o->len += n;
+    return (int64_t)n;
+}
+
+static int memory_net_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms)
+{
+    size_t i;
+    int ready = 0;
+    (void)timeout_ms; /* nobody else can run meanwhile */
+    for (i = 0; i < count; i++) {
+        const memory_end *e = memory_end_of(ctx, fds[i].handle);
+        fds[i].revents = 0;
+        if (!e)
+            fds[i].revents = DATSYNC_POLL_ERROR;
+        else if ((fds[i].events & DATSYNC_POLL_READ) && (e->listens ? e->next != NULL : e->len || !e->other))
+            fds[i].revents = DATSYNC_POLL_READ;
+        if (e && (fds[i].events & DATSYNC_POLL_WRITE) && (!e->other || e->other->len < MEMORY_PIPE))
+            fds[i].revents |= DATSYNC_POLL_WRITE;
+        ready += fds[i].revents != 0;
+    }
+    return ready;
+}
+
+int datsync_memory_net_new(datsync_memory_net **out, const datsync_env *env, datsync_net *net)
+{
+    datsync_env e;
+    env_init(&e, env);
+    *out = mem_zeroed(&e, sizeof **out);
+    if (!*out)
+        return DATSYNC_E_NOMEM;
+    (*out)->env = e;
+    net->ctx = *out;
+    net->listen = memory_net_listen;
+    net->accept = memory_net_accept;
+    net->connect = memory_net_connect;
+    net->connected = memory_net_connected;
+    net->recv = memory_net_recv;
+    net->send = memory_net_send;
+    net->close = memory_net_close;
+    net->poll = memory_net_poll;
+    return 0;
+}
+
+void datsync_memory_net_free(datsync_memory_net *n)
+{
+    datsync_env env;
+    size_t i;
+    if (!n)
+        return;
+    env = n->env;
+    for (i = 0; i < n->count; i++)
+        if (n->ends[i])
+            memory_end_drop(n, n->ends[i]);
+    mem_free(&env, n->ends);
+    mem_free(&env, n);
+}
+
+/* ================================================================ synchronizer ================================== */
+
+/* An address that was given to dial: how often it failed, and when it is tried again. */
+typedef struct dial {
+    struct dial *next;
+    unsigned failures;
+    uint64_t at; /* NONE: being used, or dropped */
+    int dropped;
+    char address[1]; /* as long as it is */
+} dial;
+
+enum link_state { LINK_CONNECTING, LINK_OPEN, LINK_CLOSING };
+
+/* One connection. */
+typedef struct link {
+    struct link *next;
+    datsync *ds;
+    datsync_peer *peer;
+    dial *dial; /* NULL: accepted */
+    intptr_t handle;
+    enum link_state state;
+    int error;                 /* why it is to be closed */
+    int useful;                /* it has brought a block */
+    uint64_t since, sent_at;   /* of this state; when the remote last took bytes */
+    size_t unsent;
+    char address[128];
+} link;
+
+typedef struct shared_feed {
+    datsync_feed *feed;
+    unsigned mode;
+    uint64_t told_length, complete_length; /* + 1; 0: not complete */
+    int failed;
+} shared_feed;
+
+struct datsync {
+    datsync_env env;
+    datsync_options opt;
+    datsync_net net;
+    int has_net;
+    uint8_t id[32];
+    struct datsync_pool pool;
+    shared_feed *feeds;
+    size_t feed_count, feed_cap;
+    intptr_t *listeners;
+    size_t listener_count, listener_cap;
+    link *links;
+    dial *dials;
+    uint64_t now, tick_at;
+    int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
+};
+
+static const unsigned dial_delays[] = {1000, 1000, 5000, 15000}; /* PROTOCOL 5 */
+
+static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *address, uint64_t index, uint64_t size, int error)
+{
+    datsync_event e;
+    if (!ds->opt.on_event)
+        return;
+    e.type = type;
+    e.feed = feed;
+    e.address = address;
+    e.index = index;
+    e.size = size;
+    e.error = error;
+    ds->opt.on_event(ds->opt.ctx, ds, &e);
+}
+
+static void link_fail(link *l, int error)
+{
+    if (!l->error)
+        l->error = error;
+}
+
+static void feed_fail(datsync *ds, datsync_feed *feed, int error)
+{
+    size_t i;
+    for (i = 0; i < ds->feed_count; i++)
+        if (ds->feeds[i].feed == feed && !ds->feeds[i].failed) {
+            ds->feeds[i].failed = 1;
+            ds_event(ds, DATSYNC_EV_FAILED, feed, NULL, 0, 0, error);
+        }
+}
+
+static void link_open_feed(link *l, const uint8_t *discovery_key)
+{
+    datsync *ds = l->ds;
+    size_t i;
+    for (i = 0; i < ds->feed_count; i++) {
+        shared_feed *s = &ds->feeds[i];
+        int r;
+        if (s->failed || memcmp(s->feed->discovery_key, discovery_key, 32) != 0)
+            continue;
+        r = datsync_peer_open(l->peer, s->feed, s->mode);
+        if (r < 0)
+            link_fail(l, r);
+        return;
+    }
+    if (l->peer->local_count == 0)
+        link_fail(l, DATSYNC_E_UNKNOWN_FEED);
+}
+
+/* Two connections to one peer: the one that was dialled by the smaller id stays (PROTOCOL 5), of two in the same
+ * direction the older. */
+static void link_check_duplicate(link *l)
+{
+    datsync *ds = l->ds;
+    link *o;
+    int ours_smaller = memcmp(ds->id, l->peer->remote_id, 32) < 0;
+    for (o = ds->links; o; o = o->next) {
+        int keep_new;
+        if (o == l || !o->peer || o->error || !o->peer->handshaken || memcmp(o->peer->remote_id, l->peer->remote_id, 32) != 0)
+            continue;
+        keep_new = (l->dial != NULL) != (o->dial != NULL) && (l->dial != NULL) == ours_smaller;
+        link_fail(keep_new ? o : l, DATSYNC_E_DUPLICATE);
+        ds->kick = 1;
+        return;
+    }
+}
+
+static void link_open_rest(link *l)
+{
+    datsync *ds = l->ds;
+    size_t i;
+    for (i = 0; i < ds->feed_count; i++)
+        if (!ds->feeds[i].failed && !channel_by_feed(l->peer, ds->feeds[i].feed))
+            link_open_feed(l, ds->feeds[i].feed->discovery_key);
+}
+
+static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_event *e)
+{
+    link *l = ctx;
+    datsync *ds = l->ds;
+    (void)peer;
+    switch (e->type) {
+    case DATSYNC_PEER_FEED:
+        link_open_feed(l, e->discovery_key);
+        break;
+    case DATSYNC_PEER_HANDSHAKE:
+        link_check_duplicate(l);
+        if (!l->error) {
+            ds_event(ds, DATSYNC_EV_PEER, NULL, l->address, 0, 0, 0);
+            link_open_rest(l);
+        }
+        break;
+    case DATSYNC_PEER_BLOCK:
+        l->useful = 1;
+        ds_event(ds, DATSYNC_EV_BLOCK, e->feed, l->address, e->index, e->size, 0);
+        break;
+    case DATSYNC_PEER_UPLOAD:
+        ds_event(ds, DATSYNC_EV_UPLOAD, e->feed, l->address, e->index, e->size, 0);
+        break;
+    case DATSYNC_PEER_REJECT:
+        ds_event(ds, DATSYNC_EV_REJECT, e->feed, l->address, e->index, e->size, e->error);
+        if (is_fatal(e->error))
+            feed_fail(ds, e->feed, e->error);
+        break;
+    default:
+        break;
+    }
+}
+
+static int link_start_peer(link *l)
+{
+    datsync *ds = l->ds;
+    datsync_peer_options o;
+    int r;
+    memset(&o, 0, sizeof o);
+    o.env = &ds->env;
+    memcpy(o.id, ds->id, 32);
+    o.live = ds->opt.live;
+    o.ack = ds->opt.ack;
+    o.extensions = ds->opt.extensions;
+    o.extension_count = ds->opt.extension_count;
+    o.timeout_ms = ds->opt.timeout_ms;
+    o.pool = &ds->pool;
+    o.ctx = l;
+    o.on_event = on_peer_event;
+    if ((r = datsync_peer_new(&l->peer, &o, ds->now)) < 0)
+        return r;
+    l->state = LINK_OPEN;
+    l->since = l->sent_at = ds->now;
+    ds_event(ds, DATSYNC_EV_CONNECTED, NULL, l->address, 0, 0, 0);
+    return l->dial && ds->feed_count ? datsync_peer_open(l->peer, ds->feeds[0].feed, ds->feeds[0].mode) : 0;
+}
+
+static link *link_new(datsync *ds, intptr_t handle, dial *d, const char *address)
+{
+    link *l = mem_zeroed(&ds->env, sizeof *l), **last = &ds->links;
+    if (!l)
+        return NULL;
+    l->ds = ds;
+    l->handle = handle;
+    l->dial = d;
+    l->state = LINK_CONNECTING;
+    l->since = ds->now;
+    (void)snprintf(l->address, sizeof l->address, "%s", address);
+    while (*last)
+        last = &(*last)->next;
+    *last = l;
+    return l;
+}
+
+static unsigned link_count(const datsync *ds)
+{
+    const link *l;
+    unsigned n = 0;
+    for (l = ds->links; l; l = l->next)
+        n++;
+    return n;
+}
+
+static unsigned max_peers(const datsync *ds)
+{
+    return ds->opt.max_peers ? ds->opt.max_peers : 64;
+}
+
+/* The address failed, or its connection ended: when is it tried again? */
+static void dial_ended(datsync *ds, dial *d, int error, int useful)
+{
+    if (useful)
+        d->failures = 0;
+    d->at = NONE;
+    if (error == DATSYNC_E_DONE || error == DATSYNC_E_SELF || error == DATSYNC_E_DUPLICATE || error == DATSYNC_E_BAD_DATA ||
+        error == DATSYNC_E_FIRST_FEED || error == DATSYNC_E_ADDRESS ||
+        d->failures == sizeof dial_delays / sizeof *dial_delays)
+        d->dropped = 1;
+    else
+        d->at = ds->now + dial_delays[d->failures++];
+}
+
+static void link_close(datsync *ds, link *l)
+{
+    link **at = &ds->links;
+    int connected = l->peer != NULL;
+    while (*at != l)
+        at = &(*at)->next;
+    *at = l->next;
+    if (l->peer) {
+        ds->kick = 1;
+        datsync_peer_free(l->peer);
+    }
+    ds->net.close(ds->net.ctx, l->handle);
+    if (l->dial)
+        dial_ended(ds, l->dial, l->error, l->useful);
+    if (connected)
+        ds_event(ds, DATSYNC_EV_DISCONNECTED, NULL, l->address, 0, 0, l->error);
+    else
+        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, l->address, l->dial && l->dial->dropped, 0, l->error);
+    mem_free(&ds->env, l);
+}
+
+static void dial_start(datsync *ds, dial *d)
+{
+    intptr_t handle = -1;
+    int r = ds->net.connect(ds->net.ctx, d->address, &handle);
+    d->at = NONE;
+    if (r == 0 && !link_new(ds, handle, d, d->address)) {
+        ds->net.close(ds->net.ctx, handle);
+        r = DATSYNC_E_NOMEM;
+    }
+    if (r < 0) {
+        dial_ended(ds, d, r, 0);
+        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, d->address, (uint64_t)d->dropped, 0, r);
+    }
+}
+
+/* ------------------------------------------------ reading and writing one connection */
+
+static void link_read(link *l)
+{
+    datsync *ds = l->ds;
+    int turns;
+    for (turns = 0; turns < 8 && !l->error; turns++) { /* then others have their turn */
+        uint8_t *place = NULL;
+        size_t room = datsync_peer_space(l->peer, &place);
+        int64_t n;
+        int r;
+        if (!room)
+            return;
+        n = ds->net.recv(ds->net.ctx, l->handle, place, room);
+        if (n == DATSYNC_E_AGAIN)
+            return;
+        if (n < 0) {
+            link_fail(l, (int)n);
+            return;
+        }
+        r = datsync_peer_received(l->peer, (size_t)n, ds->now);
+        if (r < 0)
+            link_fail(l, r);
+        if ((size_t)n < room)
+            return;
+    }
+}
+
+static void link_write(link *l)
+{
+    datsync *ds = l->ds;
+    int turns;
+    l->unsent = 0;
+    for (turns = 0; turns < 8; turns++) {
+        const uint8_t *buf = NULL;
+        size_t len = datsync_peer_output(l->peer, &buf, ds->now);
+        int64_t n;
+        l->unsent = len;
+        if (!len)
+            break;
+        n = ds->net.send(ds->net.ctx, l->handle, buf, len);
+        if (n == DATSYNC_E_AGAIN)
+            return;
+        if (n < 0) {
+            link_fail(l, (int)n);
+            return;
+        }
+        datsync_peer_sent(l->peer, (size_t)n, ds->now);
+        l->sent_at = ds->now;
+        l->unsent -= (size_t)n;
+    }
+    if (!l->unsent)
+        l->sent_at = ds->now;
+    if (l->peer->error)
+        link_fail(l, l->peer->error);
+}
+
+/* The end was good: send what is left, then wait for the remote to close, so that it reads everything. */
+static void link_closing(link *l)
+{
+    datsync *ds = l->ds;
+    uint8_t waste[4096];
+    int64_t n;
+    if (l->state != LINK_CLOSING) {
+        l->state = LINK_CLOSING;
+        l->since = ds->now;
+    }
+    link_write(l);
+    while ((n = ds->net.recv(ds->net.ctx, l->handle, waste, sizeof waste)) > 0)
+        continue;
+    if (n != DATSYNC_E_AGAIN || ds->now - l->since >= 2000 || (!l->unsent && ds->now - l->since >= 500))
+        link_close(ds, l);
+}
+
+static uint32_t or_default(uint32_t value, uint32_t fallback)
+{
+    return value ? value : fallback;
+}
+
+static void link_step(link *l, int ready)
+{
+    datsync *ds = l->ds;
+    if (l->state == LINK_CONNECTING) {
+        int r = ready || ds->now == l->since ? ds->net.connected(ds->net.ctx, l->handle) : DATSYNC_E_AGAIN;
+        if (r == DATSYNC_E_AGAIN) {
+            if (ds->now - l->since >= or_default(ds->opt.connect_timeout_ms, 3000))
+                link_fail(l, DATSYNC_E_UNREACHABLE);
+        } else if (r < 0 || (r = link_start_peer(l)) < 0) {
+            link_fail(l, r);
+        }
+    }
+    if (l->state == LINK_OPEN && !l->error) {
+        if (ready & (DATSYNC_POLL_READ | DATSYNC_POLL_ERROR))
+            link_read(l);
+        if (!l->error && (ds->kick || ds->now >= datsync_peer_deadline(l->peer))) {
+            int r = datsync_peer_tick(l->peer, ds->now);
+            if (r < 0)
+                link_fail(l, r);
+        }
+        if (!l->error && datsync_peer_want_write(l->peer))
+            link_write(l);
+        if (l->unsent && ds->now - l->sent_at >= or_default(ds->opt.write_timeout_ms, 15000))
+            link_fail(l, DATSYNC_E_SLOW);
+        if (!l->peer->handshaken && ds->now - l->since >= or_default(ds->opt.handshake_timeout_ms, 5000))
+            link_fail(l, DATSYNC_E_TIMEOUT);
+    }
+    if (l->error == DATSYNC_E_DONE && l->peer)
+        link_closing(l);
+    else if (l->error)
+        link_close(ds, l);
+}
+
+/* ------------------------------------------------ feeds */
+
+static int feed_is_complete(const datsync *ds, const datsync_feed *feed)
+{
+    const link *l;
+    int complete = 0;
+    for (l = ds->links; l; l = l->next) {
+        const channel *c = l->peer ? channel_by_feed(l->peer, feed) : NULL;
+        if (!c || (l->error && l->error != DATSYNC_E_DONE))
+            continue;
+        if (channel_complete(c))
+            complete = 1;
+        else if (c->peer->handshaken && c->remote >= 0 && !channel_idle(c))
+            return 0;
+    }
+    return complete;
+}
+
+static void feeds_step(datsync *ds)
+{
+    size_t i;
+    for (i = 0; i < ds->feed_count; i++) {
+        shared_feed *s = &ds->feeds[i];
+        int r;
+        if (s->failed)
+            continue;
+        r = datsync_feed_tick(s->feed, ds->now);
+        if (r >= 0 && s->feed->length > s->told_length) {
+            s->told_length = s->feed->length;
+            ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
+        }
+        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != s->feed->length + 1 &&
+            feed_is_complete(ds, s->feed)) {
+            r = s->feed->uncommitted ? datsync_feed_flush(s->feed) : 0;
+            s->complete_length = s->feed->length + 1;
+            if (r >= 0)
+                ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, s->feed->length, 0, 0);
+        }
+        if (r < 0)
+            feed_fail(ds, s->feed, r);
+    }
+}
+
+/* ------------------------------------------------ the loop */
+
+static void accept_all(datsync *ds, intptr_t listener)
+{
+    char from[128];
+    intptr_t handle;
+    int i;
+    for (i = 0; i < 16 && ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from) == 0; i++) {
+        link *l;
+        if (link_count(ds) >= max_peers(ds)) {
+            ds->net.close(ds->net.ctx, handle);
+            env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection was refused: the cap on connections is reached");
+            continue;
+        }
+        l = link_new(ds, handle, NULL, from);
+        if (!l)
+            ds->net.close(ds->net.ctx, handle);
+    }
+}
+
+static short link_events(const link *l)
+{
+    short e = 0;
+    if (l->state == LINK_CONNECTING)
+        return DATSYNC_POLL_WRITE;
+    if (l->state == LINK_CLOSING)
+        return (short)(DATSYNC_POLL_READ | (l->unsent ? DATSYNC_POLL_WRITE : 0));
+    if (datsync_peer_want_read(l->peer))
+        e |= DATSYNC_POLL_READ;
+    if (datsync_peer_want_write(l->peer))
+        e |= DATSYNC_POLL_WRITE;
+    return e;
+}
+
+size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
+{
+    const link *l;
+    size_t n = 0, i;
+    for (i = 0; i < ds->listener_count; i++, n++)
+        if (n < cap) {
+            fds[n].handle = ds->listeners[i];
+            fds[n].events = DATSYNC_POLL_READ;
+            fds[n].revents = 0;
+        }
+    for (l = ds->links; l; l = l->next, n++)
+        if (n < cap) {
+            fds[n].handle = l->handle;
+            fds[n].events = link_events(l);
+            fds[n].revents = 0;
+        }
+    return n;
+}
+
+uint64_t datsync_deadline(const datsync *ds)
+{
+    uint64_t at = ds->tick_at;
+    const link *l;
+    const dial *d;
+    size_t i;
+    if (ds->kick)
+        return ds->now;
+    for (l = ds->links; l; l = l->next) {
+        if (l->state == LINK_CONNECTING)
+            at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
+        else if (l->state == LINK_CLOSING)
+            at = MIN(at, l->since + 500);
+        else
+            at = MIN(at, l->error ? ds->now : datsync_peer_deadline(l->peer));
+    }
+    for (d = ds->dials; d; d = d->next)
+        at = MIN(at, d->at);
+    for (i = 0; i < ds->feed_count; i++)
+        if (ds->feeds[i].feed->uncommitted)
+            at = MIN(at, ds->now + DATSYNC_GROUP_MS / 4);
+    return at;
+}
+
+int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
+{
+    link *l, *next;
+    dial *d;
+    size_t i, k;
+    ds->now = MAX(ds->now, now);
+    for (i = 0; i < count; i++)
+        for (k = 0; k < ds->listener_count; k++)
+            if (fds[i].handle == ds->listeners[k] && fds[i].revents)
+                accept_all(ds, ds->listeners[k]);
+    for (d = ds->dials; d; d = d->next)
+        if (d->at <= ds->now && link_count(ds) < max_peers(ds))
+            dial_start(ds, d);
+    i = ds->listener_count;
+    for (l = ds->links; l; l = next) {
+        int ready = 0;
+        next = l->next;
+        for (k = 0; k < count && !ready; k++) /* in nearly all turns, the first look finds it */
+            if (fds[(i + k) % count].handle == l->handle) {
+                ready = fds[(i + k) % count].revents;
+                break;
+            }
+        i++;
+        link_step(l, ready);
+    }
+    if (ds->kick) { /* what a peer that has gone was asked for is asked of the others */
+        ds->kick = 0;
+        for (l = ds->links; l; l = l->next)
+            if (l->state == LINK_OPEN && !l->error) {
+                int r = datsync_peer_tick(l->peer, ds->now);
+                if (r < 0)
+                    link_fail(l, r);
+            }
+    }
+    feeds_step(ds);
+    if (ds->now >= ds->tick_at) {
+        ds->tick_at = ds->now + 1000;
+        for (l = ds->links; l; l = l->next)
+            if (l->state == LINK_OPEN && !l->error && datsync_peer_tick(l->peer, ds->now) < 0)
+                link_fail(l, l->peer->error);
+        ds_event(ds, DATSYNC_EV_TICK, NULL, NULL, 0, 0, 0);
+    }
+    return 0;
+}
+
+int datsync_run(datsync *ds)
+{
+    datsync_pollfd *fds = NULL;
+    size_t cap = 0;
+    int r = 0;
+    if (!ds->env.clock || !ds->has_net)
+        return DATSYNC_E_UNSUPPORTED;
+    while (r >= 0 && !ds->stop && !(ds->opt.stopped && ds->opt.stopped(ds->opt.ctx))) {
+        uint64_t now = ds->env.clock(ds->env.ctx), at = datsync_deadline(ds);
+        size_t n = datsync_pollfds(ds, NULL, 0);
+        if (!n && !ds->listener_count && !datsync_candidates(ds) && !ds->opt.live)
+            break; /* nothing is left to do */
+        if ((r = mem_grow(&ds->env, &fds, &cap, n + 1, sizeof *fds)) < 0)
+            break;
+        (void)datsync_pollfds(ds, fds, n);
+        r = ds->net.poll(ds->net.ctx, fds, n, at <= now ? 0 : (int)MIN(at - now, 60000));
+        if (r >= 0)
+            r = datsync_step(ds, fds, n, ds->env.clock(ds->env.ctx));
+    }
+    mem_free(&ds->env, fds);
+    return r < 0 ? r : 0;
+}
+
+void datsync_stop(datsync *ds)
+{
+    ds->stop = 1;
+}
+
+int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
+{
+    datsync_env env;
+    datsync *ds;
+    *out = NULL;
+    if (sodium_init() < 0)
+        return DATSYNC_E_RANDOM;
+    env_init(&env, o->env);
+    ds = mem_zeroed(&env, sizeof *ds);
+    if (!ds)
+        return DATSYNC_E_NOMEM;
+    ds->env = env;
+    ds->opt = *o;
+    if (o->net) {
+        ds->net = *o->net;
+        ds->has_net = 1;
+    }
+    ds->pool.limit = o->frame_pool ? o->frame_pool : 32u << 20;
+    ds->now = now;
+    ds->tick_at = now + 1000;
+    env.random(env.ctx, ds->id, 32);
+    *out = ds;
+    return 0;
+}
+
+int datsync_free(datsync *ds)
+{
+    datsync_env env;
+    size_t i;
+    int r = 0, k;
+    if (!ds)
+        return 0;
+    env = ds->env;
+    ds->opt.on_event = NULL;
+    while (ds->links) {
+        link *l = ds->links;
+        if (l->peer && l->state == LINK_OPEN && !l->error)
+            link_write(l);
+        link_close(ds, l);
+    }
+    while (ds->dials) {
+        dial *d = ds->dials;
+        ds->dials = d->next;
+        mem_free(&env, d);
+    }
+    for (i = 0; i < ds->listener_count; i++)
+        ds->net.close(ds->net.ctx, ds->listeners[i]);
+    for (i = 0; i < ds->feed_count; i++)
+        if (!ds->feeds[i].failed && (k = datsync_feed_flush(ds->feeds[i].feed)) < 0 && r == 0)
+            r = k;
+    mem_free(&env, ds->listeners);
+    mem_free(&env, ds->feeds);
+    mem_free(&env, ds);
+    return r;
+}
+
+int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
+{
+    size_t i;
+    if (!feed->has_key)
+        return DATSYNC_E_STATE;
+    for (i = 0; i < ds->feed_count; i++)
+        if (memcmp(ds->feeds[i].feed->key, feed->key, 32) == 0)
+            return DATSYNC_E_STATE;
+    if (ds->feed_count == DATSYNC_MAX_CHANNELS)
+        return DATSYNC_E_TOO_BIG;
+    if (mem_grow(&ds->env, &ds->feeds, &ds->feed_cap, ds->feed_count + 1, sizeof *ds->feeds) < 0)
+        return DATSYNC_E_NOMEM;
+    memset(&ds->feeds[ds->feed_count], 0, sizeof *ds->feeds);
+    ds->feeds[ds->feed_count].feed = feed;
+    ds->feeds[ds->feed_count].told_length = feed->length;
+    ds->feeds[ds->feed_count++].mode = datsync_feed_writable(feed) ? mode & ~(unsigned)DATSYNC_DOWNLOAD : mode;
+    return 0;
+}
+
+int datsync_listen(datsync *ds, const char *address)
+{
+    char bound[160];
+    intptr_t handle;
+    int r;
+    if (!ds->has_net)
+        return DATSYNC_E_UNSUPPORTED;
+    if (mem_grow(&ds->env, &ds->listeners, &ds->listener_cap, ds->listener_count + 1, sizeof *ds->listeners) < 0)
+        return DATSYNC_E_NOMEM;
+    if ((r = ds->net.listen(ds->net.ctx, address, &handle, bound, sizeof bound)) < 0)
+        return r;
+    ds->listeners[ds->listener_count++] = handle;
+    ds_event(ds, DATSYNC_EV_LISTENING, NULL, bound, 0, 0, 0);
+    return 0;
+}
+
+int datsync_connect(datsync *ds, const char *address, uint64_t now)
+{
+    size_t n = strlen(address);
+    dial *d;
+    if (!ds->has_net)
+        return DATSYNC_E_UNSUPPORTED;
+    for (d = ds->dials; d; d = d->next)
+        if (strcmp(d->address, address) == 0)
+            return 0;
+    d = mem_zeroed(&ds->env, sizeof *d + n);
+    if (!d)
+        return DATSYNC_E_NOMEM;
+    memcpy(d->address, address, n + 1);
+    d->at = now;
+    d->next = ds->dials;
+    ds->dials = d;
+    return 0;
+}
+
+int datsync_complete(const datsync *ds, const datsync_feed *feed)
+{
+    size_t i;
+    for (i = 0; i < ds->feed_count; i++)
+        if (ds->feeds[i].feed == feed)
+            return ds->feeds[i].complete_length == feed->length + 1;
+    return 0;
+}
+
+unsigned datsync_peers(const datsync *ds)
+{
+    const link *l;
+    unsigned n = 0;
+    for (l = ds->links; l; l = l->next)
+        n += l->peer && !l->error && l->peer->handshaken;
+    return n;
+}
+
+unsigned datsync_candidates(const datsync *ds)
+{
+    const dial *d;
+    unsigned n = link_count(ds);
+    for (d = ds->dials; d; d = d->next)
+        n += d->at != NONE;
+    return n;
+}
+
+uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed)
+{
+    const link *l;
+    uint64_t n = 0;
+    for (l = ds->links; l; l = l->next)
+        if (l->peer && !l->error)
+            n = MAX(n, datsync_peer_remote_length(l->peer, feed));
+    return n;
+}
+
+/* ================================================================ errors ======================================== */
+
+const char *datsync_strerror(int error)
+{
+    static const struct {
+        int error;
+        const char *text;
+    } list[] = {
+        {DATSYNC_OK, "no error"},
+        {DATSYNC_E_NOMEM, "out of memory"},
+        {DATSYNC_E_INVALID, "an argument is out of its range"},
+        {DATSYNC_E_STATE, "not possible in this state"},
+        {DATSYNC_E_TOO_BIG, "over a limit of the protocol or of this program"},
+        {DATSYNC_E_UNSUPPORTED, "something that this needs was not given, or is not spoken by the remote"},
+        {DATSYNC_E_RANDOM, "libsodium could not be initialised"},
+        {DATSYNC_E_MORE, "the frame is not whole yet"},
+        {DATSYNC_E_FRAME, "a frame is longer than the protocol allows"},
+        {DATSYNC_E_MESSAGE, "a message does not decode"},
+        {DATSYNC_E_SPACE, "the buffer is too small"},
+        {DATSYNC_E_RLE, "a run-length encoded bitfield is malformed"},
+        {DATSYNC_E_NOT_FOUND, "not found"},
+        {DATSYNC_E_HASH, "a hash does not match"},
+        {DATSYNC_E_SIGNATURE, "a signature does not verify"},
+        {DATSYNC_E_NO_SIGNATURE, "a signature is missing"},
+        {DATSYNC_E_PROOF, "a proof lacks nodes"},
+        {DATSYNC_E_OTHER_FEED, "another feed is stored here"},
+        {DATSYNC_E_LOCKED, "another process has this feed open"},
+        {DATSYNC_E_READ_ONLY, "this feed cannot be written here: no secret key, or opened for reading"},
+        {DATSYNC_E_CORRUPT, "the stored files contradict each other"},
+        {DATSYNC_E_KEY, "a key is malformed, or the keys do not belong together"},
+        {DATSYNC_E_CLOSED, "the connection ended"},
+        {DATSYNC_E_PROTOCOL, "the remote broke the protocol"},
+        {DATSYNC_E_TIMEOUT, "the remote was silent for too long"},
+        {DATSYNC_E_FIRST_FEED, "the remote shares another feed"},
+        {DATSYNC_E_SELF, "connected to oneself"},
+        {DATSYNC_E_DUPLICATE, "connected to this peer already"},
+        {DATSYNC_E_EARLY, "the remote sent too much on a feed that is not open"},
+        {DATSYNC_E_DONE, "both sides are done"},
+        {DATSYNC_E_UNKNOWN_FEED, "the remote asked for a feed that is not here"},
+        {DATSYNC_E_SLOW, "the remote did not take our bytes in time"},
+        {DATSYNC_E_BAD_DATA, "the remote sent a block that does not verify"},
+        {DATSYNC_E_CROWDED, "too many connections"},
+        {DATSYNC_E_IO, "input/output error"},
+        {DATSYNC_E_NO_SPACE, "no space left"},
+        {DATSYNC_E_ACCESS, "permission denied"},
+        {DATSYNC_E_NO_ENTRY, "no such file or directory"},
+        {DATSYNC_E_IN_USE, "the address is in use"},
+        {DATSYNC_E_REFUSED, "the connection was refused"},
+        {DATSYNC_E_AGAIN, "nothing to do yet"},
+        {DATSYNC_E_ADDRESS, "the address cannot be resolved"},
+        {DATSYNC_E_UNREACHABLE, "the address cannot be reached"},
+    };
+    size_t i;
+    for (i = 0; i < sizeof list / sizeof *list; i++)
+        if (list[i].error == error)
+            return list[i].text;
+    return "unknown error";
+}

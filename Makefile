@@ -92,13 +92,13 @@ build/asan/datsync: cli.c $(SOURCES) datsync.h | need-cc need-sodium
 	mkdir -p build/asan
 	$(COMPILE) $(SANITIZE) -o $@ cli.c $(SOURCES) $(LDFLAGS) $(LIBS)
 
-# The test driver takes datsync.c in whole, to reach what is static; a few of its functions are not driven.
+# The test driver takes in datsync.c whole, to reach what is static.
 build/asan/probe: conformance/probe.c $(SOURCES) datsync.h | need-cc need-sodium
 	mkdir -p build/asan
-	$(COMPILE) $(SANITIZE) -I. -o $@ conformance/probe.c net_posix.c $(LDFLAGS) $(LIBS)
+	$(COMPILE) $(SANITIZE) -I. -o $@ $< net_posix.c $(LDFLAGS) $(LIBS)
 
 build/probe: conformance/probe.c build/net_posix.o datsync.c datsync.h
-	$(COMPILE) $(CFLAGS) -I. -o $@ conformance/probe.c build/net_posix.o $(LDFLAGS) $(LIBS)
+	$(COMPILE) $(CFLAGS) -I. -o $@ $< build/net_posix.o $(LDFLAGS) $(LIBS)
 
 build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples

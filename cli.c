@@ -539,8 +539,11 @@ static int run_append(cli *c)
         code = append_all(c, feed);
     }
     uint64_t length = datsync_feed_length(feed), bytes = datsync_feed_byte_length(feed);
-    code = close_feed(c, how.dir, feed, code);
-    if (code != DONE && code != INTERRUPTED && length == before) {
+    int error = datsync_feed_close(feed);
+    if (error != 0) {
+        return fail_feed(c, how.dir, error); /* what is on disk shows when it is opened again */
+    }
+    if (code == FAILED && length == before) {
         return code;
     }
     /* Also after an error: what was appended before it is there. */
@@ -696,7 +699,7 @@ static int run_verify(cli *c)
         printf("ok %llu\n", (unsigned long long)good);
     }
     if (code == DONE && v.bad > 0) {
-        code = fail(c, FAILED, "%s: %llu faults; %llu blocks are good", how.dir, (unsigned long long)v.bad,
+        code = fail(c, FAILED, "%s: faults: %llu; good blocks: %llu", how.dir, (unsigned long long)v.bad,
                     (unsigned long long)good);
     }
     return close_feed(c, how.dir, feed, code);
@@ -711,9 +714,10 @@ typedef struct transfer {
     datsync_feed *feed;
     char key[65];
     int sharing, complete, timed_out;
-    int failed;                                      /* a store's error */
-    uint64_t peers_seen;                             /* connections that spoke this feed's key */
-    uint64_t began, fresh_at;                        /* ms: the start, the last verified byte */
+    int failed;          /* a store's error */
+    uint64_t peers_seen; /* connections that spoke this feed's key */
+    uint64_t began;
+    uint64_t fresh_at, fresh_blocks;                 /* when the last verified byte was seen */
     uint64_t blocks, bytes, sent_blocks, sent_bytes; /* of this run */
     uint64_t shown_at, shown_change;
     uint64_t rate_at, rate_blocks, rate_bytes; /* since the last tick */
@@ -835,6 +839,23 @@ static void tell_json_progress(const transfer *t)
     json_end();
 }
 
+/* The rates, over half a second or more. */
+static void measure(transfer *t, uint64_t now)
+{
+    double seconds = (double)(now - t->rate_at) / 1000.0;
+    uint64_t blocks = changed(t), bytes = t->bytes + t->sent_bytes;
+
+    if (seconds < 0.5) {
+        return;
+    }
+    double weight = t->byte_rate > 0 ? 0.3 : 1.0;
+    t->block_rate += weight * ((double)(blocks - t->rate_blocks) / seconds - t->block_rate);
+    t->byte_rate += weight * ((double)(bytes - t->rate_bytes) / seconds - t->byte_rate);
+    t->rate_at = now;
+    t->rate_blocks = blocks;
+    t->rate_bytes = bytes;
+}
+
 /* Of a terminal: a bar, ten times a second; else a line now and then. JSON: once a second, when something moved. */
 static void show(transfer *t, uint64_t now, int tick)
 {
@@ -850,6 +871,7 @@ static void show(transfer *t, uint64_t now, int tick)
     } else if (t->columns > 0) {
         if (tick || now - t->shown_at >= CLI_BAR_MS) {
             t->shown_at = now;
+            measure(t, now);
             draw_bar(t);
         }
     } else if (tick && now - t->shown_at >= CLI_LINE_MS && changed(t) != t->shown_change) {
@@ -861,27 +883,12 @@ static void show(transfer *t, uint64_t now, int tick)
     }
 }
 
-static void measure(transfer *t, uint64_t now)
-{
-    double seconds = (double)(now - t->rate_at) / 1000.0;
-    uint64_t blocks = changed(t), bytes = t->bytes + t->sent_bytes;
-
-    if (seconds < 0.25) {
-        return;
-    }
-    double weight = t->byte_rate > 0 ? 0.3 : 1.0;
-    t->block_rate += weight * ((double)(blocks - t->rate_blocks) / seconds - t->block_rate);
-    t->byte_rate += weight * ((double)(bytes - t->rate_bytes) / seconds - t->byte_rate);
-    t->rate_at = now;
-    t->rate_blocks = blocks;
-    t->rate_bytes = bytes;
-}
-
 static void on_tick(transfer *t)
 {
     uint64_t now = datsync_os_clock(NULL);
 
-    if (t->blocks != t->rate_blocks && !t->sharing) {
+    if (t->blocks != t->fresh_blocks) {
+        t->fresh_blocks = t->blocks;
         t->fresh_at = now;
     }
     measure(t, now);
@@ -950,11 +957,27 @@ static void on_peer(transfer *t, const datsync_event *event)
     }
 }
 
+/* The block was good; it could not be stored. */
+static int is_own_fault(int error)
+{
+    return error == DATSYNC_E_IO || error == DATSYNC_E_NO_SPACE || error == DATSYNC_E_ACCESS ||
+           error == DATSYNC_E_NOMEM;
+}
+
 /* Ended, not reached, or refused: the words for people, the same for --json, and kept for the last line. */
 static void on_trouble(transfer *t, const datsync_event *event)
 {
+    if (event->type == DATSYNC_EV_REJECT && is_own_fault(event->error)) {
+        t->failed = event->error;
+    }
+    if (t->failed != 0 && !t->c->json) {
+        return; /* the last line tells it */
+    }
     const char *why = datsync_strerror(event->error);
     int dropped = event->type == DATSYNC_EV_UNREACHABLE && event->index == 1;
+    char before[sizeof t->trouble];
+
+    strcpy(before, t->trouble);
 
     if (event->error < 0 && event->error != DATSYNC_E_DONE) {
         if (event->type == DATSYNC_EV_REJECT) {
@@ -980,6 +1003,8 @@ static void on_trouble(transfer *t, const datsync_event *event)
         json_end();
     } else if (event->type == DATSYNC_EV_REJECT) {
         note(t, "%s", t->trouble);
+    } else if (event->type == DATSYNC_EV_UNREACHABLE && !dropped && strcmp(before, t->trouble) == 0) {
+        return; /* the same as before: people have read it */
     } else if (event->type == DATSYNC_EV_UNREACHABLE) {
         note(t, "%s: %s; %s", event->address, why, dropped ? "given up" : "trying again");
     } else {
@@ -1119,14 +1144,22 @@ static int outcome(transfer *t, int error)
 static void tell_end(transfer *t, int code)
 {
     char size[32], rate[32], time[32];
-    double seconds = (double)(datsync_os_clock(NULL) - t->began) / 1000.0;
+    double seconds = (double)(datsync_os_clock(NULL) - t->began + 1) / 1000.0;
     uint64_t bytes = t->sharing ? t->sent_bytes : t->bytes;
 
     if (code != DONE) {
         return;
     }
-    note(t, "%s %s in %s, %s/s", t->sharing ? "sent" : "complete:", amount(size, (double)bytes),
-         duration(time, seconds), amount(rate, seconds > 0.001 ? (double)bytes / seconds : 0.0));
+    if (seconds < 60) {
+        snprintf(time, sizeof time, "%.2f s", seconds);
+    } else {
+        duration(time, seconds);
+    }
+    if (t->sharing) {
+        note(t, "sent %s in %s", amount(size, (double)bytes), time);
+    } else {
+        note(t, "complete: %s in %s, %s/s", amount(size, (double)bytes), time, amount(rate, (double)bytes / seconds));
+    }
 }
 
 /* Share and clone, from the opened feed to the exit code. */
@@ -1425,7 +1458,14 @@ static int read_option(cli *c, int argc, char **argv, int *at)
     if (spec->kind != NONE) {
         value = equals != NULL ? equals + 1 : argv[++*at];
     }
-    return set_option(c, spec, value) ? DONE : fail(c, USAGE, "%s %s: not a valid %s", spec->name, value, spec->value);
+    if (set_option(c, spec, value)) {
+        return DONE;
+    }
+    if (spec->kind == NUMBER) {
+        return fail(c, USAGE, "%s %s: not a number from %llu to %llu", spec->name, value, (unsigned long long)spec->min,
+                    (unsigned long long)spec->max);
+    }
+    return fail(c, USAGE, "%s %s: not a valid %s", spec->name, value, spec->value);
 }
 
 static int read_arguments(cli *c, int argc, char **argv)

@@ -33,9 +33,10 @@
 #define INPUT_FIRST 4096u
 #define INPUT_BYTES 524288u
 #define OUTPUT_BYTES 262144u
-/* Blocks that came before the nodes they need are kept up to so many bytes and blocks a connection. */
-#define PARKED_BYTES 4194304u
-#define PARKED_BLOCKS 256u
+/* Blocks that came before the nodes they need are kept up to so many bytes and blocks a channel; nothing more is asked
+ * for while an eighth of that is used. */
+#define PARKED_BYTES 8388608u
+#define PARKED_BLOCKS DATSYNC_MAX_REQUESTS
 /* Blocks of one run that are asked from one peer when several are there. */
 #define RUN_BLOCKS 1024u
 /* Signatures that are tried on opening before the feed is called corrupt. */
@@ -1323,6 +1324,7 @@ struct datsync_feed {
     uint8_t signed_root[32], signature[64];
 
     bits have, tree;
+    bits dropped; /* claims that opening found to be false, for the audit to tell */
     size_t entry;     /* bytes of a bitfield page on disk */
     bits dirty_pages; /* of the bitfield */
     uint64_t page_count;
@@ -1345,6 +1347,7 @@ struct datsync_feed {
     int want_all;
     bits wanted, reserved; /* what is to be downloaded; what is in flight at some peer */
     watcher *watchers;
+    uint64_t stuck; /* where the last proof that lacked nodes could not climb on */
     int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
 };
 
@@ -1709,15 +1712,51 @@ static int feed_sync(datsync_feed *f, int part)
 }
 
 /* The order is what makes a crash at any write harmless: first what is claimed, synced, then the claim. */
+static int commit(datsync_feed *f)
+{
+    int r;
+    if ((r = gather_flush(f)) < 0 || (r = tree_flush(f)) < 0 || (r = feed_sync(f, DATSYNC_PART_DATA)) < 0 ||
+        (r = feed_sync(f, DATSYNC_PART_TREE)) < 0 || (r = feed_sync(f, DATSYNC_PART_SIGNATURES)) < 0 ||
+        (r = bitfield_flush(f)) < 0)
+        return r;
+    return feed_sync(f, DATSYNC_PART_BITFIELD);
+}
+
+/* The disk is full of blocks, and there is no room left to say that they are there. Let the last ones go: a reader can
+ * fetch them again. */
+static int commit_make_room(datsync_feed *f)
+{
+    uint64_t need = 65536, freed = 0, i, offset = 0;
+    datsync_node leaf;
+    size_t k;
+    int r = 0;
+    for (k = 0; k < TREE_PAGES; k++)
+        need += f->cache[k] && f->cache[k]->lo < f->cache[k]->hi ? sizeof f->cache[k]->bytes : 0;
+    need += bits_count(&f->dirty_pages, 0, f->page_count) * f->entry;
+    while (r >= 0 && freed < need && (i = bits_length(&f->have)) > 0) {
+        if (tree_read(f, 2 * (i - 1), &leaf) < 0 || block_offset(f, i - 1, &offset) < 0)
+            return DATSYNC_E_NO_SPACE;
+        freed += leaf.size;
+        r = block_claim(f, i - 1, 0);
+    }
+    if (r < 0 || freed < need)
+        return DATSYNC_E_NO_SPACE;
+    f->gather_len = f->gather_len && f->gather_at >= offset ? 0 : (size_t)MIN(f->gather_len, offset - f->gather_at);
+    f->ahead_len = 0;
+    r = f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, offset);
+    return r < 0 ? r : commit(f);
+}
+
 int datsync_feed_flush(datsync_feed *f)
 {
     watcher *w;
     int r;
     if (f->flags & DATSYNC_READ_ONLY)
         return 0;
-    if ((r = gather_flush(f)) < 0 || (r = tree_flush(f)) < 0 || (r = feed_sync(f, DATSYNC_PART_DATA)) < 0 ||
-        (r = feed_sync(f, DATSYNC_PART_TREE)) < 0 || (r = feed_sync(f, DATSYNC_PART_SIGNATURES)) < 0 ||
-        (r = bitfield_flush(f)) < 0 || (r = feed_sync(f, DATSYNC_PART_BITFIELD)) < 0)
+    r = commit(f);
+    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f))
+        r = commit_make_room(f);
+    if (r < 0)
         return r;
     f->group_bytes = 0;
     f->group_since = NONE;
@@ -1866,6 +1905,12 @@ static int bitfield_load(datsync_feed *f)
     return r;
 }
 
+static int block_drop(datsync_feed *f, uint64_t index)
+{
+    int r = bits_set(&f->env, &f->dropped, index, 1);
+    return r < 0 ? r : block_claim(f, index, 0);
+}
+
 /* Claims of nodes whose place is blank are dropped, and of blocks whose leaf is. */
 static int claims_check(datsync_feed *f)
 {
@@ -1898,7 +1943,7 @@ static int claims_check(datsync_feed *f)
         }
         i = bits_next(&f->have, i, end, 1);
         if (i < end && !bits_get(&f->tree, 2 * i))
-            r = block_claim(f, i, 0);
+            r = block_drop(f, i);
     }
     return r < 0 ? r : 0;
 }
@@ -1921,7 +1966,7 @@ static int data_check(datsync_feed *f)
             return r;
         if (r == 0 && offset + leaf.size <= (uint64_t)size)
             return 0;
-        if ((r = block_claim(f, i - 1, 0)) < 0)
+        if ((r = block_drop(f, i - 1)) < 0)
             return r;
     }
     return 0;
@@ -2108,6 +2153,27 @@ static int is_fatal(int error) /* of the store or the allocator, and not a matte
     return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
 }
 
+/* No signature stands: a static feed, if its tree hashes to its key. Otherwise nothing here can be verified: an owner would
+ * fork the feed, and nobody could ever be given a proof. */
+static int static_find(datsync_feed *f, uint64_t claimed)
+{
+    datsync_node roots[64];
+    uint8_t root[32];
+    size_t count;
+    int r;
+    if (claimed == 0)
+        return 0;
+    r = roots_read(f, claimed, roots, &count);
+    if (r < 0)
+        return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_CORRUPT : r;
+    datsync_root_hash(root, roots, count);
+    if (memcmp(root, f->key, 32) != 0)
+        return DATSYNC_E_CORRUPT;
+    f->is_static = 1;
+    feed_set_length(f, claimed, roots, count);
+    return 0;
+}
+
 /* The longest signature that verifies; see datsync_feed_open. */
 static int length_find(datsync_feed *f)
 {
@@ -2146,37 +2212,7 @@ static int length_find(datsync_feed *f)
     mem_free(&f->env, buf);
     if (is_fatal(r))
         return r;
-    if (f->has_secret_key && claimed > f->length)
-        return DATSYNC_E_CORRUPT;
-    return 0;
-}
-
-/* No signature: a static feed, if its tree hashes to its key. Otherwise nothing here can be verified, and nothing is
- * claimed. */
-static int static_find(datsync_feed *f)
-{
-    datsync_node roots[64];
-    uint64_t claimed = tree_blocks(f);
-    uint8_t root[32];
-    size_t count;
-    int r;
-    if (claimed == 0 || f->has_secret_key)
-        return 0;
-    r = roots_read(f, claimed, roots, &count);
-    if (r == 0) {
-        datsync_root_hash(root, roots, count);
-        if (memcmp(root, f->key, 32) == 0) {
-            f->is_static = 1;
-            feed_set_length(f, claimed, roots, count);
-            return 0;
-        }
-    } else if (r != DATSYNC_E_NOT_FOUND) {
-        return r;
-    }
-    env_log(&f->env, DATSYNC_LOG_WARNING, "the feed's signatures are lost: its blocks must be fetched again");
-    bits_free(&f->env, &f->have);
-    bits_free(&f->env, &f->tree);
-    return bits_fill(&f->env, &f->dirty_pages, 0, f->page_count, 1);
+    return f->length == 0 ? static_find(f, claimed) : claimed > f->length ? DATSYNC_E_CORRUPT : 0;
 }
 
 static int feed_load(datsync_feed *f, const datsync_feed_options *o)
@@ -2200,8 +2236,6 @@ static int feed_load(datsync_feed *f, const datsync_feed_options *o)
         return DATSYNC_E_TOO_BIG;
     if ((r = claims_check(f)) < 0 || (r = length_find(f)) < 0)
         return r;
-    if (f->length == 0 && (r = static_find(f)) < 0)
-        return r;
     if ((r = data_check(f)) < 0)
         return r;
     f->durable_length = f->length;
@@ -2222,6 +2256,7 @@ static void feed_free(datsync_feed *f)
     bits_free(&env, &f->have);
     bits_free(&env, &f->tree);
     bits_free(&env, &f->dirty_pages);
+    bits_free(&env, &f->dropped);
     bits_free(&env, &f->wanted);
     bits_free(&env, &f->reserved);
     mem_free(&env, f->gather);
@@ -2708,7 +2743,7 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
     uint64_t index[64], right = datsync_flat_right_span(p->top.index);
     uint8_t root[32];
     size_t i;
-    int r;
+    int r, linked = 0;
     if (p->node_count)
         right = MAX(right, datsync_flat_right_span(p->nodes[p->node_count - 1].index));
     p->length = right / 2 + 1;
@@ -2717,6 +2752,7 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
     p->root_count = datsync_flat_full_roots(index, p->length);
     for (i = 0; i < p->root_count; i++) {
         if (index[i] == p->top.index) {
+            linked = 1;
             p->roots[i] = p->top;
             p->store[p->store_count++] = p->top;
         } else if (p->node_count && p->nodes[0].index == index[i]) {
@@ -2729,8 +2765,12 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
         if (p->roots[i].size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME)
             return DATSYNC_E_HASH;
     }
+    if (!linked) /* the signature, however good, would say nothing of this block */
+        return DATSYNC_E_PROOF;
     datsync_root_hash(root, p->roots, p->root_count);
     if (!proof->has_signature) {
+        if (f->is_static && p->length != f->length)
+            return DATSYNC_E_PROOF;
         if (memcmp(root, f->key, 32) != 0)
             return f->is_static ? DATSYNC_E_HASH : DATSYNC_E_NO_SIGNATURE;
         f->is_static = 1;
@@ -2804,82 +2844,117 @@ int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const
         p.node_count--;
     }
     r = put_climb(f, &p);
-    if (r == 0)
+    if (r == 0) {
+        f->stuck = p.top.index;
         r = put_roots(f, &p, proof);
+    }
     return r < 0 ? r : put_store(f, &p);
+}
+
+/* ------------------------------------------------ audit */
+
+/* A node with nothing above it: is it one of the roots of a tree, of this length or an earlier one, whose signature
+ * verifies? (A part of a growing feed may hang from the roots of its past.) */
+static int audit_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
+{
+    uint64_t length = tree_verified_by(f, index) / 2;
+    datsync_node roots[64];
+    uint8_t root[32], signature[64];
+    size_t count;
+    if (length == *good_length)
+        return 1;
+    if (!length || roots_read(f, length, roots, &count) < 0)
+        return 0;
+    datsync_root_hash(root, roots, count);
+    if (f->is_static ? memcmp(root, f->key, 32) != 0
+                     : feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), signature, 64) < 0 ||
+                           crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
+        return 0;
+    *good_length = length;
+    return 1;
+}
+
+/* One step up from a held node: 1 with the parent's index if it hashes right, 0 if there is no parent here, or
+ * DATSYNC_E_HASH. */
+static int audit_parent(datsync_feed *f, const datsync_node *node, uint64_t *parent)
+{
+    datsync_node sibling, want, got;
+    *parent = datsync_flat_parent(node->index);
+    if (!bits_get(&f->tree, *parent) || tree_get(f, datsync_flat_sibling(node->index), &sibling) < 0)
+        return 0;
+    if (tree_get(f, *parent, &want) < 0)
+        return DATSYNC_E_HASH;
+    if (sibling.index < node->index)
+        datsync_parent_hash(&got, &sibling, node);
+    else
+        datsync_parent_hash(&got, node, &sibling);
+    return memcmp(got.hash, want.hash, 32) == 0 && got.size == want.size ? 1 : DATSYNC_E_HASH;
+}
+
+/* The file in which block i is wrong, or -1. `done` is a node of the way up that was followed before. */
+static int audit_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, uint64_t *good_length, uint64_t *done)
+{
+    datsync_node want, got;
+    datsync_bytes block;
+    uint64_t offset, next = 2 * i;
+    int r;
+    if (tree_get(f, next, &want) < 0 || want.size > DATSYNC_MAX_FRAME || block_offset(f, i, &offset) < 0)
+        return DATSYNC_PART_TREE;
+    if ((r = mem_grow(&f->env, buf, cap, (size_t)want.size + 1, 1)) < 0)
+        return r - 100; /* no part: out of memory */
+    if (block_read(f, i, *buf, (size_t)want.size) < 0)
+        return DATSYNC_PART_DATA;
+    block.data = *buf;
+    block.len = (size_t)want.size;
+    datsync_leaf_hashes(&got, &block, 1);
+    got.index = next;
+    if (memcmp(got.hash, want.hash, 32) != 0) /* if the parent agrees with the block, it is the leaf that is wrong */
+        return audit_parent(f, &got, &offset) == 1 ? DATSYNC_PART_TREE : DATSYNC_PART_DATA;
+    for (; next != *done; next = offset) {
+        if (tree_get(f, next, &want) < 0)
+            return DATSYNC_PART_TREE;
+        r = audit_parent(f, &want, &offset);
+        if (r < 0)
+            return DATSYNC_PART_TREE;
+        if (r == 0 && !audit_root(f, next, good_length))
+            return f->is_static ? DATSYNC_PART_TREE : DATSYNC_PART_SIGNATURES;
+        if (r == 0)
+            break;
+    }
+    if (!(i & 1))
+        *done = datsync_flat_parent(2 * i); /* the right neighbour need not climb the same way again */
+    return -1;
 }
 
 int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
 {
-    datsync_node leaf, want;
-    uint64_t i, good = 0, k;
-    uint8_t *buf = NULL, root[32], signature[64];
-    size_t cap = 0, j;
-    int r = 0, roots_good = 1;
-    if (f->length) { /* the roots, against the signature or the key */
-        datsync_root_hash(root, f->roots, f->root_count);
-        if (f->is_static)
-            roots_good = memcmp(root, f->key, 32) == 0;
-        else if (feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (f->length - 1), signature, 64) < 0 ||
-                 crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
-            roots_good = 0;
-        if (!roots_good)
-            fn(ctx, f->length - 1, f->is_static ? DATSYNC_PART_KEY : DATSYNC_PART_SIGNATURES);
-    }
-    for (i = bits_next(&f->have, 0, f->length, 1); i < f->length; i = bits_next(&f->have, i + 1, f->length, 1)) {
-        datsync_bytes block;
-        int part = -1;
-        uint64_t offset;
-        r = tree_get(f, 2 * i, &want);
-        if (r < 0 || want.size > DATSYNC_MAX_FRAME || block_offset(f, i, &offset) < 0)
-            part = DATSYNC_PART_TREE;
-        if (part < 0) {
-            if ((r = mem_grow(&f->env, &buf, &cap, (size_t)want.size + 1, 1)) < 0)
-                break;
-            r = block_read(f, i, buf, (size_t)want.size);
-            block.data = buf;
-            block.len = (size_t)want.size;
-            datsync_leaf_hashes(&leaf, &block, 1);
-            if (r < 0 || memcmp(leaf.hash, want.hash, 32) != 0)
-                part = DATSYNC_PART_DATA;
-        }
-        for (k = 2 * i; part < 0; k = want.index) { /* up to a root */
-            datsync_node a, b;
-            for (j = 0; j < f->root_count && f->roots[j].index != k; j++)
-                continue;
-            if (j < f->root_count) {
-                if (tree_get(f, k, &a) < 0 || memcmp(a.hash, f->roots[j].hash, 32) != 0)
-                    part = DATSYNC_PART_TREE;
-                break;
-            }
-            if (k & 1 ? 0 : (i & 1) && bits_get(&f->have, i - 1))
-                break; /* its left neighbour has just been followed up the same path */
-            if (datsync_flat_right_span(datsync_flat_parent(k)) >= 2 * f->length) {
-                part = DATSYNC_PART_TREE;
-                break;
-            }
-            if (tree_get(f, MIN(k, datsync_flat_sibling(k)), &a) < 0 || tree_get(f, MAX(k, datsync_flat_sibling(k)), &b) < 0 ||
-                tree_get(f, datsync_flat_parent(k), &want) < 0) {
-                part = DATSYNC_PART_TREE;
-                break;
-            }
-            datsync_parent_hash(&leaf, &a, &b);
-            if (memcmp(leaf.hash, want.hash, 32) != 0 || leaf.size != want.size)
-                part = DATSYNC_PART_TREE;
-        }
-        r = 0;
-        if (part < 0) {
+    uint64_t i, good = 0, good_length = NONE, done = NONE;
+    uint8_t *buf = NULL;
+    size_t cap = 0;
+    int r = 0;
+    if ((r = gather_flush(f)) < 0)
+        return r;
+    for (i = bits_next(&f->dropped, 0, NONE, 1); i < bits_length(&f->dropped); i = bits_next(&f->dropped, i + 1, NONE, 1))
+        fn(ctx, i, bits_get(&f->tree, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
+    bits_free(&f->env, &f->dropped);
+    for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
+        int part = audit_block(f, i, &buf, &cap, &good_length, &done);
+        if (part == -1) {
             good++;
             continue;
         }
-        fn(ctx, i, part);
-        if (!(f->flags & DATSYNC_READ_ONLY) && (r = block_claim(f, i, 0)) < 0)
+        if (part < 0) {
+            r = part + 100;
             break;
+        }
+        fn(ctx, i, part);
+        if (!(f->flags & DATSYNC_READ_ONLY))
+            r = block_claim(f, i, 0);
     }
     mem_free(&f->env, buf);
-    if (r == 0 && f->uncommitted)
+    if (r >= 0 && f->uncommitted)
         r = datsync_feed_flush(f);
-    return r < 0 ? r : roots_good ? (int64_t)good : 0;
+    return r < 0 ? r : (int64_t)good;
 }
 
 /* ================================================================ feed: wanting ================================= */
@@ -2949,6 +3024,7 @@ typedef struct flight {
 typedef struct parked {
     struct parked *next;
     flight flight;
+    uint64_t stuck; /* the node from which its proof could not climb on */
     size_t len;
     /* the frame follows */
 } parked;
@@ -3537,7 +3613,7 @@ static int ask_blocks(channel *c)
     uint64_t index = 0;
     int r = 0;
     while (r == 0 && c->flight_open < depth && p->flights < DATSYNC_MAX_REQUESTS && c->flight_count < DATSYNC_MAX_REQUESTS &&
-           out_pending(p) < DATSYNC_MAX_OUTPUT) {
+           c->parked_bytes < PARKED_BYTES / 8 && c->parked_count < PARKED_BLOCKS / 8 && out_pending(p) < DATSYNC_MAX_OUTPUT) {
         uint64_t at = c->run_at, end = c->run_end;
         int found = p->opt.next_block ? p->opt.next_block(p->opt.ctx, p, c->feed, &index) : choose_ascending(c, &index);
         if (!found || !datsync_peer_wants(p, c->feed, index))
@@ -3761,7 +3837,7 @@ static int data_put(channel *c, const datsync_message *m)
     }
     if (r == 0)
         r = datsync_feed_put(c->feed, index, m->u.data.value, &proof);
-    if (r == DATSYNC_E_PROOF)
+    if (r == DATSYNC_E_PROOF || r == DATSYNC_E_NO_SIGNATURE) /* perhaps what it hangs from is still to come */
         return 0;
     if (r < 0) {
         peer_event(p, DATSYNC_PEER_REJECT, c, index, m->u.data.value.len, r);
@@ -3789,6 +3865,7 @@ static int park(channel *c, const flight *fl, const datsync_message *m)
         return DATSYNC_E_NOMEM;
     k->next = c->parked;
     k->flight = *fl;
+    k->stuck = c->feed->stuck;
     k->len = len;
     memcpy(k + 1, m->body.data, len);
     c->parked = k;
@@ -3805,6 +3882,10 @@ static int parked_retry(channel *c)
     while (*at && r >= 0) {
         parked *k = *at;
         datsync_message m;
+        if (!bits_get(&c->feed->tree, k->stuck) && !bits_get(&c->feed->tree, datsync_flat_sibling(k->stuck))) {
+            at = &k->next; /* what it lacks is still not here */
+            continue;
+        }
         memset(&m, 0, sizeof m);
         m.type = DATSYNC_DATA;
         m.body.data = (const uint8_t *)(k + 1);
@@ -3813,6 +3894,7 @@ static int parked_retry(channel *c)
             return DATSYNC_E_MESSAGE;
         r = data_put(c, &m);
         if (r == 0) {
+            k->stuck = c->feed->stuck;
             at = &k->next;
             continue;
         }
@@ -5018,7 +5100,7 @@ struct datsync {
     size_t listener_count, listener_cap;
     link *links;
     dial *dials;
-    uint64_t now, tick_at;
+    uint64_t now, tick_at, accept_at; /* accept_at: listeners rest until then, accepting failed */
     int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
 };
 
@@ -5123,9 +5205,10 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         ds_event(ds, DATSYNC_EV_UPLOAD, e->feed, l->address, e->index, e->size, 0);
         break;
     case DATSYNC_PEER_REJECT:
-        ds_event(ds, DATSYNC_EV_REJECT, e->feed, l->address, e->index, e->size, e->error);
-        if (is_fatal(e->error))
+        if (is_fatal(e->error)) /* our own disk, not the peer */
             feed_fail(ds, e->feed, e->error);
+        else
+            ds_event(ds, DATSYNC_EV_REJECT, e->feed, l->address, e->index, e->size, e->error);
         break;
     default:
         break;
@@ -5398,17 +5481,18 @@ static void accept_all(datsync *ds, intptr_t listener)
 {
     char from[128];
     intptr_t handle;
-    int i;
-    for (i = 0; i < 16 && ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from) == 0; i++) {
-        link *l;
+    int i, r = 0;
+    for (i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
         if (link_count(ds) >= max_peers(ds)) {
             ds->net.close(ds->net.ctx, handle);
             env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection was refused: the cap on connections is reached");
-            continue;
-        }
-        l = link_new(ds, handle, NULL, from);
-        if (!l)
+        } else if (!link_new(ds, handle, NULL, from)) {
             ds->net.close(ds->net.ctx, handle);
+        }
+    }
+    if (r < 0 && r != DATSYNC_E_AGAIN) { /* out of descriptors, say: it would be ready again at once */
+        env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection could not be accepted");
+        ds->accept_at = ds->now + 1000;
     }
 }
 
@@ -5433,7 +5517,7 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
     for (i = 0; i < ds->listener_count; i++, n++)
         if (n < cap) {
             fds[n].handle = ds->listeners[i];
-            fds[n].events = DATSYNC_POLL_READ;
+            fds[n].events = ds->now < ds->accept_at ? 0 : DATSYNC_POLL_READ;
             fds[n].revents = 0;
         }
     for (l = ds->links; l; l = l->next, n++)

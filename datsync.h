@@ -130,7 +130,7 @@ enum datsync_error {
     DATSYNC_E_IN_USE = -84,     /* the address is taken */
     DATSYNC_E_REFUSED = -85,    /* the connection was refused */
     DATSYNC_E_AGAIN = -86,      /* nothing to do now: wait for poll */
-    DATSYNC_E_ADDRESS = -87,    /* the address does not parse or resolve */
+    DATSYNC_E_ADDRESS = -87,    /* the address does not parse, resolve or belong to this machine */
     DATSYNC_E_UNREACHABLE = -88 /* no route, or the dial timed out */
 };
 
@@ -321,7 +321,7 @@ typedef struct datsync_store {
     int (*sync)(void *ctx, int part);
     /* Give the bytes back to the file system; they read as zeros or as before. May be NULL: nothing is freed. */
     int (*punch)(void *ctx, int part, uint64_t offset, uint64_t len);
-    /* Exclusive, until close: 0 or DATSYNC_E_LOCKED. May be NULL. */
+    /* Exclusive, until close: 0, DATSYNC_E_LOCKED, DATSYNC_E_NOT_FOUND (nothing is there), or an I/O error. May be NULL. */
     int (*lock)(void *ctx);
     /* Release everything, ctx too. May be NULL. */
     void (*close)(void *ctx);
@@ -354,7 +354,8 @@ typedef struct datsync_feed_options {
  * Recovery happens here: the length is that of the longest signature that verifies; a block without its tree leaf is
  * dropped; an owner's blocks that were written but not yet claimed are verified and claimed again.
  * Errors: DATSYNC_E_NOT_FOUND (empty, and no CREATE), DATSYNC_E_OTHER_FEED, DATSYNC_E_LOCKED, DATSYNC_E_KEY,
- * DATSYNC_E_CORRUPT (an owner whose signatures are lost: opening it would fork the feed), I/O. */
+ * DATSYNC_E_CORRUPT (more is claimed than the signatures stand for: an owner would fork the feed, a reader could prove
+ * nothing; no file is changed), I/O. */
 int datsync_feed_open(datsync_feed **out, const datsync_feed_options *options);
 /* Commit and close; peers must have been freed before. Returns the commit's result; the feed is gone in any case. */
 int datsync_feed_close(datsync_feed *feed);
@@ -409,8 +410,8 @@ int datsync_feed_put(datsync_feed *feed, uint64_t index, datsync_bytes value, co
 /* Called for each fault found: the block, and enum datsync_part of the file that is wrong. */
 typedef void datsync_audit_fn(void *ctx, uint64_t index, int part);
 /* Read everything: each block held against its leaf, each leaf up to the roots, the roots against the signature.
- * Returns how many blocks are good; faults are reported through fn and, unless the feed is read-only, their blocks are
- * no longer claimed. */
+ * Returns how many blocks are good; faults, and claims that opening has already dropped, are reported through fn and,
+ * unless the feed is read-only, their blocks are no longer claimed. */
 int64_t datsync_feed_audit(datsync_feed *feed, datsync_audit_fn *fn, void *ctx);
 
 /* Commit: write what is buffered, sync it, then claim it in the bitfield and sync that. */

@@ -469,8 +469,12 @@ static int net_dial(int family, const struct sockaddr *to, socklen_t len, int *p
     *pending = 0;
     if (connect(fd, to, len) < 0) {
         if (errno != EINPROGRESS && errno != EINTR) {
-            /* EAGAIN: a Unix listener whose queue is full */
-            int error = errno == EAGAIN ? DATSYNC_E_REFUSED : os_error(errno);
+            int error = os_error(errno);
+            if (errno == EAGAIN) {
+                error = DATSYNC_E_REFUSED; /* a Unix listener whose queue is full */
+            } else if (errno == EADDRNOTAVAIL) {
+                error = DATSYNC_E_UNREACHABLE; /* out of local ports, or nothing of that family here */
+            }
             close(fd);
             return error;
         }

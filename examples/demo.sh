@@ -22,7 +22,10 @@ say() {
 # Print a command, then run it.
 show() {
     printf '  $ datsync %s\n' "$*"
-    "$datsync" "$@" | sed 's/^/    /'
+    code=0
+    "$datsync" "$@" > "$dir/out" 2>&1 || code=$?
+    sed 's/^/    /' "$dir/out"
+    return "$code"
 }
 
 rm -rf "$dir"

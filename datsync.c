@@ -35,7 +35,7 @@
 #define OUTPUT_BYTES 262144u
 /* Blocks that came before the nodes they need are kept up to so many bytes and blocks a channel; nothing more is asked
  * for while an eighth of that is used. */
-#define PARKED_BYTES 8388608u
+#define PARKED_BYTES 4194304u
 #define PARKED_BLOCKS DATSYNC_MAX_REQUESTS
 /* Blocks of one run that are asked from one peer when several are there. */
 #define RUN_BLOCKS 1024u
@@ -732,6 +732,7 @@ size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
 #define PAGE_BYTES 1024u
 #define TABLE_PAGES 1024u
 #define TABLE_BITS ((uint64_t)PAGE_BITS * TABLE_PAGES)
+#define TABLE_KIB (sizeof(bittable) / 1024)
 
 typedef struct bitpage {
     uint8_t *bytes; /* NULL: all bits equal, ones if count says so */
@@ -746,7 +747,7 @@ typedef struct bittable {
 typedef struct bits {
     bittable **tables; /* NULL: zeros; &table_of_ones: ones */
     size_t table_count, table_cap;
-    size_t owned; /* pages with bytes */
+    size_t owned; /* KiB: pages with bytes, and tables */
 } bits;
 
 static bittable *table_of_ones(void)
@@ -824,6 +825,7 @@ static bitpage *bits_page_own(const datsync_env *env, bits *b, uint64_t i, bitta
                 fresh->pages[p].count = PAGE_BITS;
         }
         b->tables[t] = table = fresh;
+        b->owned += TABLE_KIB;
     }
     page = &table->pages[i / PAGE_BITS % TABLE_PAGES];
     if (need_bytes && !page->bytes) {
@@ -849,6 +851,7 @@ static void bits_collapse(const datsync_env *env, bits *b, uint64_t i, bittable 
     }
     if (table->count == 0 || table->count == TABLE_BITS) {
         b->tables[i / TABLE_BITS] = table->count ? table_of_ones() : NULL;
+        b->owned -= TABLE_KIB;
         mem_free(env, table);
     }
 }
@@ -871,6 +874,28 @@ static int bits_set(const datsync_env *env, bits *b, uint64_t i, int value)
     return 1;
 }
 
+/* In the byte that holds bit i, replace the bits of `mask`. */
+static int bits_write(const datsync_env *env, bits *b, uint64_t i, unsigned mask, unsigned byte)
+{
+    unsigned old = page_byte(bits_page(b, i), (size_t)(i % PAGE_BITS / 8)), changed = (old ^ byte) & mask, bit;
+    bittable *table;
+    bitpage *page;
+    if (!changed)
+        return 0;
+    page = bits_page_own(env, b, i, &table, 1);
+    if (!page)
+        return DATSYNC_E_NOMEM;
+    for (bit = 1; bit < 256; bit *= 2) {
+        unsigned up = (changed & bit & byte) != 0, down = (changed & bit & old) != 0;
+        page->count += up - down;
+        table->count += up;
+        table->count -= down;
+    }
+    page->bytes[i % PAGE_BITS / 8] = (uint8_t)(old ^ changed);
+    bits_collapse(env, b, i, table, page);
+    return 0;
+}
+
 static void bits_fill_table(const datsync_env *env, bits *b, size_t t, int value)
 {
     bittable *table = b->tables[t];
@@ -881,6 +906,7 @@ static void bits_fill_table(const datsync_env *env, bits *b, size_t t, int value
                 mem_free(env, table->pages[p].bytes);
                 b->owned--;
             }
+        b->owned -= TABLE_KIB;
         mem_free(env, table);
     }
     b->tables[t] = value ? table_of_ones() : NULL;
@@ -909,10 +935,12 @@ static int bits_fill(const datsync_env *env, bits *b, uint64_t start, uint64_t e
             page->count = value ? PAGE_BITS : 0;
             bits_collapse(env, b, start, table, page);
             start += PAGE_BITS;
-        } else {
-            if (bits_set(env, b, start, value) < 0)
+        } else { /* the rest of this byte */
+            uint64_t stop = MIN(end, (start | 7) + 1);
+            unsigned mask = (255u >> (start & 7)) & ~(255u >> (stop - (start & ~(uint64_t)7)));
+            if (bits_write(env, b, start, mask, value ? 255 : 0) < 0)
                 return DATSYNC_E_NOMEM;
-            start++;
+            start = stop;
         }
     }
     return 0;
@@ -1016,19 +1044,6 @@ static void bits_read(const bits *b, uint64_t start, uint8_t *out, size_t len)
             memset(out + i, page.count ? 255 : 0, n);
         i += n;
     }
-}
-
-/* Replace a whole byte. */
-static int bits_write_byte(const datsync_env *env, bits *b, uint64_t start, unsigned byte)
-{
-    uint64_t i;
-    unsigned old = page_byte(bits_page(b, start), (size_t)(start % PAGE_BITS / 8));
-    if (old == byte)
-        return 0;
-    for (i = 0; i < 8; i++)
-        if (bits_set(env, b, start + i, (int)(byte >> (7 - i) & 1)) < 0)
-            return DATSYNC_E_NOMEM;
-    return 0;
 }
 
 /* One more than the highest set bit. */
@@ -2726,7 +2741,7 @@ static int put_climb(datsync_feed *f, putting *p)
         } else {
             return 0;
         }
-        if (sibling.size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME || p->store_count + 2 > 2 * DATSYNC_MAX_PROOF)
+        if (p->store_count + 2 > 2 * DATSYNC_MAX_PROOF)
             return DATSYNC_E_HASH;
         p->store[p->store_count++] = p->top;
         if (index < p->top.index)
@@ -2762,8 +2777,6 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
         } else if ((r = tree_get(f, index[i], &p->roots[i])) < 0) {
             return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
         }
-        if (p->roots[i].size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME)
-            return DATSYNC_E_HASH;
     }
     if (!linked) /* the signature, however good, would say nothing of this block */
         return DATSYNC_E_PROOF;
@@ -2820,6 +2833,7 @@ static int put_store(datsync_feed *f, putting *p)
 int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const datsync_proof *proof)
 {
     putting p;
+    size_t i;
     int r;
     if (f->flags & DATSYNC_READ_ONLY)
         return DATSYNC_E_READ_ONLY;
@@ -2827,6 +2841,9 @@ int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const
         return DATSYNC_E_INVALID;
     if (value.data && value.len > DATSYNC_MAX_FRAME)
         return DATSYNC_E_TOO_BIG;
+    for (i = 0; i < proof->node_count; i++)
+        if (proof->nodes[i].index >= 2 * DATSYNC_MAX_BLOCKS || proof->nodes[i].size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME)
+            return DATSYNC_E_TOO_BIG;
     p.index = index;
     p.value = value;
     p.nodes = proof->nodes;
@@ -3246,7 +3263,7 @@ static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest
         sibling = datsync_flat_sibling(next);
         if (node_coming(c, sibling))
             *digest |= bit;
-        certain = certain && (left + 1 == right || bits_next(&c->offered, left, right, 0) == right);
+        certain = certain && bits_next(&c->offered, left, right, 0) == right;
         if (certain) {
             if ((r = promise_add(&f->env, &c->promised, next)) < 0 || (r = promise_add(&f->env, &c->promised, sibling)) < 0)
                 return r;
@@ -3977,7 +3994,7 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
             return 0; /* cut short: what was said so far counts */
         if (!run.literal) {
             uint64_t end = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : MIN(at + 8 * run.len, DATSYNC_MAX_BLOCKS);
-            if (run.fill && c->offered.owned >= DATSYNC_MAX_REMOTE_PAGES)
+            if (run.fill && c->offered.owned >= DATSYNC_MAX_REMOTE_KIB)
                 end = at;
             if (bits_fill(env, &c->offered, at, end, run.fill != 0) < 0)
                 return DATSYNC_E_NOMEM;
@@ -3985,7 +4002,7 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
             continue;
         }
         for (k = 0; k < run.len && at < DATSYNC_MAX_BLOCKS; k++, at += 8)
-            if (c->offered.owned < DATSYNC_MAX_REMOTE_PAGES && bits_write_byte(env, &c->offered, at, run.literal[k]) < 0)
+            if (c->offered.owned < DATSYNC_MAX_REMOTE_KIB && bits_write(env, &c->offered, at, 255, run.literal[k]) < 0)
                 return DATSYNC_E_NOMEM;
     }
     pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
@@ -4005,7 +4022,7 @@ static int on_have(channel *c, const datsync_message *m)
         c->remote_length = MAX(c->remote_length, bits_length(&c->offered));
     } else if (start < DATSYNC_MAX_BLOCKS) {
         uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
-        if (c->offered.owned < DATSYNC_MAX_REMOTE_PAGES)
+        if (c->offered.owned < DATSYNC_MAX_REMOTE_KIB)
             r = bits_fill(&c->peer->env, &c->offered, start, end, 1);
         c->remote_length = MAX(c->remote_length, end);
     }

@@ -67,9 +67,9 @@ extern "C" {
 #define DATSYNC_MAX_EARLY 17u
 #define DATSYNC_MAX_EARLY_BYTES 65536u
 #define DATSYNC_MAX_EARLY_TOTAL 262144u
-/* Pages of 8192 blocks, neither empty nor full, remembered of what a remote has: 4 MiB a channel. Haves beyond
- * are not believed. */
-#define DATSYNC_MAX_REMOTE_PAGES 4096u
+/* Memory for what a remote says that it has, in KiB a channel (a page of 8192 blocks that is neither empty nor full takes
+ * one). Haves beyond are not believed. */
+#define DATSYNC_MAX_REMOTE_KIB 4096u
 /* Extensions in one handshake, and bytes of a name. */
 #define DATSYNC_MAX_EXTENSIONS 64u
 #define DATSYNC_MAX_EXTENSION_NAME 256u
@@ -285,7 +285,7 @@ void datsync_leaf_hashes(datsync_node *out, const datsync_bytes *blocks, size_t 
 void datsync_parent_hash(datsync_node *out, const datsync_node *left, const datsync_node *right); /* all members */
 void datsync_root_hash(uint8_t out[32], const datsync_node *roots, size_t count);
 
-/* Flat-tree arithmetic (the in-order numbering of DEP-0002: block i is node 2i). */
+/* Flat-tree arithmetic (the in-order numbering of DEP-0002: block i is node 2i). Indexes are below 2^62. */
 unsigned datsync_flat_depth(uint64_t index);
 uint64_t datsync_flat_parent(uint64_t index);
 uint64_t datsync_flat_sibling(uint64_t index);

@@ -1,0 +1,1965 @@
+/* The test driver: commands on standard input, one a line, one line of answer each. It takes in datsync.c whole, to reach
+ * what is static there. Words are separated by one space; bytes are hex, `-` for none of them. An answer is
+ * `ok WORD ...` or `error NUMBER SENTENCE | WORD ...`. Every command is told beside its function. All numbered things
+ * are freed at the end of the input, so that a leak is a leak of the library.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "../datsync.c"
+
+#include <stdarg.h>
+
+#define THINGS 64
+
+static void die(const char *why)
+{
+    fprintf(stderr, "probe: %s\n", why);
+    exit(2);
+}
+
+static void *must(void *p)
+{
+    if (!p)
+        die("out of memory");
+    return p;
+}
+
+/* ================================================================ words in and out ============================== */
+
+typedef struct text {
+    char *at;
+    size_t len, cap;
+} text;
+
+static text answer;
+
+static void text_need(text *t, size_t more)
+{
+    if (t->len + more + 1 > t->cap) {
+        t->cap = 2 * (t->len + more + 1);
+        t->at = must(realloc(t->at, t->cap));
+    }
+}
+
+static void text_say(text *t, const char *format, ...)
+{
+    va_list args;
+    int n;
+    text_need(t, 1024);
+    va_start(args, format);
+    n = vsnprintf(t->at + t->len, 1024, format, args);
+    va_end(args);
+    if (n < 0 || n >= 1024)
+        die("an answer's word is too long");
+    t->len += (size_t)n;
+}
+
+static void text_hex(text *t, const uint8_t *bytes, size_t len)
+{
+    static const char digits[] = "0123456789abcdef";
+    size_t i;
+    text_need(t, 2 * len + 1);
+    if (!len)
+        t->at[t->len++] = '-';
+    for (i = 0; i < len; i++) {
+        t->at[t->len++] = digits[bytes[i] >> 4];
+        t->at[t->len++] = digits[bytes[i] & 15];
+    }
+    t->at[t->len] = 0;
+}
+
+static void say_number(uint64_t n)
+{
+    text_say(&answer, " %llu", (unsigned long long)n);
+}
+
+static void say_signed(int64_t n)
+{
+    text_say(&answer, " %lld", (long long)n);
+}
+
+static void say_bytes(const uint8_t *bytes, size_t len)
+{
+    text_say(&answer, " ");
+    text_hex(&answer, bytes, len);
+}
+
+static uint64_t number(const char *word)
+{
+    char *end;
+    uint64_t n = strtoull(word, &end, 10);
+    if (*end || end == word)
+        die("not a number");
+    return n;
+}
+
+/* What a command's arguments were decoded to, freed after it. */
+static void **temps;
+static size_t temp_count, temp_cap;
+
+static void *temp(size_t len)
+{
+    if (temp_count == temp_cap) {
+        temp_cap = temp_cap ? 2 * temp_cap : 64;
+        temps = must(realloc(temps, temp_cap * sizeof *temps));
+    }
+    return temps[temp_count++] = must(malloc(len ? len : 1));
+}
+
+static unsigned digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return (unsigned)(c - '0');
+    if (c >= 'a' && c <= 'f')
+        return (unsigned)(c - 'a' + 10);
+    die("not a hexadecimal digit");
+    return 0;
+}
+
+/* A buffer of exactly these bytes, so that the sanitizer sees a read beyond them. */
+static datsync_bytes bytes_n(const char *word, size_t chars)
+{
+    datsync_bytes b;
+    size_t i;
+    uint8_t *to;
+    b.len = chars == 1 && *word == '-' ? 0 : chars / 2;
+    to = temp(b.len);
+    for (i = 0; i < b.len; i++)
+        to[i] = (uint8_t)(digit(word[2 * i]) << 4 | digit(word[2 * i + 1]));
+    b.data = to;
+    return b;
+}
+
+static datsync_bytes bytes(const char *word)
+{
+    return bytes_n(word, strlen(word));
+}
+
+static const uint8_t *bytes_of(const char *word, size_t len)
+{
+    datsync_bytes b = bytes(word);
+    if (b.len != len)
+        die("bytes of another size are needed");
+    return b.data;
+}
+
+/* INDEX:HASH:SIZE */
+static datsync_node node_of(const char *word)
+{
+    datsync_node n;
+    const char *a = strchr(word, ':'), *b = a ? strchr(a + 1, ':') : NULL;
+    if (!b || b - a != 65)
+        die("not a node");
+    n.index = strtoull(word, NULL, 10);
+    memcpy(n.hash, bytes_n(a + 1, 64).data, 32);
+    n.size = number(b + 1);
+    return n;
+}
+
+static void say_node(const datsync_node *n)
+{
+    text_say(&answer, " %llu:", (unsigned long long)n->index);
+    text_hex(&answer, n->hash, 32);
+    text_say(&answer, ":%llu", (unsigned long long)n->size);
+}
+
+static size_t thing(const char *word)
+{
+    uint64_t n = number(word);
+    if (n >= THINGS)
+        die("there are not so many");
+    return (size_t)n;
+}
+
+/* splitmix64: the only source of chance */
+static uint64_t chance_state;
+
+static uint64_t chance(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* ================================================================ plugs ========================================= */
+
+#define GUARD 16u /* before each allocation: its size */
+
+static size_t mem_live, mem_peak;
+static uint64_t mem_calls, mem_fail; /* which call from now fails; 0: none */
+
+static void *plug_resize(void *ctx, void *ptr, size_t size)
+{
+    size_t old = 0;
+    char *p = ptr ? (char *)ptr - GUARD : NULL;
+    (void)ctx;
+    if (p)
+        memcpy(&old, p, sizeof old);
+    if (!size) {
+        mem_live -= old;
+        free(p);
+        return NULL;
+    }
+    mem_calls++;
+    if (mem_fail && --mem_fail == 0)
+        return NULL;
+    p = must(realloc(p, size + GUARD));
+    memcpy(p, &size, sizeof size);
+    mem_live = mem_live - old + size;
+    mem_peak = MAX(mem_peak, mem_live);
+    return p + GUARD;
+}
+
+static uint8_t random_bytes[4096];
+static size_t random_at, random_len;
+
+static void plug_random(void *ctx, void *buf, size_t len)
+{
+    uint8_t *to = buf;
+    (void)ctx;
+    while (len--)
+        *to++ = random_at < random_len ? random_bytes[random_at++] : (uint8_t)chance(&chance_state);
+}
+
+static datsync_env plugs;
+
+/* seed N: of chance from now on.  random HEX: the next bytes that the library asks for */
+static int cmd_seed(int n, char **w)
+{
+    (void)n;
+    chance_state = number(w[0]);
+    return 0;
+}
+
+static int cmd_random(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    (void)n;
+    if (b.len > sizeof random_bytes)
+        die("too many bytes");
+    memcpy(random_bytes, b.data, b.len);
+    random_at = 0;
+    random_len = b.len;
+    return 0;
+}
+
+/* memory -> bytes now, most since the last call, calls since then.  memory-fail N: the Nth call from now fails */
+static int cmd_memory(int n, char **w)
+{
+    (void)n;
+    (void)w;
+    say_number(mem_live);
+    say_number(mem_peak);
+    say_number(mem_calls);
+    mem_peak = mem_live;
+    mem_calls = 0;
+    return 0;
+}
+
+static int cmd_memory_fail(int n, char **w)
+{
+    (void)n;
+    say_number(mem_fail); /* 0: the one that was to fail has failed */
+    mem_fail = number(w[0]);
+    return 0;
+}
+
+/* ------------------------------------------------ a disk that can fail, and lose what was not synced */
+
+enum { OP_READ, OP_WRITE, OP_SYNC, OP_TRUNCATE, OP_KINDS };
+
+typedef struct op {
+    int kind, part;
+    uint64_t offset;
+    size_t len;
+    uint8_t *data;
+} op;
+
+typedef struct disk {
+    int used, locked;
+    datsync_store inner;
+    op *ops; /* all that changed it */
+    size_t op_count, op_cap;
+    uint64_t calls[OP_KINDS], fail_at; /* which call of fail_kind from now fails; 0: none */
+    int fail_kind, fail_error;
+} disk;
+
+static disk disks[THINGS];
+
+static int disk_fails(disk *d, int kind)
+{
+    d->calls[kind]++;
+    if (d->fail_at && (d->fail_kind == kind || d->fail_kind == OP_KINDS) && --d->fail_at == 0)
+        return d->fail_error;
+    return 0;
+}
+
+static void disk_note(disk *d, int kind, int part, uint64_t offset, const void *data, size_t len)
+{
+    op *o;
+    if (d->op_count == d->op_cap) {
+        d->op_cap = d->op_cap ? 2 * d->op_cap : 64;
+        d->ops = must(realloc(d->ops, d->op_cap * sizeof *d->ops));
+    }
+    o = &d->ops[d->op_count++];
+    o->kind = kind;
+    o->part = part;
+    o->offset = offset;
+    o->len = len;
+    o->data = NULL;
+    if (len) {
+        o->data = must(malloc(len));
+        memcpy(o->data, data, len);
+    }
+}
+
+static int64_t disk_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    disk *d = ctx;
+    int r = disk_fails(d, OP_READ);
+    return r < 0 ? r : d->inner.read(d->inner.ctx, part, offset, buf, len);
+}
+
+static int disk_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    disk *d = ctx;
+    int r = disk_fails(d, OP_WRITE);
+    if (r < 0)
+        len /= 2; /* as a full disk does, it takes a part */
+    if (len || r == 0) {
+        disk_note(d, OP_WRITE, part, offset, buf, len);
+        if (d->inner.write(d->inner.ctx, part, offset, buf, len) < 0)
+            die("the disk is out of memory");
+    }
+    return r;
+}
+
+static int64_t disk_size(void *ctx, int part)
+{
+    disk *d = ctx;
+    return d->inner.size(d->inner.ctx, part);
+}
+
+static int disk_truncate(void *ctx, int part, uint64_t size)
+{
+    disk *d = ctx;
+    int r = disk_fails(d, OP_TRUNCATE);
+    if (r < 0)
+        return r;
+    disk_note(d, OP_TRUNCATE, part, size, NULL, 0);
+    return d->inner.truncate(d->inner.ctx, part, size);
+}
+
+static int disk_sync(void *ctx, int part)
+{
+    disk *d = ctx;
+    int r = disk_fails(d, OP_SYNC);
+    if (r < 0)
+        return r;
+    disk_note(d, OP_SYNC, part, 0, NULL, 0);
+    return 0;
+}
+
+static int disk_lock(void *ctx)
+{
+    disk *d = ctx;
+    if (d->locked)
+        return DATSYNC_E_LOCKED;
+    d->locked = 1;
+    return 0;
+}
+
+static void disk_close(void *ctx)
+{
+    disk *d = ctx;
+    d->locked = 0;
+}
+
+static void disk_free(disk *d)
+{
+    size_t i;
+    if (!d->used)
+        return;
+    for (i = 0; i < d->op_count; i++)
+        free(d->ops[i].data);
+    free(d->ops);
+    d->inner.close(d->inner.ctx);
+    memset(d, 0, sizeof *d);
+}
+
+static disk *disk_new(size_t number_of)
+{
+    disk *d = &disks[number_of];
+    if (d->used && d->locked)
+        die("this disk is open");
+    disk_free(d);
+    d->used = 1;
+    if (datsync_memory_store(NULL, &d->inner) < 0)
+        die("out of memory");
+    return d;
+}
+
+static disk *disk_of(const char *word)
+{
+    disk *d = &disks[thing(word)];
+    if (!d->used)
+        die("no such disk");
+    return d;
+}
+
+static datsync_store disk_store(disk *d)
+{
+    datsync_store s;
+    memset(&s, 0, sizeof s);
+    s.ctx = d;
+    s.read = disk_read;
+    s.write = disk_write;
+    s.size = disk_size;
+    s.truncate = disk_truncate;
+    s.sync = disk_sync;
+    s.lock = disk_lock;
+    s.close = disk_close;
+    return s;
+}
+
+/* disk D: a new one, empty */
+static int cmd_disk(int n, char **w)
+{
+    (void)n;
+    (void)disk_new(thing(w[0]));
+    return 0;
+}
+
+/* disk-set D PART HEX: replace a part */
+static int cmd_disk_set(int n, char **w)
+{
+    disk *d = disk_of(w[0]);
+    datsync_bytes b = bytes(w[2]);
+    int part = (int)number(w[1]), r = d->inner.truncate(d->inner.ctx, part, 0);
+    (void)n;
+    return r < 0 ? r : d->inner.write(d->inner.ctx, part, 0, b.data, b.len);
+}
+
+/* disk-get D PART -> its bytes; error if it is not there */
+static int cmd_disk_get(int n, char **w)
+{
+    disk *d = disk_of(w[0]);
+    int part = (int)number(w[1]);
+    int64_t size = d->inner.size(d->inner.ctx, part);
+    uint8_t *buf;
+    (void)n;
+    if (size < 0)
+        return (int)size;
+    buf = temp((size_t)size);
+    (void)d->inner.read(d->inner.ctx, part, 0, buf, (size_t)size);
+    say_bytes(buf, (size_t)size);
+    return 0;
+}
+
+/* disk-flip D PART OFFSET MASK */
+static int cmd_disk_flip(int n, char **w)
+{
+    disk *d = disk_of(w[0]);
+    uint8_t byte = 0;
+    uint64_t offset = number(w[2]);
+    (void)n;
+    if (d->inner.read(d->inner.ctx, (int)number(w[1]), offset, &byte, 1) != 1)
+        return DATSYNC_E_INVALID;
+    byte ^= (uint8_t)number(w[3]);
+    return d->inner.write(d->inner.ctx, (int)number(w[1]), offset, &byte, 1);
+}
+
+/* disk-fail D KIND N ERROR: the Nth read, write, sync, truncate or any fails; 0 ends it. Tells what is left of N. */
+static int cmd_disk_fail(int n, char **w)
+{
+    static const char *const kinds[] = {"read", "write", "sync", "truncate", "any"};
+    disk *d = disk_of(w[0]);
+    int i;
+    (void)n;
+    say_number(d->fail_at);
+    for (i = 0; i <= OP_KINDS; i++)
+        if (strcmp(kinds[i], w[1]) == 0)
+            d->fail_kind = i;
+    d->fail_at = number(w[2]);
+    d->fail_error = -(int)number(w[3]);
+    return 0;
+}
+
+/* disk-calls D -> reads, writes, syncs, truncates since the last time; operations noted in all */
+static int cmd_disk_calls(int n, char **w)
+{
+    disk *d = disk_of(w[0]);
+    int i;
+    (void)n;
+    for (i = 0; i < OP_KINDS; i++) {
+        say_number(d->calls[i]);
+        d->calls[i] = 0;
+    }
+    say_number(d->op_count);
+    return 0;
+}
+
+/* disk-cut D COPY N SEED: COPY becomes what D may be after power was lost behind its first N operations: each that was
+ * not synced is there, or not, or in part. SEED 0: everything is there (the process was killed); 1: nothing is. */
+static int cmd_disk_cut(int n, char **w)
+{
+    disk *d = disk_of(w[0]), *to = disk_new(thing(w[1]));
+    size_t count = (size_t)number(w[2]), i, synced[DATSYNC_PARTS] = {0};
+    uint64_t seed = number(w[3]), state = seed * 1000003 + count;
+    (void)n;
+    count = MIN(count, d->op_count);
+    for (i = 0; i < count; i++)
+        if (d->ops[i].kind == OP_SYNC)
+            synced[d->ops[i].part] = i;
+    for (i = 0; i < count; i++) {
+        const op *o = &d->ops[i];
+        size_t len = o->len;
+        if (i >= synced[o->part] && seed) {
+            uint64_t what = seed == 1 ? 0 : chance(&state) % 3;
+            if (what == 0)
+                continue;
+            if (what == 1)
+                len = (size_t)(chance(&state) % (len + 1));
+        }
+        if (o->kind == OP_TRUNCATE)
+            (void)to->inner.truncate(to->inner.ctx, o->part, o->offset);
+        else if (o->kind == OP_WRITE)
+            (void)to->inner.write(to->inner.ctx, o->part, o->offset, o->data, len);
+    }
+    return 0;
+}
+
+/* ================================================================ level 1 ======================================= */
+
+static void say_field(const field *f, const datsync_message *m)
+{
+    const char *from = (const char *)m + f->at;
+    datsync_bytes b;
+    datsync_node node;
+    uint64_t v;
+    size_t at = 0;
+    if (f->kind == F_NAMES) {
+        while (datsync_next_extension(m, &at, &b) == 1) {
+            text_say(&answer, " %u=", f->number);
+            text_hex(&answer, b.data, b.len);
+        }
+    } else if (f->kind == F_NODES) {
+        while (datsync_next_node(m, &at, &node) == 1) {
+            text_say(&answer, " %u=%llu:", f->number, (unsigned long long)node.index);
+            text_hex(&answer, node.hash, 32);
+            text_say(&answer, ":%llu", (unsigned long long)node.size);
+        }
+    } else if (f->kind == F_BYTES) {
+        memcpy(&b, from, sizeof b);
+        text_say(&answer, " %u=", f->number);
+        text_hex(&answer, b.data, b.len);
+    } else {
+        memcpy(&v, from, sizeof v);
+        text_say(&answer, " %u=%llu", f->number, (unsigned long long)v);
+    }
+}
+
+static void say_message(const datsync_message *m)
+{
+    size_t i;
+    if (m->type == DATSYNC_EXTENSION) {
+        text_say(&answer, " id=%llu payload=", (unsigned long long)m->u.extension.id);
+        text_hex(&answer, m->u.extension.payload.data, m->u.extension.payload.len);
+    } else if (m->type >= 0 && m->type <= DATSYNC_DATA) {
+        for (i = 0; i < shapes[m->type].count; i++)
+            if (m->has >> shapes[m->type].fields[i].number & 1)
+                say_field(&shapes[m->type].fields[i], m);
+    }
+}
+
+/* decode HEX -> bytes taken, type, channel, FIELD=VALUE ... with the field's number.
+ * An error is followed by type, channel and the bytes to skip. */
+static int cmd_decode(int n, char **w)
+{
+    datsync_message m;
+    datsync_bytes b = bytes(w[0]);
+    size_t skip = 0;
+    int64_t r = datsync_decode(&m, b.data, b.len, &skip);
+    (void)n;
+    if (r >= 0)
+        say_signed(r);
+    text_say(&answer, " %d %u", m.type, m.channel);
+    if (r < 0)
+        say_number(skip);
+    else
+        say_message(&m);
+    return r < 0 ? (int)r : 0;
+}
+
+/* TYPE CHANNEL FIELD=VALUE ... of which what it points to is kept until the command ends */
+static void message_of(datsync_message *m, int n, char **w)
+{
+    size_t most = (size_t)n;
+    datsync_node *nodes = temp(most * sizeof *nodes);
+    datsync_bytes *names = temp(most * sizeof *names);
+    int i;
+    memset(m, 0, sizeof *m);
+    m->type = (int)number(w[0]);
+    m->channel = (unsigned)number(w[1]);
+    for (i = 2; i < n; i++) {
+        const field *f;
+        char *value = strchr(w[i], '=');
+        if (!value)
+            die("FIELD=VALUE");
+        *value++ = 0;
+        if (m->type == DATSYNC_EXTENSION) {
+            if (strcmp(w[i], "id") == 0)
+                m->u.extension.id = number(value);
+            else
+                m->u.extension.payload = bytes(value);
+            continue;
+        }
+        f = field_find(shapes[m->type].fields, shapes[m->type].count, number(w[i]));
+        if (!f)
+            die("no such field");
+        m->has |= 1u << f->number;
+        if (f->kind == F_NODES) {
+            nodes[m->u.data.node_count++] = node_of(value);
+        } else if (f->kind == F_NAMES) {
+            names[m->u.handshake.extension_count++] = bytes(value);
+        } else if (f->kind == F_BYTES) {
+            datsync_bytes b = bytes(value);
+            memcpy((char *)m + f->at, &b, sizeof b);
+        } else {
+            uint64_t v = number(value);
+            memcpy((char *)m + f->at, &v, sizeof v);
+        }
+    }
+    if (m->type == DATSYNC_DATA)
+        m->u.data.nodes = nodes;
+    if (m->type == DATSYNC_HANDSHAKE)
+        m->u.handshake.extensions = names;
+}
+
+static int encode_say(const datsync_message *m)
+{
+    int64_t size = datsync_encode(m, NULL, 0, NULL), r;
+    uint8_t *buf;
+    size_t gap = 0;
+    if (size < 0)
+        return (int)size;
+    buf = temp((size_t)size);
+    r = datsync_encode(m, buf, (size_t)size, &gap);
+    if (r != size || (size > 1 && datsync_encode(m, buf, (size_t)size - 1, &gap) != DATSYNC_E_SPACE))
+        die("the encoder contradicts itself about a size");
+    r = datsync_encode(m, buf, (size_t)size, &gap);
+    say_bytes(buf, (size_t)r);
+    return 0;
+}
+
+/* encode TYPE CHANNEL FIELD=VALUE ... -> the frame */
+static int cmd_encode(int n, char **w)
+{
+    datsync_message m;
+    message_of(&m, n, w);
+    return encode_say(&m);
+}
+
+/* recode HEX: decode and encode again */
+static int cmd_recode(int n, char **w)
+{
+    datsync_message m;
+    datsync_bytes b = bytes(w[0]), *names = temp((b.len + 1) * sizeof *names);
+    datsync_node *nodes = temp((b.len / 36 + 1) * sizeof *nodes);
+    size_t at = 0, count = 0;
+    int64_t r = datsync_decode(&m, b.data, b.len, NULL);
+    (void)n;
+    if (r < 0)
+        return (int)r;
+    if (m.type == DATSYNC_HANDSHAKE) {
+        while (datsync_next_extension(&m, &at, &names[count]) == 1)
+            count++;
+        m.u.handshake.extensions = names;
+        m.u.handshake.extension_count = count;
+    } else if (m.type == DATSYNC_DATA) {
+        while (datsync_next_node(&m, &at, &nodes[count]) == 1)
+            count++;
+        m.u.data.nodes = nodes;
+        m.u.data.node_count = count;
+    }
+    return encode_say(&m);
+}
+
+/* What a reader of frames would do with these bytes; every byte string is read to its end. */
+static unsigned touch(const uint8_t *buf, size_t len)
+{
+    datsync_message m;
+    datsync_bytes name;
+    datsync_node node;
+    size_t skip = 0, at = 0;
+    unsigned sum = 0;
+    int64_t r = datsync_decode(&m, buf, len, &skip);
+    if (r > (int64_t)len || skip > len)
+        die("a frame reaches beyond its bytes");
+    if (r < 0)
+        return 0;
+    if (m.type == DATSYNC_HANDSHAKE) {
+        while (datsync_next_extension(&m, &at, &name) == 1)
+            while (name.len)
+                sum += name.data[--name.len];
+    } else if (m.type == DATSYNC_DATA) {
+        while (datsync_next_node(&m, &at, &node) == 1)
+            sum += node.hash[31];
+        while (m.u.data.value.len)
+            sum += m.u.data.value.data[--m.u.data.value.len];
+    } else if (m.type == DATSYNC_HAVE && m.u.have.bitfield.data) {
+        (void)datsync_rle_size(m.u.have.bitfield.data, m.u.have.bitfield.len, 1 << 20);
+    }
+    return (sum & 1) + 1;
+}
+
+typedef unsigned damage_fn(const uint8_t *buf, size_t len);
+
+/* Every truncation and every flip of one bit, each in a buffer of exactly its size. Returns how many there were. */
+static uint64_t damage(datsync_bytes b, damage_fn *fn, uint64_t *accepted)
+{
+    uint64_t tried = 0;
+    size_t len, bit;
+    for (len = 0; len < b.len; len++, tried++) {
+        uint8_t *copy = must(malloc(len ? len : 1));
+        memcpy(copy, b.data, len);
+        *accepted += fn(copy, len) != 0;
+        free(copy);
+    }
+    for (bit = 0; bit < 8 * b.len; bit++, tried++) {
+        uint8_t *copy = must(malloc(b.len));
+        memcpy(copy, b.data, b.len);
+        copy[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        *accepted += fn(copy, b.len) != 0;
+        free(copy);
+    }
+    return tried;
+}
+
+/* damage HEX -> how many damaged forms of a frame were decoded, how many were still messages */
+static int cmd_damage(int n, char **w)
+{
+    uint64_t accepted = 0;
+    (void)n;
+    say_number(damage(bytes(w[0]), touch, &accepted));
+    say_number(accepted);
+    return 0;
+}
+
+static unsigned touch_rle(const uint8_t *buf, size_t len)
+{
+    static uint8_t out[65536];
+    int64_t size = datsync_rle_size(buf, len, sizeof out);
+    if (size < 0)
+        return 0;
+    if (datsync_rle_decode(buf, len, out, (size_t)size) != size)
+        die("the size of a bitfield is not what it decodes to");
+    return 1;
+}
+
+/* damage-rle HEX: the same for a bitfield's code */
+static int cmd_damage_rle(int n, char **w)
+{
+    uint64_t accepted = 0;
+    (void)n;
+    say_number(damage(bytes(w[0]), touch_rle, &accepted));
+    say_number(accepted);
+    return 0;
+}
+
+/* frame-size HEX; varint HEX -> taken, value; varint-encode N -> bytes */
+static int cmd_frame_size(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    int64_t r = datsync_frame_size(b.data, b.len);
+    (void)n;
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+static int cmd_varint(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    uint64_t value = 0;
+    int r = datsync_varint_decode(b.data, b.len, &value);
+    (void)n;
+    if (r >= 0) {
+        say_signed(r);
+        say_number(value);
+    }
+    return r < 0 ? r : 0;
+}
+
+static int cmd_varint_encode(int n, char **w)
+{
+    uint8_t *out = temp(10);
+    (void)n;
+    say_bytes(out, (size_t)datsync_varint_encode(out, number(w[0])));
+    return 0;
+}
+
+/* rle-decode HEX LIMIT -> bits; rle-encode HEX -> code */
+static int cmd_rle_decode(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    int64_t size = datsync_rle_size(b.data, b.len, (size_t)number(w[1])), r;
+    uint8_t *out;
+    (void)n;
+    if (size < 0)
+        return (int)size;
+    out = temp((size_t)size);
+    r = datsync_rle_decode(b.data, b.len, out, (size_t)size);
+    if (r != size || (size && datsync_rle_decode(b.data, b.len, out, (size_t)size - 1) != DATSYNC_E_SPACE))
+        die("the size of a bitfield is not what it decodes to");
+    say_bytes(out, (size_t)size);
+    return 0;
+}
+
+static int cmd_rle_encode(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    size_t cap = b.len + b.len / 64 + 16;
+    uint8_t *out = temp(cap);
+    int64_t r = datsync_rle_encode(b.data, b.len, out, cap);
+    (void)n;
+    if (r >= 0)
+        say_bytes(out, (size_t)r);
+    return r < 0 ? (int)r : 0;
+}
+
+/* cipher KEY NONCE OFFSET PIECE HEX: in pieces of so many bytes (0: at once) */
+static int cmd_cipher(int n, char **w)
+{
+    datsync_cipher c;
+    size_t piece = (size_t)number(w[3]), at = 0;
+    datsync_bytes b = bytes(w[4]);
+    uint8_t *buf = temp(b.len);
+    (void)n;
+    memcpy(buf, b.data, b.len);
+    datsync_cipher_init(&c, bytes_of(w[0], 32), bytes_of(w[1], 24));
+    c.at = number(w[2]);
+    while (at < b.len) {
+        size_t k = piece ? MIN(piece, b.len - at) : b.len;
+        datsync_cipher_xor(&c, buf + at, k);
+        at += k;
+    }
+    say_bytes(buf, b.len);
+    return 0;
+}
+
+/* discovery KEY; link HEX (of the text) -> key; leaf HEX; parent NODE NODE; root NODE ... */
+static int cmd_discovery(int n, char **w)
+{
+    uint8_t out[32];
+    (void)n;
+    datsync_discovery_key(out, bytes_of(w[0], 32));
+    say_bytes(out, 32);
+    return 0;
+}
+
+static int cmd_link(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    char *link_text = temp(b.len + 1);
+    uint8_t key[32];
+    int r;
+    (void)n;
+    memcpy(link_text, b.data, b.len);
+    link_text[b.len] = 0;
+    r = datsync_parse_link(key, link_text);
+    if (r == 0)
+        say_bytes(key, 32);
+    return r;
+}
+
+static int cmd_leaf(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    datsync_node node;
+    (void)n;
+    datsync_leaf_hashes(&node, &b, 1);
+    say_bytes(node.hash, 32);
+    return 0;
+}
+
+static int cmd_parent(int n, char **w)
+{
+    datsync_node left = node_of(w[0]), right = node_of(w[1]), out;
+    (void)n;
+    datsync_parent_hash(&out, &left, &right);
+    say_node(&out);
+    return 0;
+}
+
+static int cmd_root(int n, char **w)
+{
+    datsync_node *nodes = temp((size_t)n * sizeof *nodes);
+    uint8_t out[32];
+    int i;
+    for (i = 0; i < n; i++)
+        nodes[i] = node_of(w[i]);
+    datsync_root_hash(out, nodes, (size_t)n);
+    say_bytes(out, 32);
+    return 0;
+}
+
+/* flat INDEX -> depth, parent, sibling, left span, right span; roots BLOCKS -> full roots */
+static int cmd_flat(int n, char **w)
+{
+    uint64_t i = number(w[0]);
+    (void)n;
+    say_number(datsync_flat_depth(i));
+    say_number(datsync_flat_parent(i));
+    say_number(datsync_flat_sibling(i));
+    say_number(datsync_flat_left_span(i));
+    say_number(datsync_flat_right_span(i));
+    return 0;
+}
+
+static int cmd_roots(int n, char **w)
+{
+    uint64_t out[64];
+    size_t count = datsync_flat_full_roots(out, number(w[0])), i;
+    (void)n;
+    for (i = 0; i < count; i++)
+        say_number(out[i]);
+    return 0;
+}
+
+/* ================================================================ feeds ========================================= */
+
+static datsync_feed *feed_at[THINGS];
+
+static datsync_feed *feed_of(const char *word)
+{
+    datsync_feed *f = feed_at[thing(word)];
+    if (!f)
+        die("no such feed");
+    return f;
+}
+
+/* open F WHERE FLAGS KEY SECRET: WHERE is memory, disk:D or dir:PATH; keys `-` for none */
+static int cmd_open(int n, char **w)
+{
+    datsync_feed_options o;
+    size_t f = thing(w[0]);
+    (void)n;
+    if (feed_at[f])
+        die("this feed is open");
+    memset(&o, 0, sizeof o);
+    o.env = &plugs;
+    o.flags = (unsigned)number(w[2]);
+    if (strncmp(w[1], "disk:", 5) == 0) {
+        o.store = disk_store(disk_of(w[1] + 5));
+    } else if (strncmp(w[1], "dir:", 4) == 0) {
+        int r = datsync_os_store(&o.store, w[1] + 4, NULL, o.flags);
+        if (r < 0)
+            return r;
+    }
+    if (strcmp(w[3], "-") != 0)
+        o.key = bytes_of(w[3], 32);
+    if (strcmp(w[4], "-") != 0)
+        o.secret_key = bytes_of(w[4], 64);
+    return datsync_feed_open(&feed_at[f], &o);
+}
+
+static int cmd_close(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    (void)n;
+    feed_at[thing(w[0])] = NULL;
+    return datsync_feed_close(f);
+}
+
+/* info F -> length, bytes, committed length, writable, static, key, discovery key */
+static int cmd_info(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    (void)n;
+    say_number(datsync_feed_length(f));
+    say_number(datsync_feed_byte_length(f));
+    say_number(f->durable_length);
+    say_signed(datsync_feed_writable(f));
+    say_signed(f->is_static);
+    say_bytes(datsync_feed_key(f), 32);
+    say_bytes(datsync_feed_discovery_key(f), 32);
+    return 0;
+}
+
+/* append F HEX ... -> length: one batch */
+static int cmd_append(int n, char **w)
+{
+    datsync_bytes *blocks = temp((size_t)n * sizeof *blocks);
+    int64_t r;
+    int i;
+    for (i = 1; i < n; i++)
+        blocks[i - 1] = bytes(w[i]);
+    r = datsync_feed_append(feed_of(w[0]), blocks, (size_t)n - 1);
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+static void keystream(uint8_t *out, size_t len, uint64_t seed, uint64_t index, unsigned purpose)
+{
+    uint8_t key[32] = {0}, nonce[12] = {0};
+    int i;
+    for (i = 0; i < 8; i++) {
+        key[i] = (uint8_t)(seed >> 8 * i);
+        nonce[i] = (uint8_t)(index >> 8 * i);
+    }
+    nonce[8] = (uint8_t)purpose;
+    (void)crypto_stream_chacha20_ietf(out, len, nonce, key);
+}
+
+/* A block of the vectors' content: see vectors/README.md. */
+static datsync_bytes content(uint64_t seed, uint64_t index, uint64_t min, uint64_t max)
+{
+    datsync_bytes b;
+    uint8_t r[4];
+    keystream(r, 4, seed, index, 1);
+    b.len = (size_t)min;
+    if (max > min)
+        b.len += ((uint32_t)r[3] << 24 | (uint32_t)r[2] << 16 | (uint32_t)r[1] << 8 | r[0]) % (max - min + 1);
+    b.data = temp(b.len);
+    if (b.len)
+        keystream((uint8_t *)(uintptr_t)b.data, b.len, seed, index, 0);
+    return b;
+}
+
+static int append_content(datsync_feed *f, uint64_t seed, uint64_t count, uint64_t min, uint64_t max, uint64_t batch)
+{
+    datsync_bytes *blocks = temp((size_t)batch * sizeof *blocks);
+    uint64_t done = 0, i;
+    size_t mark = temp_count;
+    while (done < count) {
+        uint64_t n = MIN(batch, count - done);
+        int64_t r;
+        for (i = 0; i < n; i++)
+            blocks[i] = content(seed, f->length + i, min, max);
+        r = datsync_feed_append(f, blocks, (size_t)n);
+        while (temp_count > mark)
+            free(temps[--temp_count]);
+        if (r < 0)
+            return (int)r;
+        done += n;
+    }
+    return 0;
+}
+
+/* grow F SEED COUNT MIN MAX BATCH: append content of the vectors */
+static int cmd_grow(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    int r = append_content(f, number(w[1]), number(w[2]), number(w[3]), number(w[4]), number(w[5]));
+    (void)n;
+    if (r == 0)
+        say_number(f->length);
+    return r;
+}
+
+/* keys SEED -> secret key of the vectors' feed */
+static int cmd_keys(int n, char **w)
+{
+    uint8_t seed[32], pk[32], sk[64];
+    (void)n;
+    keystream(seed, 32, number(w[0]), 0, 2);
+    (void)crypto_sign_seed_keypair(pk, sk, seed);
+    say_bytes(sk, 64);
+    return 0;
+}
+
+static int cmd_finalize(int n, char **w)
+{
+    (void)n;
+    return datsync_feed_finalize(feed_of(w[0]));
+}
+
+/* get F INDEX -> bytes, into a buffer of the block's size */
+static int cmd_get(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    int64_t size = datsync_feed_block_size(f, number(w[1])), r;
+    uint8_t *buf = temp(size > 0 ? (size_t)size : 0);
+    (void)n;
+    r = datsync_feed_get(f, number(w[1]), buf, size > 0 ? (size_t)size : 0);
+    if (r >= 0)
+        say_bytes(buf, (size_t)r);
+    return r < 0 ? (int)r : 0;
+}
+
+/* check F SEED MIN MAX -> how many blocks are claimed, and how many of them read as their content */
+static int cmd_check(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    uint64_t i, held = 0, good = 0;
+    size_t mark = temp_count;
+    (void)n;
+    for (i = 0; i < bits_length(&f->have); i++) {
+        datsync_bytes b;
+        uint8_t *buf;
+        if (!datsync_feed_has(f, i))
+            continue;
+        b = content(number(w[1]), i, number(w[2]), number(w[3]));
+        buf = temp(b.len);
+        held++;
+        good += datsync_feed_get(f, i, buf, b.len) == (int64_t)b.len && (!b.len || memcmp(buf, b.data, b.len) == 0);
+        while (temp_count > mark)
+            free(temps[--temp_count]);
+    }
+    say_number(held);
+    say_number(good);
+    return 0;
+}
+
+/* held F -> claimed blocks; nodes F -> claimed nodes: START-END ... half open */
+static void say_ranges(const bits *b)
+{
+    uint64_t end = bits_length(b), i = bits_next(b, 0, end, 1);
+    while (i < end) {
+        uint64_t stop = bits_next(b, i, end, 0);
+        text_say(&answer, " %llu-%llu", (unsigned long long)i, (unsigned long long)stop);
+        i = bits_next(b, stop, end, 1);
+    }
+}
+
+static int cmd_held(int n, char **w)
+{
+    (void)n;
+    say_ranges(&feed_of(w[0])->have);
+    return 0;
+}
+
+static int cmd_nodes(int n, char **w)
+{
+    (void)n;
+    say_ranges(&feed_of(w[0])->tree);
+    return 0;
+}
+
+/* node F INDEX -> its node */
+static int cmd_node(int n, char **w)
+{
+    datsync_node node;
+    int r = tree_get(feed_of(w[0]), number(w[1]), &node);
+    (void)n;
+    if (r == 0)
+        say_node(&node);
+    return r;
+}
+
+/* count F START END; missing F; want F START END; unwant F; clear F START END; flush F; tick-feed F NOW */
+static int cmd_count(int n, char **w)
+{
+    (void)n;
+    say_number(datsync_feed_count(feed_of(w[0]), number(w[1]), number(w[2])));
+    return 0;
+}
+
+static int cmd_missing(int n, char **w)
+{
+    (void)n;
+    say_number(datsync_feed_missing(feed_of(w[0])));
+    return 0;
+}
+
+static int cmd_want(int n, char **w)
+{
+    (void)n;
+    return datsync_feed_want(feed_of(w[0]), number(w[1]), number(w[2]));
+}
+
+static int cmd_unwant(int n, char **w)
+{
+    (void)n;
+    datsync_feed_unwant(feed_of(w[0]));
+    return 0;
+}
+
+static int cmd_clear(int n, char **w)
+{
+    (void)n;
+    return datsync_feed_clear(feed_of(w[0]), number(w[1]), number(w[2]));
+}
+
+static int cmd_flush(int n, char **w)
+{
+    (void)n;
+    return datsync_feed_flush(feed_of(w[0]));
+}
+
+static int cmd_tick_feed(int n, char **w)
+{
+    int r = datsync_feed_tick(feed_of(w[0]), number(w[1]));
+    (void)n;
+    say_signed(r);
+    return r < 0 ? r : 0;
+}
+
+/* seek F OFFSET -> block, offset inside */
+static int cmd_seek(int n, char **w)
+{
+    uint64_t index = 0, inside = 0;
+    int r = datsync_feed_seek(feed_of(w[0]), number(w[1]), &index, &inside);
+    (void)n;
+    if (r == 0) {
+        say_number(index);
+        say_number(inside);
+    }
+    return r;
+}
+
+/* digests F START END */
+static int cmd_digests(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    uint64_t i;
+    (void)n;
+    for (i = number(w[1]); i < number(w[2]); i++)
+        say_number(datsync_feed_digest(f, i));
+    return 0;
+}
+
+/* proof F INDEX DIGEST HASH -> length, signature, nodes */
+static int cmd_proof(int n, char **w)
+{
+    datsync_proof p;
+    size_t i;
+    int r = datsync_feed_proof(feed_of(w[0]), number(w[1]), number(w[2]), (int)number(w[3]), &p);
+    (void)n;
+    if (r < 0)
+        return r;
+    say_number(p.length);
+    say_bytes(p.signature, p.has_signature ? 64 : 0);
+    for (i = 0; i < p.node_count; i++)
+        say_node(&p.nodes[i]);
+    return 0;
+}
+
+/* put F INDEX VALUE|none SIGNATURE|- NODE ... -> 1 if it is new */
+static int cmd_put(int n, char **w)
+{
+    datsync_proof p;
+    datsync_bytes value = {NULL, 0};
+    int i, r;
+    memset(&p, 0, sizeof p);
+    if (strcmp(w[2], "none") != 0)
+        value = bytes(w[2]);
+    if (strcmp(w[3], "-") != 0) {
+        p.has_signature = 1;
+        memcpy(p.signature, bytes_of(w[3], 64), 64);
+    }
+    for (i = 4; i < n; i++)
+        p.nodes[p.node_count++] = node_of(w[i]);
+    r = datsync_feed_put(feed_of(w[0]), number(w[1]), value, &p);
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? r : 0;
+}
+
+static int give(datsync_feed *to, datsync_feed *from, uint64_t index, int hash)
+{
+    datsync_proof p;
+    datsync_bytes value = {NULL, 0};
+    int r = datsync_feed_proof(from, index, datsync_feed_digest(to, index), hash, &p);
+    if (r < 0)
+        die("the giver has no proof");
+    if (!hash) {
+        int64_t size = datsync_feed_block_size(from, index);
+        uint8_t *buf = temp((size_t)MAX(size, 0));
+        if (size < 0 || datsync_feed_get(from, index, buf, (size_t)size) != size)
+            die("the giver has no such block");
+        value.data = buf;
+        value.len = (size_t)size;
+    }
+    return datsync_feed_put(to, index, value, &p);
+}
+
+/* give F G HASH INDEX ...: blocks (or hashes) from G to F, each with F's digest; ends at the first error */
+static int cmd_give(int n, char **w)
+{
+    int i, r = 0;
+    for (i = 3; i < n && r >= 0; i++)
+        r = give(feed_of(w[0]), feed_of(w[1]), number(w[i]), (int)number(w[2]));
+    say_signed(i - 3);
+    return r < 0 ? r : 0;
+}
+
+static void note_fault(void *ctx, uint64_t index, int part)
+{
+    (void)ctx;
+    text_say(&answer, " %llu:%d", (unsigned long long)index, part);
+}
+
+/* audit F -> INDEX:PART of each fault, then how many blocks are good */
+static int cmd_audit(int n, char **w)
+{
+    int64_t r = datsync_feed_audit(feed_of(w[0]), note_fault, NULL);
+    (void)n;
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+/* claim F START END VALUE: as if these blocks had come, with their leaves.  entry F SIZE: of the bitfield's pages.
+ * page F PAGE -> a page of the bitfield.  blocks F -> the length that the nodes stand for. */
+static int cmd_claim(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    uint64_t i;
+    int value = (int)number(w[3]), r = 0;
+    (void)n;
+    for (i = number(w[1]); i < number(w[2]) && r >= 0; i++) {
+        r = block_claim(f, i, value);
+        if (r >= 0 && value)
+            r = tree_claim(f, 2 * i);
+    }
+    return r < 0 ? r : 0;
+}
+
+static int cmd_claim_node(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    uint64_t i;
+    int r = 0;
+    (void)n;
+    for (i = number(w[1]); i < number(w[2]) && r >= 0; i++)
+        r = tree_claim(f, i);
+    return r;
+}
+
+static int cmd_entry(int n, char **w)
+{
+    (void)n;
+    feed_of(w[0])->entry = (size_t)number(w[1]);
+    return 0;
+}
+
+static int cmd_page(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    uint8_t *buf = temp(f->entry);
+    (void)n;
+    bitfield_page(f, number(w[1]), buf);
+    say_bytes(buf, f->entry);
+    return 0;
+}
+
+static int cmd_blocks(int n, char **w)
+{
+    (void)n;
+    say_number(tree_blocks(feed_of(w[0])));
+    return 0;
+}
+
+/* unclaim F: forget all claims, so that the feed holds nothing in memory (digest vectors start from here) */
+static int cmd_unclaim(int n, char **w)
+{
+    datsync_feed *f = feed_of(w[0]);
+    (void)n;
+    bits_free(&f->env, &f->have);
+    bits_free(&f->env, &f->tree);
+    bits_free(&f->env, &f->dirty_pages);
+    return 0;
+}
+
+/* ================================================================ peers ========================================= */
+
+typedef struct peer_slot {
+    datsync_peer *peer;
+    text events;
+    uint64_t *script; /* blocks to be asked for, in this order */
+    size_t script_count;
+    int scripted;
+} peer_slot;
+
+static peer_slot peer_at[THINGS];
+static struct datsync_pool the_pool;
+
+static peer_slot *peer_of(const char *word)
+{
+    peer_slot *s = &peer_at[thing(word)];
+    if (!s->peer)
+        die("no such peer");
+    return s;
+}
+
+static void note_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_event *e)
+{
+    static const char *const names[] = {"feed", "handshake", "have", "block", "upload", "reject", "extension", "finished"};
+    text *t = &((peer_slot *)ctx)->events;
+    (void)peer;
+    if (t->len > 1000000)
+        return;
+    text_say(t, " %s", names[e->type]);
+    if (e->type == DATSYNC_PEER_FEED) {
+        text_say(t, ":");
+        text_hex(t, e->discovery_key, 32);
+    } else if (e->type == DATSYNC_PEER_EXTENSION) {
+        text_say(t, ":%s:", e->name);
+        text_hex(t, e->payload.data, e->payload.len);
+    } else if (e->type != DATSYNC_PEER_HANDSHAKE && e->type != DATSYNC_PEER_FINISHED) {
+        text_say(t, ":%llu:%llu", (unsigned long long)e->index, (unsigned long long)e->size);
+        if (e->type == DATSYNC_PEER_REJECT)
+            text_say(t, ":%d", e->error);
+    }
+}
+
+static int scripted_block(void *ctx, datsync_peer *peer, datsync_feed *feed, uint64_t *index)
+{
+    peer_slot *s = ctx;
+    size_t i;
+    for (i = 0; i < s->script_count; i++)
+        if (datsync_peer_wants(peer, feed, s->script[i])) {
+            *index = s->script[i];
+            return 1;
+        }
+    return 0;
+}
+
+static void peer_slot_free(peer_slot *s)
+{
+    datsync_peer_free(s->peer);
+    free(s->events.at);
+    free(s->script);
+    memset(s, 0, sizeof *s);
+}
+
+/* peer P NOW LIVE ACK TIMEOUT ID SCRIPTED [EXTENSION ...]: ID is 32 bytes or `-` */
+static int cmd_peer(int n, char **w)
+{
+    datsync_peer_options o;
+    peer_slot *s = &peer_at[thing(w[0])];
+    if (s->peer)
+        die("this peer is there");
+    peer_slot_free(s);
+    memset(&o, 0, sizeof o);
+    o.env = &plugs;
+    o.live = (int)number(w[2]);
+    o.ack = (int)number(w[3]);
+    o.timeout_ms = (uint32_t)number(w[4]);
+    if (strcmp(w[5], "-") != 0)
+        memcpy(o.id, bytes_of(w[5], 32), 32);
+    o.extensions = (const char *const *)(w + 7);
+    o.extension_count = (size_t)n - 7;
+    o.pool = &the_pool;
+    o.ctx = s;
+    o.on_event = note_peer_event;
+    s->scripted = (int)number(w[6]);
+    if (s->scripted)
+        o.next_block = scripted_block;
+    return datsync_peer_new(&s->peer, &o, number(w[1]));
+}
+
+/* peer-script P INDEX ...: what a scripted peer asks for */
+static int cmd_peer_script(int n, char **w)
+{
+    peer_slot *s = peer_of(w[0]);
+    int i;
+    s->script = must(realloc(s->script, (size_t)n * sizeof *s->script));
+    s->script_count = 0;
+    for (i = 1; i < n; i++)
+        s->script[s->script_count++] = number(w[i]);
+    return 0;
+}
+
+/* peer-open P F MODE */
+static int cmd_peer_open(int n, char **w)
+{
+    (void)n;
+    return datsync_peer_open(peer_of(w[0])->peer, feed_of(w[1]), (unsigned)number(w[2]));
+}
+
+/* peer-in P NOW PIECE HEX -> bytes taken; in pieces of so many bytes (0: at once), the peer's output left where it is */
+static int cmd_peer_in(int n, char **w)
+{
+    datsync_peer *p = peer_of(w[0])->peer;
+    size_t piece = (size_t)number(w[2]), at = 0;
+    datsync_bytes b = bytes(w[3]);
+    int64_t r = 0;
+    (void)n;
+    while (at < b.len && r >= 0) {
+        size_t k = piece ? MIN(piece, b.len - at) : b.len;
+        r = datsync_peer_input(p, b.data + at, k, number(w[1]));
+        if (r == 0)
+            break;
+        at += (size_t)MAX(r, 0);
+    }
+    say_number(at);
+    return r < 0 ? (int)r : 0;
+}
+
+/* peer-out P NOW MOST -> output, up to so many bytes, taken as sent */
+static int cmd_peer_out(int n, char **w)
+{
+    datsync_peer *p = peer_of(w[0])->peer;
+    uint64_t now = number(w[1]), most = number(w[2]), done = 0;
+    const uint8_t *buf = NULL;
+    size_t len;
+    (void)n;
+    text_say(&answer, " ");
+    while (done < most && (len = datsync_peer_output(p, &buf, now)) > 0) {
+        len = (size_t)MIN(len, most - done);
+        text_hex(&answer, buf, len);
+        datsync_peer_sent(p, len, now);
+        done += len;
+    }
+    if (!done)
+        text_say(&answer, "-");
+    return 0;
+}
+
+/* peer-tick P NOW; peer-info P -> error, deadline, wants to read, wants to write, blocks in flight, queued requests,
+ * bytes of output waiting */
+static int cmd_peer_tick(int n, char **w)
+{
+    (void)n;
+    return datsync_peer_tick(peer_of(w[0])->peer, number(w[1]));
+}
+
+static int cmd_peer_info(int n, char **w)
+{
+    const datsync_peer *p = peer_of(w[0])->peer;
+    (void)n;
+    say_signed(p->error);
+    say_number(datsync_peer_deadline(p));
+    say_signed(datsync_peer_want_read(p));
+    say_signed(datsync_peer_want_write(p));
+    say_number(p->flights);
+    say_number(p->queue_count);
+    say_number(out_pending(p));
+    return 0;
+}
+
+/* peer-feed P F -> the remote's length, complete */
+static int cmd_peer_feed(int n, char **w)
+{
+    const datsync_peer *p = peer_of(w[0])->peer;
+    (void)n;
+    say_number(datsync_peer_remote_length(p, feed_of(w[1])));
+    say_signed(datsync_peer_complete(p, feed_of(w[1])));
+    return 0;
+}
+
+/* peer-events P -> what happened since the last time */
+static int cmd_peer_events(int n, char **w)
+{
+    text *t = &peer_of(w[0])->events;
+    (void)n;
+    text_need(&answer, t->len);
+    if (t->len)
+        memcpy(answer.at + answer.len, t->at, t->len);
+    answer.len += t->len;
+    t->len = 0;
+    return 0;
+}
+
+/* peer-extension P F NAME HEX; peer-send P TYPE CHANNEL FIELD=VALUE ...; peer-free P */
+static int cmd_peer_extension(int n, char **w)
+{
+    (void)n;
+    return datsync_peer_extension(peer_of(w[0])->peer, feed_of(w[1]), w[2], bytes(w[3]));
+}
+
+static int cmd_peer_send(int n, char **w)
+{
+    datsync_message m;
+    message_of(&m, n - 1, w + 1);
+    return datsync_peer_send(peer_of(w[0])->peer, &m);
+}
+
+static int cmd_peer_free(int n, char **w)
+{
+    (void)n;
+    peer_slot_free(peer_of(w[0]));
+    return 0;
+}
+
+static datsync_feed *damage_feed;
+static datsync_bytes damage_opening;
+
+/* A peer that has just shaken hands meets these bytes as the rest of the stream, then 2 s pass. */
+static unsigned touch_peer(const uint8_t *buf, size_t len)
+{
+    static const uint8_t nonce[24];
+    datsync_peer_options o;
+    datsync_peer *p;
+    datsync_cipher c;
+    uint8_t *stream = must(malloc(damage_opening.len + len));
+    const uint8_t *out = NULL;
+    int64_t r;
+    size_t n;
+    memset(&o, 0, sizeof o);
+    o.env = &plugs;
+    o.live = 1;
+    if (datsync_peer_new(&p, &o, 0) < 0 || datsync_peer_open(p, damage_feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD) < 0)
+        die("no peer");
+    memcpy(stream, damage_opening.data, damage_opening.len);
+    memcpy(stream + damage_opening.len, buf, len);
+    datsync_cipher_init(&c, damage_feed->key, nonce);
+    datsync_cipher_xor(&c, stream + 62, damage_opening.len + len - 62);
+    r = datsync_peer_input(p, stream, damage_opening.len + len, 1);
+    free(stream);
+    while ((n = datsync_peer_output(p, &out, 2)) > 0)
+        datsync_peer_sent(p, n, 2);
+    (void)datsync_peer_tick(p, 2000);
+    datsync_peer_free(p);
+    return r >= 0;
+}
+
+/* damage-peer F OPENING HEX -> damaged forms of the frame given to peers, those who went on; OPENING: Feed with a nonce of
+ * zeros and Handshake, in the clear */
+static int cmd_damage_peer(int n, char **w)
+{
+    uint64_t accepted = 0;
+    (void)n;
+    damage_feed = feed_of(w[0]);
+    damage_opening = bytes(w[1]);
+    say_number(damage(bytes(w[2]), touch_peer, &accepted));
+    say_number(accepted);
+    return 0;
+}
+
+/* ================================================================ swarms ======================================== */
+
+#define SWARM 24
+
+typedef struct member {
+    datsync *ds;
+    datsync_feed *feed;
+    uint64_t blocks, rejects, uploads;
+    int complete, gone;
+} member;
+
+static crypto_generichash_state swarm_log; /* of all events, so that two runs can be compared */
+
+static void note_event(void *ctx, datsync *ds, const datsync_event *e)
+{
+    member *m = ctx;
+    uint64_t line[4];
+    (void)ds;
+    line[0] = (uint64_t)e->type;
+    line[1] = e->type == DATSYNC_EV_TICK ? 0 : e->index;
+    line[2] = e->type == DATSYNC_EV_BLOCK || e->type == DATSYNC_EV_UPLOAD ? e->size : 0;
+    line[3] = (uint64_t)-e->error;
+    (void)crypto_generichash_update(&swarm_log, (const uint8_t *)line, sizeof line);
+    m->blocks += e->type == DATSYNC_EV_BLOCK;
+    m->uploads += e->type == DATSYNC_EV_UPLOAD;
+    m->rejects += e->type == DATSYNC_EV_REJECT;
+    if (e->type == DATSYNC_EV_COMPLETE)
+        m->complete = 1;
+}
+
+static void swarm_step(member *m, datsync_net *net, uint64_t now)
+{
+    datsync_pollfd fds[2 * SWARM + 8];
+    size_t n = MIN(datsync_pollfds(m->ds, fds, sizeof fds / sizeof *fds), sizeof fds / sizeof *fds);
+    (void)net->poll(net->ctx, fds, n, 0);
+    (void)datsync_step(m->ds, fds, n, now);
+}
+
+static void swarm_leave(member *m)
+{
+    if (m->ds && datsync_free(m->ds) < 0)
+        die("a member of the swarm could not commit");
+    m->ds = NULL;
+    m->gone = 1;
+}
+
+/* Is every block held by somebody who stays? */
+static int swarm_covers(const member *all, size_t count, size_t from, uint64_t blocks)
+{
+    uint64_t i;
+    size_t k;
+    for (i = 0; i < blocks; i++) {
+        for (k = from; k < count && (all[k].gone || !datsync_feed_has(all[k].feed, i)); k++)
+            continue;
+        if (k == count)
+            return 0;
+    }
+    return 1;
+}
+
+/* swarm SEED MEMBERS BLOCKS SIZE HOW MOST: member 0 makes the feed, each further one dials up to three earlier ones and
+ * downloads live. HOW: plain; vanish (the maker leaves when the others have every block between them); tamper (member 1
+ * holds everything, with every block's bytes damaged). At most MOST virtual milliseconds. -> milliseconds, members
+ * complete (of whom content is right), their blocks, rejected blocks, uploads of the maker, hash of all events */
+static int cmd_swarm(int n, char **w)
+{
+    uint64_t seed = number(w[0]), blocks = number(w[2]), size = number(w[3]), most = number(w[5]), now, i;
+    size_t count = (size_t)number(w[1]), k, j;
+    int vanish = strcmp(w[4], "vanish") == 0, tamper = strcmp(w[4], "tamper") == 0, done = 0;
+    member all[SWARM];
+    datsync_memory_net *net_memory;
+    datsync_net net;
+    datsync_feed_options fo;
+    datsync_options o;
+    uint8_t hash[32], sk[64], pk[32], fseed[32];
+    uint64_t complete = 0, good = 0, got = 0, rejects = 0;
+    (void)n;
+    if (count > SWARM || count < 2)
+        die("a swarm of another size");
+    chance_state = seed;
+    memset(all, 0, sizeof all);
+    (void)crypto_generichash_init(&swarm_log, NULL, 0, 32);
+    if (datsync_memory_net_new(&net_memory, &plugs, &net) < 0)
+        die("no network");
+    keystream(fseed, 32, seed, 0, 2);
+    (void)crypto_sign_seed_keypair(pk, sk, fseed);
+    for (k = 0; k < count; k++) {
+        char name[16], to[16];
+        memset(&fo, 0, sizeof fo);
+        fo.env = &plugs;
+        fo.flags = DATSYNC_CREATE;
+        fo.key = pk;
+        if (k == 0)
+            fo.secret_key = sk;
+        if (datsync_feed_open(&all[k].feed, &fo) < 0)
+            die("no feed");
+        if (k == 0 && append_content(all[0].feed, seed, blocks, size, size, 1000) < 0)
+            die("no content");
+        if (k == 1 && tamper) {
+            memory_store *s;
+            for (i = 0; i < blocks; i++)
+                if (give(all[1].feed, all[0].feed, i, 0) < 0)
+                    die("no content");
+            if (datsync_feed_flush(all[1].feed) < 0)
+                die("no content");
+            s = all[1].feed->store.ctx;
+            for (i = 0; i < blocks; i++)
+                s->part[DATSYNC_PART_DATA].bytes[i * size] ^= 1;
+        }
+        memset(&o, 0, sizeof o);
+        o.env = &plugs;
+        o.net = &net;
+        o.live = 1;
+        o.ctx = &all[k];
+        o.on_event = note_event;
+        (void)snprintf(name, sizeof name, "m%u", (unsigned)k);
+        if (datsync_new(&all[k].ds, &o, 0) < 0 ||
+            datsync_add(all[k].ds, all[k].feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD) < 0 || datsync_listen(all[k].ds, name) < 0)
+            die("no member");
+        for (j = 0; j < MIN(k, 3); j++) {
+            size_t other = k <= 3 ? j : (size_t)(chance(&chance_state) % k);
+            (void)snprintf(to, sizeof to, "m%u", (unsigned)other);
+            (void)datsync_connect(all[k].ds, to, 0);
+        }
+    }
+    for (now = 0; now < most && !done; now += 5) {
+        for (k = 0; k < count; k++)
+            if (!all[k].gone)
+                swarm_step(&all[k], &net, now);
+        if (vanish && !all[0].gone && now % 50 == 0 && swarm_covers(all, count, 1, blocks))
+            swarm_leave(&all[0]);
+        for (done = 1, k = 1; k < count; k++)
+            if (!(tamper && k == 1) && !all[k].complete)
+                done = 0;
+    }
+    for (k = 1; k < count; k++) {
+        size_t mark = temp_count;
+        uint64_t right = 0;
+        if (tamper && k == 1)
+            continue;
+        for (i = 0; i < blocks; i++) {
+            datsync_bytes b = content(seed, i, size, size);
+            uint8_t *buf = temp(b.len);
+            right += datsync_feed_get(all[k].feed, i, buf, b.len) == (int64_t)b.len && memcmp(buf, b.data, b.len) == 0;
+            while (temp_count > mark)
+                free(temps[--temp_count]);
+        }
+        complete += all[k].complete != 0;
+        good += right == blocks;
+        got += all[k].blocks;
+        rejects += all[k].rejects;
+    }
+    (void)crypto_generichash_final(&swarm_log, hash, 32);
+    say_number(now);
+    say_number(complete);
+    say_number(good);
+    say_number(got);
+    say_number(rejects);
+    say_number(all[0].uploads);
+    say_bytes(hash, 32);
+    for (k = 0; k < count; k++)
+        if (!all[k].gone)
+            swarm_leave(&all[k]);
+    for (k = 0; k < count; k++)
+        if (datsync_feed_close(all[k].feed) < 0)
+            die("a feed could not be closed");
+    datsync_memory_net_free(net_memory);
+    return 0;
+}
+
+/* ================================================================ the loop ====================================== */
+
+static const struct command {
+    const char *name;
+    int words;
+    int (*run)(int n, char **w);
+} commands[] = {
+    {"seed", 1, cmd_seed},
+    {"random", 1, cmd_random},
+    {"memory", 0, cmd_memory},
+    {"memory-fail", 1, cmd_memory_fail},
+    {"disk", 1, cmd_disk},
+    {"disk-set", 3, cmd_disk_set},
+    {"disk-get", 2, cmd_disk_get},
+    {"disk-flip", 4, cmd_disk_flip},
+    {"disk-fail", 4, cmd_disk_fail},
+    {"disk-calls", 1, cmd_disk_calls},
+    {"disk-cut", 4, cmd_disk_cut},
+    {"decode", 1, cmd_decode},
+    {"encode", 2, cmd_encode},
+    {"recode", 1, cmd_recode},
+    {"damage", 1, cmd_damage},
+    {"damage-rle", 1, cmd_damage_rle},
+    {"damage-peer", 3, cmd_damage_peer},
+    {"frame-size", 1, cmd_frame_size},
+    {"varint", 1, cmd_varint},
+    {"varint-encode", 1, cmd_varint_encode},
+    {"rle-decode", 2, cmd_rle_decode},
+    {"rle-encode", 1, cmd_rle_encode},
+    {"cipher", 5, cmd_cipher},
+    {"discovery", 1, cmd_discovery},
+    {"link", 1, cmd_link},
+    {"leaf", 1, cmd_leaf},
+    {"parent", 2, cmd_parent},
+    {"root", 1, cmd_root},
+    {"flat", 1, cmd_flat},
+    {"roots", 1, cmd_roots},
+    {"open", 5, cmd_open},
+    {"close", 1, cmd_close},
+    {"info", 1, cmd_info},
+    {"append", 1, cmd_append},
+    {"grow", 6, cmd_grow},
+    {"keys", 1, cmd_keys},
+    {"finalize", 1, cmd_finalize},
+    {"get", 2, cmd_get},
+    {"check", 4, cmd_check},
+    {"held", 1, cmd_held},
+    {"nodes", 1, cmd_nodes},
+    {"node", 2, cmd_node},
+    {"count", 3, cmd_count},
+    {"missing", 1, cmd_missing},
+    {"want", 3, cmd_want},
+    {"unwant", 1, cmd_unwant},
+    {"clear", 3, cmd_clear},
+    {"flush", 1, cmd_flush},
+    {"tick-feed", 2, cmd_tick_feed},
+    {"seek", 2, cmd_seek},
+    {"digests", 3, cmd_digests},
+    {"proof", 4, cmd_proof},
+    {"put", 4, cmd_put},
+    {"give", 3, cmd_give},
+    {"audit", 1, cmd_audit},
+    {"claim", 4, cmd_claim},
+    {"claim-node", 3, cmd_claim_node},
+    {"unclaim", 1, cmd_unclaim},
+    {"entry", 2, cmd_entry},
+    {"page", 2, cmd_page},
+    {"blocks", 1, cmd_blocks},
+    {"peer", 7, cmd_peer},
+    {"peer-script", 1, cmd_peer_script},
+    {"peer-open", 3, cmd_peer_open},
+    {"peer-in", 4, cmd_peer_in},
+    {"peer-out", 3, cmd_peer_out},
+    {"peer-tick", 2, cmd_peer_tick},
+    {"peer-info", 1, cmd_peer_info},
+    {"peer-feed", 2, cmd_peer_feed},
+    {"peer-events", 1, cmd_peer_events},
+    {"peer-extension", 4, cmd_peer_extension},
+    {"peer-send", 3, cmd_peer_send},
+    {"peer-free", 1, cmd_peer_free},
+    {"swarm", 6, cmd_swarm},
+};
+
+static int run(char *line)
+{
+    static char **words;
+    static size_t cap;
+    size_t count = 0, i;
+    char *at = line;
+    while (line && at) {
+        char *space = strchr(at, ' ');
+        if (count + 1 >= cap) {
+            cap = cap ? 2 * cap : 64;
+            words = must(realloc(words, cap * sizeof *words));
+        }
+        words[count++] = at;
+        if (space)
+            *space++ = 0;
+        at = space;
+    }
+    if (!line) {
+        free(words);
+        return 0;
+    }
+    words[count] = NULL;
+    for (i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(words[0], commands[i].name) == 0) {
+            if (count - 1 < (size_t)commands[i].words)
+                die("too few words");
+            return commands[i].run((int)count - 1, words + 1);
+        }
+    die("no such command");
+    return 0;
+}
+
+/* The next line without its end; 0 at the end of the input. */
+static int read_line(text *t)
+{
+    t->len = 0;
+    for (;;) {
+        text_need(t, 65536);
+        if (!fgets(t->at + t->len, 65536, stdin))
+            return 0;
+        t->len += strlen(t->at + t->len);
+        if (t->at[t->len - 1] == '\n') {
+            t->at[t->len - 1] = 0;
+            return 1;
+        }
+    }
+}
+
+int main(void)
+{
+    text line = {NULL, 0, 0};
+    size_t i;
+    if (sodium_init() < 0)
+        die("libsodium does not start");
+    plugs.resize = plug_resize;
+    plugs.random = plug_random;
+    the_pool.limit = 32u << 20;
+    while (read_line(&line)) {
+        int r;
+        answer.len = 0;
+        text_need(&answer, 0);
+        answer.at[0] = 0;
+        r = run(line.at);
+        answer.at[answer.len] = 0;
+        if (r < 0)
+            printf("error %d %s |%s\n", r, datsync_strerror(r), answer.at);
+        else
+            printf("ok%s\n", answer.at);
+        fflush(stdout);
+        while (temp_count)
+            free(temps[--temp_count]);
+    }
+    for (i = 0; i < THINGS; i++)
+        peer_slot_free(&peer_at[i]);
+    for (i = 0; i < THINGS; i++)
+        (void)datsync_feed_close(feed_at[i]);
+    for (i = 0; i < THINGS; i++)
+        disk_free(&disks[i]);
+    (void)run(NULL);
+    free(temps);
+    free(answer.at);
+    free(line.at);
+    if (mem_live) {
+        fprintf(stderr, "probe: %lu bytes were never freed\n", (unsigned long)mem_live);
+        return 3;
+    }
+    return 0;
+}

@@ -2468,6 +2468,20 @@ static int append_claim(datsync_feed *f, uint64_t start, uint64_t end)
     return 0;
 }
 
+/* Take back what a failed append has claimed. */
+static void append_unclaim(datsync_feed *f, uint64_t start)
+{
+    uint64_t node, end = bits_length(&f->tree);
+    (void)bits_fill(&f->env, &f->have, start, bits_length(&f->have), 0);
+    for (node = 2 * start; datsync_flat_left_span(node) < end; node = datsync_flat_parent(node)) {
+        if (node < 2 * start) /* the parents to the left that span the first new block */
+            (void)bits_set(&f->env, &f->tree, node, 0);
+        if (datsync_flat_left_span(node) == 0 && node >= end)
+            break;
+    }
+    (void)bits_fill(&f->env, &f->tree, 2 * start, end, 0);
+}
+
 int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t count)
 {
     datsync_node roots[66];
@@ -2496,10 +2510,7 @@ int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t
     if (r < 0) { /* as if it had not been: what was gathered for it goes, and the claims */
         if (f->gather_len && f->gather_at + f->gather_len > f->byte_length)
             f->gather_len = (size_t)(f->gather_at < f->byte_length ? f->byte_length - f->gather_at : 0);
-        for (i = 0; i < count; i++)
-            (void)bits_set(&f->env, &f->have, start + i, 0);
-        for (i = (size_t)(2 * start); i < bits_length(&f->tree); i++)
-            (void)bits_set(&f->env, &f->tree, i, 0);
+        append_unclaim(f, start);
         return r;
     }
     feed_set_length(f, start + count, roots, root_count);
@@ -2508,9 +2519,7 @@ int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t
         memcpy(f->signed_root, root, 32);
         memcpy(f->signature, signature, 64);
     }
-    r = group_add(f, bytes);
-    if (r < 0)
-        return r;
+    (void)group_add(f, bytes); /* a commit that fails is tried again by the next one, which tells */
     tell_added(f, start, start + count);
     return (int64_t)f->length;
 }
@@ -3113,7 +3122,8 @@ struct datsync_peer {
     datsync_cipher cipher_in, cipher_out;
     size_t early_total;
 
-    char **names; /* extensions, sorted */
+    uint8_t *user_data; /* a copy */
+    char **names;       /* extensions, sorted */
     size_t name_count;
     int remote_names[DATSYNC_MAX_EXTENSIONS]; /* the remote's index -> ours, -1 */
     size_t remote_name_count;
@@ -4298,9 +4308,19 @@ static int name_compare(const void *a, const void *b)
     return strcmp(*x, *y);
 }
 
-static int peer_copy_names(datsync_peer *p, const datsync_peer_options *o)
+/* What the options point to and the handshake will need. */
+static int peer_copy_options(datsync_peer *p, const datsync_peer_options *o)
 {
     size_t i;
+    if (o->user_data.data) {
+        if (o->user_data.len > DATSYNC_MAX_USER_DATA)
+            return DATSYNC_E_TOO_BIG;
+        p->user_data = mem_resize(&p->env, NULL, o->user_data.len + 1);
+        if (!p->user_data)
+            return DATSYNC_E_NOMEM;
+        memcpy(p->user_data, o->user_data.data, o->user_data.len);
+        p->opt.user_data.data = p->user_data;
+    }
     if (o->extension_count > DATSYNC_MAX_EXTENSIONS)
         return DATSYNC_E_TOO_BIG;
     if (!o->extension_count)
@@ -4341,7 +4361,7 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
     memcpy(p->id, o->id, 32);
     if (all_zero(p->id, 32))
         env.random(env.ctx, p->id, 32);
-    if ((r = peer_copy_names(p, o)) < 0) {
+    if ((r = peer_copy_options(p, o)) < 0) {
         datsync_peer_free(p);
         return r;
     }
@@ -4397,6 +4417,7 @@ void datsync_peer_free(datsync_peer *p)
     for (i = 0; i < p->name_count; i++)
         mem_free(&env, p->names[i]);
     mem_free(&env, p->names);
+    mem_free(&env, p->user_data);
     mem_free(&env, p->channels);
     mem_free(&env, p->queue);
     mem_free(&env, p->in);
@@ -5679,8 +5700,12 @@ int datsync_free(datsync *ds)
     ds->opt.on_event = NULL;
     while (ds->links) {
         link *l = ds->links;
-        if (l->peer && l->state == LINK_OPEN && !l->error)
+        if (l->peer && l->state == LINK_OPEN && !l->error) {
+            for (i = 0; i < l->peer->channel_count; i++)
+                if (l->peer->channels[i]->feed && l->peer->handshaken)
+                    (void)out_info(l->peer->channels[i], 0, 0);
             link_write(l);
+        }
         link_close(ds, l);
     }
     while (ds->dials) {

@@ -73,6 +73,8 @@ extern "C" {
 /* Extensions in one handshake, and bytes of a name. */
 #define DATSYNC_MAX_EXTENSIONS 64u
 #define DATSYNC_MAX_EXTENSION_NAME 256u
+/* Bytes of user data in our own handshake. */
+#define DATSYNC_MAX_USER_DATA 65536u
 /* A feed's writes are committed (synced, then claimed in the bitfield) in groups of so many bytes or milliseconds. */
 #define DATSYNC_GROUP_BYTES 67108864u
 #define DATSYNC_GROUP_MS 1000u
@@ -372,7 +374,7 @@ int datsync_feed_has_node(const datsync_feed *feed, uint64_t node);
 
 /* Append count blocks, signed once. Returns the new length. A block over DATSYNC_MAX_BLOCK is refused
  * (DATSYNC_E_TOO_BIG) and nothing is appended; so it is after an I/O error. The blocks are durable, and told to
- * peers, after the next commit. */
+ * peers, after the next commit (datsync_feed_flush, and by itself as DATSYNC_GROUP_BYTES and _MS say). */
 int64_t datsync_feed_append(datsync_feed *feed, const datsync_bytes *blocks, size_t count);
 /* Give a static feed its key, the hash of its tree; it cannot grow afterwards. */
 int datsync_feed_finalize(datsync_feed *feed);
@@ -460,7 +462,7 @@ typedef struct datsync_peer_options {
                            oneself is noticed */
     int live;           /* stay after everything is there */
     int ack;            /* ask for acknowledgements */
-    datsync_bytes user_data;
+    datsync_bytes user_data;               /* sent in the handshake; copied */
     const char *const *extensions; /* names this side speaks, any order; copied */
     size_t extension_count;
     uint32_t timeout_ms;   /* 0: DATSYNC_TIMEOUT_MS; UINT32_MAX: none */
@@ -596,7 +598,7 @@ typedef struct datsync_options {
     uint32_t handshake_timeout_ms; /* 0: 5000 */
     int live;               /* connections stay after everything is there */
     int ack;
-    const char *const *extensions;
+    const char *const *extensions; /* not copied: must outlive ds */
     size_t extension_count;
     size_t frame_pool;      /* bytes for large frames, all peers together. 0: 32 MiB */
     void *ctx;

@@ -85,8 +85,8 @@ def test_append(options, tmp_path):
         seen = blocks
         lengths.add(len(seen))
         if turns % 10 == 0:
-            assert sleep.audit(folder) == []
-    assert sleep.audit(folder) == []
+            assert tools.audit(folder) == []
+    assert tools.audit(folder) == []
     assert feed("append", "--lines", folder, stdin=b"the end\n").out == "%d\n" % (len(seen) + 1)
     made = sleep.read(folder)
     assert [made.blocks[i] for i in range(made.length)] == seen + [b"the end"]
@@ -109,7 +109,7 @@ def test_create(tmp_path):
             feed("create", folder)
         assert feed("info", folder).lines[-1] == "writable: yes"
         assert feed("append", folder, stdin=b"first").out == "1\n"
-        assert sleep.audit(folder) == []
+        assert tools.audit(folder) == []
 
 
 def check_clone(folder, made, before):
@@ -119,7 +119,7 @@ def check_clone(folder, made, before):
         return []
     found = feed("verify", folder, code=None)
     assert found.code == 0, found
-    assert sleep.audit(folder) == []
+    assert tools.audit(folder) == []
     there = sleep.read(folder)
     held = sorted(there.blocks)
     assert found.out == "ok %d\n" % len(held)

@@ -1123,8 +1123,7 @@ int64_t datsync_rle_decode(const uint8_t *buf, size_t len, uint8_t *out, size_t 
         return total;
     if ((uint64_t)total > cap)
         return DATSYNC_E_SPACE;
-    while (at < len) {
-        (void)rle_next(buf, len, &at, &run);
+    while (at < len && rle_next(buf, len, &at, &run) == 0) {
         if (run.literal)
             memcpy(out, run.literal, (size_t)run.len);
         else

@@ -1265,12 +1265,14 @@ static int give(datsync_feed *to, datsync_feed *from, uint64_t index, int hash)
     datsync_bytes value = {NULL, 0};
     int r = datsync_feed_proof(from, index, datsync_feed_digest(to, index), hash, &p);
     if (r < 0)
-        die("the giver has no proof");
+        return r;
     if (!hash) {
         int64_t size = datsync_feed_block_size(from, index);
         uint8_t *buf = temp((size_t)MAX(size, 0));
-        if (size < 0 || datsync_feed_get(from, index, buf, (size_t)size) != size)
-            die("the giver has no such block");
+        if (size >= 0)
+            size = datsync_feed_get(from, index, buf, (size_t)size);
+        if (size < 0)
+            return (int)size;
         value.data = buf;
         value.len = (size_t)size;
     }
@@ -1462,6 +1464,19 @@ static int cmd_peer_script(int n, char **w)
     s->script_count = 0;
     for (i = 1; i < n; i++)
         s->script[s->script_count++] = number(w[i]);
+    return 0;
+}
+
+/* peer-expect P F INDEX ...: as if these had been asked for once, and given up: their answers are still welcome */
+static int cmd_peer_expect(int n, char **w)
+{
+    channel *c = channel_by_feed(peer_of(w[0])->peer, feed_of(w[1]));
+    int i;
+    if (!c)
+        return DATSYNC_E_STATE;
+    for (i = 2; i < n; i++)
+        if (bits_set(&plugs, &c->late, number(w[i]), 1) < 0)
+            return DATSYNC_E_NOMEM;
     return 0;
 }
 
@@ -1862,6 +1877,7 @@ static const struct command {
     {"blocks", 1, cmd_blocks},
     {"peer", 7, cmd_peer},
     {"peer-script", 1, cmd_peer_script},
+    {"peer-expect", 2, cmd_peer_expect},
     {"peer-open", 3, cmd_peer_open},
     {"peer-in", 4, cmd_peer_in},
     {"peer-out", 3, cmd_peer_out},

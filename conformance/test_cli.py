@@ -9,13 +9,11 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 
 import pytest
 
 import tools
-from dat import peer as peers
 from dat import sleep, wire
 from tools import (DONE, FAILED, INTERRUPTED, NO_PEER, USAGE, clone, clone_now, feed, one_line, run,
                    share)
@@ -143,6 +141,7 @@ def test_create_refuses_a_bad_secret_key(secret, folder):
 
 # ---- append ---------------------------------------------------------------------------------------
 
+@pytest.mark.valgrind
 def test_append_standard_input(folder):
     key = created(folder)
     data = tools.block(5, 0, 200001)
@@ -184,6 +183,7 @@ def test_append_is_what_the_reference_writes(folder, tmp_path):
         assert there[name] == expected[name], name
 
 
+@pytest.mark.valgrind
 def test_append_lines(folder):
     created(folder)
     lines = [b"one", b"", b"three\r", b"x" * 100000, bytes(range(11, 256)), b"last"]
@@ -328,6 +328,7 @@ def test_a_file_in_place_of_the_folder(tmp_path):
         assert "file" in one_line(feed(command, tmp_path / "file", code=FAILED))
 
 
+@pytest.mark.valgrind
 def test_verify_names_the_block_and_the_file(folder):
     made = tools.make_folder(folder, 20, 100)
     assert feed("verify", folder).out == "ok 20\n"
@@ -603,6 +604,7 @@ def test_ipv6(folder, tmp_path):
 
 # ---- clone ----------------------------------------------------------------------------------------
 
+@pytest.mark.valgrind
 @pytest.mark.parametrize("blocks", [0, 1, 2, 5, 40, 9000])
 def test_clone_from_datsync(blocks, folder, tmp_path):
     made = tools.make_folder(folder, blocks, 20, batch=1024)
@@ -691,6 +693,7 @@ def test_a_terminal_gets_a_bar(folder):
     tools.assert_folder(folder, made)
 
 
+@pytest.mark.valgrind
 def test_clone_resumes_and_asks_only_for_what_is_missing(folder):
     made = tools.make(100)
     with tools.Server(tools.part(made, [*range(30), *range(95, 100)])) as server:
@@ -727,6 +730,7 @@ def test_clone_again_after_the_feed_grew(folder):
     tools.assert_folder(folder, made)
 
 
+@pytest.mark.valgrind
 def test_sparse_clone(folder):
     made = tools.make(1000, 10)
     with tools.Server(made) as server:
@@ -851,6 +855,7 @@ def test_a_peer_that_leaves_half_way(folder):
     tools.assert_folder(folder, made, range(7))
 
 
+@pytest.mark.valgrind
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_clone_interrupted(number, folder):
     made = tools.make(50)

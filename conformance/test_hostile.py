@@ -15,7 +15,7 @@ import tools
 from dat import peer as peers
 from dat import sleep, wire
 from dat.bitfield import rle_encode
-from tools import DONE, FAILED, INTERRUPTED, NO_PEER, clone, clone_now, feed, share
+from tools import DONE, FAILED, NO_PEER, clone, clone_now, share
 
 SEED = 20190601
 BLOCKS = 64

@@ -3129,7 +3129,7 @@ struct datsync_peer {
 
     uint8_t *in;
     size_t in_cap, in_start, in_clear, in_end; /* decrypted up to in_clear */
-    int in_was_full, paused;
+    int in_was_full, paused, wake; /* wake: a feed was opened; what waited for it can be parsed by the next tick */
     uint8_t *out;
     size_t out_cap, out_start, out_crypt, out_end; /* encrypted up to out_crypt */
 
@@ -4500,6 +4500,7 @@ int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
         return DATSYNC_E_NOMEM;
     if (feed->has_secret_key || feed->flags & DATSYNC_READ_ONLY)
         mode &= ~(unsigned)DATSYNC_DOWNLOAD;
+    p->wake = 1;
     c->feed = feed;
     c->mode = mode;
     c->local = (int)p->local_count++;
@@ -4736,6 +4737,8 @@ uint64_t datsync_peer_deadline(const datsync_peer *p)
     uint32_t t = peer_timeout(p);
     uint64_t at;
     size_t i;
+    if (p->wake)
+        return p->now;
     if (t == UINT32_MAX)
         return NONE;
     at = later(p->last_in, (uint64_t)t * 3 / 2);
@@ -4762,6 +4765,7 @@ int datsync_peer_tick(datsync_peer *p, uint64_t now)
     size_t i;
     int r = 0;
     p->now = MAX(p->now, now);
+    p->wake = 0;
     if (p->error)
         return p->error;
     if (!datsync_peer_want_read(p))

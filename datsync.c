@@ -41,7 +41,6 @@
 #define RUN_BLOCKS 1024u
 /* Signatures that are tried on opening before the feed is called corrupt. */
 #define SIGNATURE_TRIES 64u
-#define WANT_RANGES_LOCAL 64u
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -1329,13 +1328,14 @@ struct datsync_feed {
     datsync_store store;
     unsigned flags;
     uint8_t key[32], discovery_key[32], secret_key[64];
-    int has_key, has_secret_key, is_static;
+    int has_key, has_secret_key, is_static, has_data;
 
     uint64_t length, byte_length;
     datsync_node roots[64]; /* of the tree of `length` blocks */
     size_t root_count;
     uint64_t signed_length; /* the last signature that verified, so that it is not checked again */
     uint8_t signed_root[32], signature[64];
+    uint64_t stored_length; /* the last signature that was written */
 
     bits have, tree;
     bits dropped; /* claims that opening found to be false, for the audit to tell */
@@ -1385,7 +1385,7 @@ static int feed_write(datsync_feed *f, int part, uint64_t offset, const void *bu
 static int tree_page_write(datsync_feed *f, tree_page *p)
 {
     int r;
-    if (p->lo >= p->hi)
+    if (p->lo >= p->hi || f->flags & DATSYNC_READ_ONLY)
         return 0;
     r = feed_write(f, DATSYNC_PART_TREE, HEADER_BYTES + 40 * (p->number * TREE_PAGE_NODES + p->lo), p->bytes + 40 * p->lo,
                    40 * (size_t)(p->hi - p->lo));
@@ -1496,6 +1496,8 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
     int r = bits_set(&f->env, &f->have, index, value);
     if (r <= 0)
         return r;
+    if (value && bits_set(&f->env, &f->dropped, index, 0) < 0) /* it has come back */
+        return DATSYNC_E_NOMEM;
     f->uncommitted = 1;
     f->page_count = MAX(f->page_count, index / PAGE_BITS + 1);
     r = bits_set(&f->env, &f->dirty_pages, index / PAGE_BITS, 1);
@@ -1522,8 +1524,11 @@ static int ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len
 static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t len)
 {
     int r;
-    if (len == 0)
-        return 0;
+    if (len == 0) { /* the deployed implementation opens no feed without a data part, however empty */
+        if (f->has_data || (f->has_data = f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0))
+            return 0;
+        return feed_write(f, DATSYNC_PART_DATA, 0, "", 0);
+    }
     if (ranges_overlap(at, len, f->ahead_at, f->ahead_len))
         f->ahead_len = 0;
     if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
@@ -2075,21 +2080,23 @@ static size_t roots_push(datsync_node *roots, size_t *count, const datsync_node 
 }
 
 /* An owner's blocks [from, to) lie in the store but are not claimed, since a crash came between writing and claiming. Hash
- * them onto the tree of `from` blocks: do they give the roots that are signed for `to`? */
-static int tail_verify(datsync_feed *f, uint64_t from, uint64_t to, const datsync_node *want, size_t want_count)
+ * them onto the tree of `from` blocks. With `claim`, write and claim every node that this makes (those that lie there may
+ * be torn); otherwise, see whether it gives the roots that are signed for `to`. */
+static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_node *want, size_t want_count, int claim)
 {
     datsync_node roots[66], made[66], leaf;
-    size_t count, i;
+    size_t count, i, n, cap = 0;
     uint64_t at = 0, index;
     uint8_t *buf = NULL;
-    size_t cap = 0;
-    int r = roots_read(f, from, roots, &count);
+    int r;
+    memset(roots, 0, sizeof roots);
+    r = roots_read(f, from, roots, &count);
     for (i = 0; i < count && r == 0; i++)
         at += roots[i].size;
-    for (index = from; index < to && r == 0; index++) {
+    for (index = from; index < to && r >= 0; index++) {
         datsync_bytes block;
         r = tree_read(f, 2 * index, &leaf);
-        if (r == 0 && leaf.size > DATSYNC_MAX_BLOCK)
+        if (r == 0 && leaf.size > DATSYNC_MAX_FRAME)
             r = DATSYNC_E_HASH;
         if (r == 0)
             r = mem_grow(&f->env, &buf, &cap, (size_t)leaf.size + 1, 1);
@@ -2100,39 +2107,22 @@ static int tail_verify(datsync_feed *f, uint64_t from, uint64_t to, const datsyn
         block.data = buf;
         block.len = (size_t)leaf.size;
         datsync_leaf_hashes(&leaf, &block, 1);
-        leaf.index = 2 * index;
         at += leaf.size;
-        (void)roots_push(roots, &count, &leaf, made);
-    }
-    if (r == 0 && count != want_count)
-        r = DATSYNC_E_HASH;
-    for (i = 0; i < want_count && r == 0; i++)
-        if (memcmp(roots[i].hash, want[i].hash, 32) != 0)
-            r = DATSYNC_E_HASH;
-    mem_free(&f->env, buf);
-    return r;
-}
-
-/* Claim an owner's verified tail: every block, and every node above (they are the ones the hashing gave). */
-static int tail_claim(datsync_feed *f, uint64_t from, uint64_t to)
-{
-    datsync_node roots[66], made[66], leaf;
-    size_t count, n, i;
-    uint64_t index;
-    int r = roots_read(f, from, roots, &count);
-    for (index = from; index < to && r >= 0; index++) {
-        r = tree_read(f, 2 * index, &leaf);
-        if (r < 0)
-            return r;
         n = roots_push(roots, &count, &leaf, made);
-        for (i = 0; i < n && r >= 0; i++) {
+        for (i = 0; i < n && r >= 0 && claim; i++) {
             r = tree_put(f, &made[i]);
             if (r == 0)
                 r = tree_claim(f, made[i].index);
         }
-        if (r >= 0)
+        if (claim && r >= 0)
             r = block_claim(f, index, 1);
     }
+    if (r >= 0 && count != want_count)
+        r = DATSYNC_E_HASH;
+    for (i = 0; i < want_count && r >= 0; i++)
+        if (memcmp(roots[i].hash, want[i].hash, 32) != 0)
+            r = DATSYNC_E_HASH;
+    mem_free(&f->env, buf);
     return r < 0 ? r : 0;
 }
 
@@ -2149,9 +2139,9 @@ static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[
     if ((r = signature_verify(f, length, root, signature)) < 0)
         return r;
     if (f->has_secret_key && length > claimed) {
-        r = tail_verify(f, claimed, length, roots, count);
+        r = tail_walk(f, claimed, length, roots, count, 0);
         if (r == 0)
-            r = tail_claim(f, claimed, length);
+            r = tail_walk(f, claimed, length, roots, count, 1);
         if (r < 0)
             return r;
     }
@@ -2177,6 +2167,7 @@ static int static_find(datsync_feed *f, uint64_t claimed)
     int r;
     if (claimed == 0)
         return 0;
+    memset(roots, 0, sizeof roots);
     r = roots_read(f, claimed, roots, &count);
     if (r < 0)
         return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_CORRUPT : r;
@@ -2188,45 +2179,60 @@ static int static_find(datsync_feed *f, uint64_t claimed)
     return 0;
 }
 
-/* The longest signature that verifies; see datsync_feed_open. */
-static int length_find(datsync_feed *f)
+/* Look for a signature that stands among those of lengths (0, end], from above; not more than SIGNATURE_TRIES. */
+static int signatures_scan(datsync_feed *f, uint64_t end, uint64_t stop, uint64_t claimed)
 {
     enum { ENTRIES = 512 };
-    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_SIGNATURES);
-    uint64_t claimed = tree_blocks(f), end;
-    uint8_t *buf;
+    uint8_t *buf = mem_resize(&f->env, NULL, ENTRIES * 64);
     unsigned tries = 0;
     int r = DATSYNC_E_NOT_FOUND;
-    if (size < 0 && size != DATSYNC_E_NO_ENTRY)
-        return (int)size;
-    end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
-    if (end > DATSYNC_MAX_BLOCKS)
-        return DATSYNC_E_TOO_BIG;
-    buf = mem_resize(&f->env, NULL, ENTRIES * 64);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    while (end > 0 && r < 0 && tries < SIGNATURE_TRIES) {
+    while (end > stop && r < 0 && !is_fatal(r) && tries < SIGNATURE_TRIES) {
         uint64_t from = end > ENTRIES ? end - ENTRIES : 0;
         r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * from, buf, (size_t)(end - from) * 64);
         if (r < 0)
             break;
         r = DATSYNC_E_NOT_FOUND;
-        for (; end > from && r < 0 && tries < SIGNATURE_TRIES; end--) {
+        for (; end > from && r < 0 && !is_fatal(r) && tries < SIGNATURE_TRIES; end--) {
             const uint8_t *signature = buf + 64 * (end - from - 1);
             if (all_zero(signature, 64))
                 continue;
             tries++;
             r = length_try(f, end, signature, claimed);
-            if (is_fatal(r))
-                break;
         }
-        if (is_fatal(r))
-            break;
     }
     mem_free(&f->env, buf);
+    return r;
+}
+
+/* The longest signature that verifies; see datsync_feed_open. First those above what is claimed, then those below, so that
+ * rubbish at the end of the file hides nothing. */
+static int length_find(datsync_feed *f)
+{
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_SIGNATURES);
+    uint64_t claimed = tree_blocks(f), end;
+    int r;
+    if (size < 0 && size != DATSYNC_E_NO_ENTRY)
+        return (int)size;
+    end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
+    if (end > DATSYNC_MAX_BLOCKS)
+        return DATSYNC_E_TOO_BIG;
+    r = signatures_scan(f, end, MIN(claimed, end), claimed);
+    if (r < 0 && !is_fatal(r))
+        r = signatures_scan(f, MIN(claimed, end), 0, claimed);
     if (is_fatal(r))
         return r;
-    return f->length == 0 ? static_find(f, claimed) : claimed > f->length ? DATSYNC_E_CORRUPT : 0;
+    if (f->length == 0 && (r = static_find(f, claimed)) < 0)
+        return r;
+    if (claimed > f->length)
+        return DATSYNC_E_CORRUPT;
+    /* those above stand for trees that never were, and must not be found inside the feed when it has grown */
+    if (size > (int64_t)(HEADER_BYTES + 64 * f->length) && !(f->flags & DATSYNC_READ_ONLY)) {
+        f->unsynced |= 1u << DATSYNC_PART_SIGNATURES;
+        return f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * f->length);
+    }
+    return 0;
 }
 
 static int feed_load(datsync_feed *f, const datsync_feed_options *o)
@@ -2578,7 +2584,8 @@ int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
 
 uint64_t datsync_feed_digest(const datsync_feed *f, uint64_t index)
 {
-    uint64_t leaf = 2 * index, next, parent, digest = 0, bit = 2, end = bits_length(&f->tree);
+    /* the deployed digest stops at the last byte of its bitfield, and misses what it could tell of roots at its edge */
+    uint64_t leaf = 2 * index, next, parent, digest = 0, bit = 2, end = (bits_length(&f->tree) + 7) & ~(uint64_t)7;
     if (bits_get(&f->tree, leaf))
         return 1;
     next = datsync_flat_sibling(leaf);
@@ -2797,7 +2804,7 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
         f->is_static = 1;
         return 0;
     }
-    if (f->signed_length != p->length)
+    if (f->stored_length != p->length)
         p->signature = proof->signature;
     return signature_verify(f, p->length, root, proof->signature);
 }
@@ -2811,13 +2818,16 @@ static int put_store(datsync_feed *f, putting *p)
     for (i = 0; i < p->store_count; i++)
         if ((r = tree_put(f, &p->store[i])) < 0)
             return r;
+    if (p->signature) {
+        r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (p->length - 1), p->signature, 64);
+        if (r < 0)
+            return r;
+        f->stored_length = p->length;
+    }
     for (i = 0; i < p->store_count; i++)
         if ((r = tree_claim(f, p->store[i].index)) < 0)
             return r;
     if ((r = tree_claim(f, 2 * p->index)) < 0)
-        return r;
-    if (p->signature &&
-        (r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (p->length - 1), p->signature, 64)) < 0)
         return r;
     if (p->length > f->length)
         feed_set_length(f, p->length, p->roots, p->root_count);
@@ -2879,36 +2889,45 @@ int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const
 /* ------------------------------------------------ audit */
 
 /* A node with nothing above it: is it one of the roots of a tree, of this length or an earlier one, whose signature
- * verifies? (A part of a growing feed may hang from the roots of its past.) */
+ * verifies? 1, 0, or the store's error. (A part of a growing feed may hang from the roots of its past.) */
 static int audit_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
 {
     uint64_t length = tree_verified_by(f, index) / 2;
     datsync_node roots[64];
     uint8_t root[32], signature[64];
     size_t count;
+    int r;
     if (length == *good_length)
         return 1;
-    if (!length || roots_read(f, length, roots, &count) < 0)
+    if (!length)
         return 0;
+    if ((r = roots_read(f, length, roots, &count)) < 0)
+        return is_fatal(r) ? r : 0;
     datsync_root_hash(root, roots, count);
-    if (f->is_static ? memcmp(root, f->key, 32) != 0
-                     : feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), signature, 64) < 0 ||
-                           crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
-        return 0;
+    if (f->is_static) {
+        if (memcmp(root, f->key, 32) != 0)
+            return 0;
+    } else {
+        if ((r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), signature, 64)) < 0)
+            return r;
+        if (crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
+            return 0;
+    }
     *good_length = length;
     return 1;
 }
 
-/* One step up from a held node: 1 with the parent's index if it hashes right, 0 if there is no parent here, or
- * DATSYNC_E_HASH. */
+/* One step up from a held node: 1 with the parent's index if it hashes right, 0 if there is no parent here,
+ * DATSYNC_E_HASH, or the store's error. */
 static int audit_parent(datsync_feed *f, const datsync_node *node, uint64_t *parent)
 {
     datsync_node sibling, want, got;
+    int r;
     *parent = datsync_flat_parent(node->index);
-    if (!bits_get(&f->tree, *parent) || tree_get(f, datsync_flat_sibling(node->index), &sibling) < 0)
+    if (!bits_get(&f->tree, *parent) || !bits_get(&f->tree, datsync_flat_sibling(node->index)))
         return 0;
-    if (tree_get(f, *parent, &want) < 0)
-        return DATSYNC_E_HASH;
+    if ((r = tree_get(f, datsync_flat_sibling(node->index), &sibling)) < 0 || (r = tree_get(f, *parent, &want)) < 0)
+        return is_fatal(r) ? r : DATSYNC_E_HASH;
     if (sibling.index < node->index)
         datsync_parent_hash(&got, &sibling, node);
     else
@@ -2916,39 +2935,49 @@ static int audit_parent(datsync_feed *f, const datsync_node *node, uint64_t *par
     return memcmp(got.hash, want.hash, 32) == 0 && got.size == want.size ? 1 : DATSYNC_E_HASH;
 }
 
-/* The file in which block i is wrong, or -1. `done` is a node of the way up that was followed before. */
+/* Up from a leaf that agrees with its block: the part that is wrong, DATSYNC_PARTS if none is, or the store's error.
+ * `done` is a node of the way up that was followed before. */
+static int audit_climb(datsync_feed *f, uint64_t index, uint64_t *good_length, uint64_t done)
+{
+    datsync_node node;
+    uint64_t parent;
+    int r;
+    for (; index != done; index = parent) {
+        if ((r = tree_get(f, index, &node)) < 0 || (r = audit_parent(f, &node, &parent)) < 0)
+            return is_fatal(r) ? r : DATSYNC_PART_TREE;
+        if (r == 0) {
+            r = audit_root(f, index, good_length);
+            return r < 0 ? r : r ? DATSYNC_PARTS : f->is_static ? DATSYNC_PART_TREE : DATSYNC_PART_SIGNATURES;
+        }
+    }
+    return DATSYNC_PARTS;
+}
+
+/* The part in which block i is wrong, DATSYNC_PARTS if none is, or the store's error. */
 static int audit_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, uint64_t *good_length, uint64_t *done)
 {
     datsync_node want, got;
     datsync_bytes block;
-    uint64_t offset, next = 2 * i;
+    uint64_t offset;
     int r;
-    if (tree_get(f, next, &want) < 0 || want.size > DATSYNC_MAX_FRAME || block_offset(f, i, &offset) < 0)
-        return DATSYNC_PART_TREE;
+    if ((r = tree_get(f, 2 * i, &want)) < 0 || (r = block_offset(f, i, &offset)) < 0 || want.size > DATSYNC_MAX_FRAME)
+        return is_fatal(r) ? r : DATSYNC_PART_TREE;
     if ((r = mem_grow(&f->env, buf, cap, (size_t)want.size + 1, 1)) < 0)
-        return r - 100; /* no part: out of memory */
-    if (block_read(f, i, *buf, (size_t)want.size) < 0)
-        return DATSYNC_PART_DATA;
+        return r;
+    if ((r = block_read(f, i, *buf, (size_t)want.size)) < 0)
+        return is_fatal(r) ? r : DATSYNC_PART_DATA;
     block.data = *buf;
     block.len = (size_t)want.size;
     datsync_leaf_hashes(&got, &block, 1);
-    got.index = next;
-    if (memcmp(got.hash, want.hash, 32) != 0) /* if the parent agrees with the block, it is the leaf that is wrong */
-        return audit_parent(f, &got, &offset) == 1 ? DATSYNC_PART_TREE : DATSYNC_PART_DATA;
-    for (; next != *done; next = offset) {
-        if (tree_get(f, next, &want) < 0)
-            return DATSYNC_PART_TREE;
-        r = audit_parent(f, &want, &offset);
-        if (r < 0)
-            return DATSYNC_PART_TREE;
-        if (r == 0 && !audit_root(f, next, good_length))
-            return f->is_static ? DATSYNC_PART_TREE : DATSYNC_PART_SIGNATURES;
-        if (r == 0)
-            break;
+    got.index = 2 * i;
+    if (memcmp(got.hash, want.hash, 32) != 0) { /* if the parent agrees with the block, it is the leaf that is wrong */
+        r = audit_parent(f, &got, &offset);
+        return is_fatal(r) ? r : r == 1 ? DATSYNC_PART_TREE : DATSYNC_PART_DATA;
     }
-    if (!(i & 1))
+    r = audit_climb(f, 2 * i, good_length, *done);
+    if (r == DATSYNC_PARTS && !(i & 1))
         *done = datsync_flat_parent(2 * i); /* the right neighbour need not climb the same way again */
-    return -1;
+    return r;
 }
 
 int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
@@ -2956,22 +2985,19 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
     uint64_t i, good = 0, good_length = NONE, done = NONE;
     uint8_t *buf = NULL;
     size_t cap = 0;
-    int r = 0;
-    if ((r = gather_flush(f)) < 0)
+    int r = gather_flush(f);
+    if (r < 0)
         return r;
     for (i = bits_next(&f->dropped, 0, NONE, 1); i < bits_length(&f->dropped); i = bits_next(&f->dropped, i + 1, NONE, 1))
         fn(ctx, i, bits_get(&f->tree, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
     bits_free(&f->env, &f->dropped);
     for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
-        int part = audit_block(f, i, &buf, &cap, &good_length, &done);
-        if (part == -1) {
-            good++;
-            continue;
-        }
-        if (part < 0) {
-            r = part + 100;
+        int part = r = audit_block(f, i, &buf, &cap, &good_length, &done);
+        if (part < 0)
             break;
-        }
+        good += part == DATSYNC_PARTS;
+        if (part == DATSYNC_PARTS)
+            continue;
         fn(ctx, i, part);
         if (!(f->flags & DATSYNC_READ_ONLY))
             r = block_claim(f, i, 0);
@@ -2986,7 +3012,7 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
 
 int datsync_feed_want(datsync_feed *f, uint64_t start, uint64_t end)
 {
-    if (start >= end)
+    if (start > end)
         return DATSYNC_E_INVALID;
     f->want_all = 0;
     return bits_fill(&f->env, &f->wanted, MIN(start, DATSYNC_MAX_BLOCKS), MIN(end, DATSYNC_MAX_BLOCKS), 1);
@@ -3715,6 +3741,18 @@ static int channel_end(channel *c)
     return r;
 }
 
+static void channel_drop_parked(channel *c)
+{
+    while (c->parked) {
+        parked *next = c->parked->next;
+        promises_withdraw(c, &c->parked->flight);
+        (void)bits_set(&c->peer->env, &c->feed->reserved, c->parked->flight.index, 0);
+        mem_free(&c->peer->env, c->parked);
+        c->parked = next;
+    }
+    c->parked_bytes = c->parked_count = 0;
+}
+
 /* Everything that there may be to do on the open channels. */
 static int peer_work(datsync_peer *p)
 {
@@ -3724,14 +3762,15 @@ static int peer_work(datsync_peer *p)
         channel *c = p->channels[i];
         if (!c->feed)
             continue;
+        if (c->parked && !c->flight_open) { /* what they lack was promised and did not come */
+            c->feed->distrust = 1;
+            channel_drop_parked(c); /* they are asked for again, and everything that they lack with them */
+            c->run_at = c->run_end = 0;
+        }
         if (p->handshaken && (c->mode & DATSYNC_DOWNLOAD) && !c->told_done) {
             r = ask_ranges(c);
             if (r == 0)
                 r = ask_blocks(c);
-        }
-        if (r == 0 && c->parked && !c->flight_open) { /* what they lack was promised and did not come */
-            c->feed->distrust = 1;
-            r = DATSYNC_E_PROOF;
         }
         if (r == 0 && p->handshaken)
             r = channel_end(c);
@@ -3781,18 +3820,6 @@ static int flights_expire(channel *c)
     }
     c->run_at = c->run_end = 0;
     return 0;
-}
-
-static void channel_drop_parked(channel *c)
-{
-    while (c->parked) {
-        parked *next = c->parked->next;
-        promises_withdraw(c, &c->parked->flight);
-        (void)bits_set(&c->peer->env, &c->feed->reserved, c->parked->flight.index, 0);
-        mem_free(&c->peer->env, c->parked);
-        c->parked = next;
-    }
-    c->parked_bytes = c->parked_count = 0;
 }
 
 /* ================================================================ peer: messages ================================ */
@@ -3958,7 +3985,7 @@ static int on_data(channel *c, const datsync_message *m)
         channel_learn_size(c, m->u.data.value.len);
         if (!has_value && bits_set(&p->env, &c->offered, index, 0) < 0)
             return DATSYNC_E_NOMEM;
-    } else {
+    } else if (has_value) {
         (void)bits_set(&p->env, &c->late, index, 0);
     }
     r = data_put(c, m);
@@ -5488,7 +5515,7 @@ static int feed_is_complete(const datsync *ds, const datsync_feed *feed)
         else if (c->peer->handshaken && c->remote >= 0 && !channel_idle(c))
             return 0;
     }
-    return complete;
+    return complete && datsync_feed_missing(feed) == 0;
 }
 
 static void feeds_step(datsync *ds)

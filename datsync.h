@@ -401,8 +401,8 @@ typedef struct datsync_proof {
     uint64_t length; /* of the tree that the signature is for; 0 without one */
 } datsync_proof;
 
-/* The proof of a block for somebody whose digest is `nodes`; with `hash`, the leaf comes first. `known` (may be NULL)
- * are nodes that he is known to hold besides. DATSYNC_E_NOT_FOUND if the leaf is not held. */
+/* The proof of a block for somebody whose digest is `nodes`; with `hash`, the leaf comes first. DATSYNC_E_NOT_FOUND if
+ * the leaf is not held, DATSYNC_E_NO_SIGNATURE if the one that is needed is not there. */
 int datsync_feed_proof(datsync_feed *feed, uint64_t index, uint64_t nodes, int hash, datsync_proof *out);
 /* Verify a block (value->data NULL: its hash alone, which is then the proof's first node) and store it. In any order.
  * Returns 1 if it is new, 0 if it was held already; DATSYNC_E_HASH, DATSYNC_E_SIGNATURE, DATSYNC_E_NO_SIGNATURE,
@@ -421,7 +421,7 @@ int datsync_feed_flush(datsync_feed *feed);
 /* Commit if the group is due (the synchronizer calls this). Returns 1 if it committed. */
 int datsync_feed_tick(datsync_feed *feed, uint64_t now);
 
-/* Which blocks are downloaded, [start, end): all, until the first call; each call adds a range, at most 64. */
+/* Which blocks are downloaded, [start, end): all, until the first call; each call adds a range, which may be empty. */
 int datsync_feed_want(datsync_feed *feed, uint64_t start, uint64_t end);
 void datsync_feed_unwant(datsync_feed *feed); /* none */
 /* Blocks of the wanted ranges below the length that are not held. */

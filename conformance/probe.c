@@ -501,7 +501,8 @@ static int cmd_disk_calls(int n, char **w)
 }
 
 /* disk-cut D COPY N SEED: COPY becomes what D may be after power was lost behind its first N operations: each that was
- * not synced is there, or not, or in part. SEED 0: everything is there (the process was killed); 1: nothing is. */
+ * not synced is there, or not, or up to one of its sectors. SEED 0: everything is there (the process was killed); 1:
+ * nothing is. */
 static int cmd_disk_cut(int n, char **w)
 {
     disk *d = disk_of(w[0]), *to = disk_new(thing(w[1]));
@@ -519,8 +520,10 @@ static int cmd_disk_cut(int n, char **w)
             uint64_t what = seed == 1 ? 0 : chance(&state) % 3;
             if (what == 0)
                 continue;
-            if (what == 1)
-                len = (size_t)(chance(&state) % (len + 1));
+            if (what == 1) {
+                size_t first = (size_t)(512 - o->offset % 512), sectors = len > first ? (len - first) / 512 + 1 : 0;
+                len = sectors ? first + 512 * (size_t)(chance(&state) % sectors) : 0;
+            }
         }
         if (o->kind == OP_TRUNCATE)
             (void)to->inner.truncate(to->inner.ctx, o->part, o->offset);
@@ -1390,7 +1393,8 @@ static peer_slot *peer_of(const char *word)
 
 static void note_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_event *e)
 {
-    static const char *const names[] = {"feed", "handshake", "have", "block", "upload", "reject", "extension", "finished"};
+    static const char *const names[] = {"feed",   "handshake", "have",      "block",
+                                        "upload", "reject",    "extension", "finished"};
     text *t = &((peer_slot *)ctx)->events;
     (void)peer;
     if (t->len > 1000000)
@@ -1645,7 +1649,7 @@ typedef struct member {
     datsync *ds;
     datsync_feed *feed;
     uint64_t blocks, rejects, uploads;
-    int complete, gone;
+    int complete, early, gone; /* early: told complete while blocks below its length were missing */
 } member;
 
 static crypto_generichash_state swarm_log; /* of all events, so that two runs can be compared */
@@ -1663,8 +1667,10 @@ static void note_event(void *ctx, datsync *ds, const datsync_event *e)
     m->blocks += e->type == DATSYNC_EV_BLOCK;
     m->uploads += e->type == DATSYNC_EV_UPLOAD;
     m->rejects += e->type == DATSYNC_EV_REJECT;
-    if (e->type == DATSYNC_EV_COMPLETE)
+    if (e->type == DATSYNC_EV_COMPLETE) {
         m->complete = 1;
+        m->early |= datsync_feed_missing(e->feed) > 0;
+    }
 }
 
 static void swarm_step(member *m, datsync_net *net, uint64_t now)
@@ -1700,7 +1706,8 @@ static int swarm_covers(const member *all, size_t count, size_t from, uint64_t b
 /* swarm SEED MEMBERS BLOCKS SIZE HOW MOST: member 0 makes the feed, each further one dials up to three earlier ones and
  * downloads live. HOW: plain; vanish (the maker leaves when the others have every block between them); tamper (member 1
  * holds everything, with every block's bytes damaged). At most MOST virtual milliseconds. -> milliseconds, members
- * complete (of whom content is right), their blocks, rejected blocks, uploads of the maker, hash of all events */
+ * that have all and were told so, of whom the content is right, their blocks, rejected blocks, uploads of the maker,
+ * members that were told complete too early, hash of all events */
 static int cmd_swarm(int n, char **w)
 {
     uint64_t seed = number(w[0]), blocks = number(w[2]), size = number(w[3]), most = number(w[5]), now, i;
@@ -1712,7 +1719,7 @@ static int cmd_swarm(int n, char **w)
     datsync_feed_options fo;
     datsync_options o;
     uint8_t hash[32], sk[64], pk[32], fseed[32];
-    uint64_t complete = 0, good = 0, got = 0, rejects = 0;
+    uint64_t complete = 0, good = 0, got = 0, rejects = 0, early = 0;
     (void)n;
     if (count > SWARM || count < 2)
         die("a swarm of another size");
@@ -1754,7 +1761,8 @@ static int cmd_swarm(int n, char **w)
         o.on_event = note_event;
         (void)snprintf(name, sizeof name, "m%u", (unsigned)k);
         if (datsync_new(&all[k].ds, &o, 0) < 0 ||
-            datsync_add(all[k].ds, all[k].feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD) < 0 || datsync_listen(all[k].ds, name) < 0)
+            datsync_add(all[k].ds, all[k].feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD) < 0 ||
+            datsync_listen(all[k].ds, name) < 0)
             die("no member");
         for (j = 0; j < MIN(k, 3); j++) {
             size_t other = k <= 3 ? j : (size_t)(chance(&chance_state) % k);
@@ -1769,7 +1777,7 @@ static int cmd_swarm(int n, char **w)
         if (vanish && !all[0].gone && now % 50 == 0 && swarm_covers(all, count, 1, blocks))
             swarm_leave(&all[0]);
         for (done = 1, k = 1; k < count; k++)
-            if (!(tamper && k == 1) && !all[k].complete)
+            if (!(tamper && k == 1) && (!all[k].complete || datsync_feed_count(all[k].feed, 0, blocks) < blocks))
                 done = 0;
     }
     for (k = 1; k < count; k++) {
@@ -1784,7 +1792,8 @@ static int cmd_swarm(int n, char **w)
             while (temp_count > mark)
                 free(temps[--temp_count]);
         }
-        complete += all[k].complete != 0;
+        complete += all[k].complete && datsync_feed_count(all[k].feed, 0, blocks) == blocks;
+        early += all[k].early != 0;
         good += right == blocks;
         got += all[k].blocks;
         rejects += all[k].rejects;
@@ -1796,6 +1805,7 @@ static int cmd_swarm(int n, char **w)
     say_number(got);
     say_number(rejects);
     say_number(all[0].uploads);
+    say_number(early);
     say_bytes(hash, 32);
     for (k = 0; k < count; k++)
         if (!all[k].gone)

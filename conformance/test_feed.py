@@ -1,0 +1,796 @@
+"""The feed: trees and proofs against the Python implementation, refusals, faults, power cuts."""
+
+import random
+
+import pytest
+
+import probe as drive
+from dat import feed as feeds, flat, sleep, wire
+from dat.tree import Tree, proof_indexes, verify
+from probe import (BITFIELD, CREATE, DATA, NO_SPACE, PARTS, SIGNATURES, STATIC, TREE, ProbeError, content,
+                   members, node, ranges, secret_key, unhex)
+
+SEED, LOW, HIGH = 5, 0, 20
+SIZE = "%d-%d" % (LOW, HIGH)
+SECRET = secret_key(SEED)
+PUBLIC = SECRET[32:]
+
+
+def python_feed(blocks, batch=None):
+    feed = feeds.Feed(secret_key=SECRET)
+    for start in range(0, blocks, batch or blocks or 1):
+        feed.append(*[content(SEED, i, SIZE)
+                      for i in range(start, min(blocks, start + (batch or blocks)))])
+    return feed
+
+
+def owner(probe, number, blocks, batch=None, where="memory"):
+    probe.ask("open", number, where, CREATE, None, SECRET)
+    if blocks:
+        probe.ask("grow", number, SEED, blocks, LOW, HIGH, batch or blocks)
+
+
+def reader(probe, number, where="memory", flags=CREATE):
+    probe.ask("open", number, where, flags, PUBLIC, None)
+
+
+def check(probe, number, held=None):
+    """Every block that is claimed reads as its content; returns how many there are."""
+    count, good = probe.numbers("check", number, SEED, LOW, HIGH)
+    assert count == good
+    assert held is None or count == held
+    return count
+
+
+def audited(probe, number, held):
+    """The audit finds all that is claimed good; it may tell of blocks that opening dropped."""
+    claimed = members(probe.ask("held", number))
+    *faults, good = probe.ask("audit", number)
+    assert int(good) == held == len(claimed), faults
+    assert not claimed & {int(f.split(":")[0]) for f in faults}
+    assert members(probe.ask("held", number)) == claimed
+
+
+def found_on(probe, disk):
+    found = {}
+    for name, part in PARTS.items():
+        try:
+            found[name] = probe.bytes("disk-get", disk, part)
+        except ProbeError as error:
+            assert error.code == -83
+    return found
+
+
+def sound(probe, disk):
+    """What lies on the disk, judged by the Python auditor. A signature of a shorter length may be
+    left from an append that failed: nobody reads it."""
+    feed = sleep.load(found_on(probe, disk))
+    assert not [p for p in feed.audit() if not p.startswith("length ") or
+                p.startswith("length %d " % feed.length) or "length %d:" % feed.length in p]
+    return feed
+
+
+# ---- trees, digests, proofs ---------------------------------------------------------------------
+
+def test_trees_of_all_lengths(probe):
+    """Length 1 to 200, one append after the other: roots, their hash, its signature."""
+    mine = feeds.Feed(secret_key=SECRET)
+    owner(probe, 0, 0)
+    for length in range(1, 201):
+        mine.append(content(SEED, length - 1, SIZE))
+        assert probe.number("grow", 0, SEED, 1, LOW, HIGH, 1) == length
+        roots = flat.full_roots(length)
+        assert probe.numbers("roots", length) == roots
+        for i in roots:
+            assert node(probe.ask("node", 0, i)[0]) == mine.tree.get(i)
+        proven, signature, *_ = probe.ask("proof", 0, length - 1, 0, 0)
+        assert int(proven) == length and unhex(signature) == mine.signatures[length - 1]
+    assert probe.ask("info", 0)[0] == "200"
+    assert members(probe.ask("nodes", 0)) == set(mine.tree.holding)
+
+
+def proof_of(probe, index, digest, hash):
+    try:
+        length, signature, *nodes = probe.ask("proof", 0, index, digest, hash)
+    except ProbeError as error:
+        assert error.code in (drive.NOT_FOUND, drive.NO_SIGNATURE)
+        return None
+    return [node(n).index for n in nodes], int(length)
+
+
+def expected_proof(holding, index, digest, hash, signed):
+    """Where several trees can be verified from here, and only one is signed, both sides may differ
+    in which they find; the deployed rule decides."""
+    want = proof_indexes(holding, 2 * index, digest, bool(hash))
+    return None if want is None or want[1] and want[1] not in signed else want
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_digests_and_proofs_of_sparse_holdings(probe, seed):
+    """Feeds of 1 to 200 blocks of which random ones were taken: every digest, and the proof for
+    every digest that occurs."""
+    rng = random.Random(seed)
+    for blocks in [1 + rng.randrange(200) for _ in range(6)]:
+        source = python_feed(blocks)
+        mine = feeds.Feed(key=PUBLIC)
+        reader(probe, 0)
+        for index in rng.sample(range(blocks), rng.randint(1, min(blocks, 12))):
+            data = source.answer(wire.request(index, mine.digest(index)))
+            if mine.has(index):
+                continue
+            mine.put(data)
+            probe.ask("put", 0, index, data.value, data.signature, *data.nodes)
+        assert members(probe.ask("nodes", 0)) == set(mine.tree.holding)
+        digests = probe.numbers("digests", 0, 0, blocks + 3)
+        assert digests == [mine.digest(i) for i in range(blocks + 3)], blocks
+        asked = sorted(set(digests)) + [rng.randrange(1 << 9) for _ in range(4)]
+        for index in rng.sample(range(blocks), min(blocks, 12)):
+            for digest in asked:
+                hash = rng.randrange(2)
+                assert proof_of(probe, index, digest, hash) == \
+                    expected_proof(mine.tree.holding, index, digest, hash, {blocks}), (blocks, index)
+        probe.ask("close", 0)
+
+
+@pytest.mark.parametrize("blocks", [100003, 131072])
+def test_long_feeds(probe, blocks):
+    """Above 100,000 blocks: proofs and digests at the ends and between."""
+    probe.ask("open", 0, "memory", CREATE, None, SECRET)
+    probe.ask("grow", 0, SEED, blocks, 1, 1, 4096)
+    probe.ask("flush", 0)
+    reader(probe, 1)
+    mine = Tree()
+    rng = random.Random(blocks)
+    for index in [0, blocks - 1, blocks // 2, 65535, 65536] + rng.sample(range(blocks), 20):
+        digest = probe.number("digests", 1, index, index + 1)
+        assert digest == mine.holding.digest(2 * index)
+        length, signature, *nodes = probe.ask("proof", 0, index, digest, 0)
+        data = wire.Data(index, content(SEED, index, 1), list(map(node, nodes)),
+                         unhex(signature) or None)
+        for n in verify(mine, PUBLIC, data).nodes:
+            mine.put(n)
+        assert probe.ask("put", 1, index, data.value, data.signature, *nodes) in (["1"], ["0"])
+    assert members(probe.ask("nodes", 1)) == set(mine.holding)
+    assert probe.ask("info", 1)[:2] == [str(blocks)] * 2
+    assert probe.numbers("check", 0, SEED, 1, 1) == [blocks, blocks]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_in_any_order(probe, seed):
+    """Random orders, some blocks as a hash first: the same six files as the Python writer's."""
+    rng = random.Random(seed)
+    blocks = rng.choice([1, 7, 64, 97, 200])
+    owner(probe, 0, blocks)
+    probe.ask("disk", 1)
+    reader(probe, 1, "disk:1")
+    order = rng.sample(range(blocks), blocks)
+    hashes = rng.sample(range(blocks), blocks // 3)
+    for index in hashes:
+        probe.ask("give", 1, 0, 1, index)
+    assert probe.ask("held", 1) == []
+    for index in order:
+        assert probe.ask("give", 1, 0, 0, index) == ["1"]
+    check(probe, 1, blocks)
+    probe.ask("close", 1)
+    written, source = found_on(probe, 1), sleep.files(python_feed(blocks))
+    assert written == {k: v for k, v in source.items() if k != "secret_key"}
+
+
+def test_bytes_of_batches_and_seeks(probe):
+    """seek finds each byte's block; beyond the end and without the nodes it says so."""
+    owner(probe, 0, 30, 7)
+    starts, at = [], 0
+    for i in range(30):
+        starts.append(at)
+        at += len(content(SEED, i, SIZE))
+    for offset in range(at):
+        index, inside = probe.numbers("seek", 0, offset)
+        assert starts[index] + inside == offset and inside < len(content(SEED, index, SIZE))
+    assert probe.code("seek", 0, at) == drive.INVALID
+    reader(probe, 1)
+    probe.ask("give", 1, 0, 0, 29)
+    assert probe.code("seek", 1, 0) == drive.NOT_FOUND
+
+
+def test_growing_source_is_followed(probe):
+    owner(probe, 0, 0)
+    reader(probe, 1)
+    rng, length = random.Random(1), 0
+    for _ in range(25):
+        length += rng.randint(1, 9)
+        probe.ask("grow", 0, SEED, length - int(probe.ask("info", 0)[0]), LOW, HIGH, 100)
+        for index in rng.sample(range(length), min(3, length)):
+            probe.ask("give", 1, 0, 0, index)
+        probe.ask("give", 1, 0, 0, length - 1)
+        assert probe.ask("info", 1)[0] == str(length)
+    probe.ask("give", 1, 0, 0, *range(length))
+    check(probe, 1, length)
+
+
+def test_static_feed(probe):
+    mine = feeds.Feed(live=False)
+    mine.append(*[content(SEED, i, SIZE) for i in range(11)])
+    mine.finalize()
+    probe.ask("open", 0, "memory", CREATE | STATIC, None, None)
+    probe.ask("grow", 0, SEED, 11, LOW, HIGH, 4)
+    probe.ask("finalize", 0)
+    assert probe.ask("info", 0)[5] == mine.key.hex()
+    assert probe.code("grow", 0, SEED, 1, 1, 1, 1) == drive.READ_ONLY_FEED
+    assert probe.code("finalize", 0) == drive.STATE
+    probe.ask("disk", 1)
+    probe.ask("open", 1, "disk:1", CREATE, mine.key, None)
+    for index in (5, 10, 0):
+        data = mine.answer(wire.request(index, probe.number("digests", 1, index, index + 1)))
+        assert data.signature is None
+        bad = bytes([1]) + (data.value or b"")[1:] + b"x"
+        assert probe.code("put", 1, index, bad, None, *data.nodes) < 0
+        probe.ask("put", 1, index, data.value, None, *data.nodes)
+    probe.ask("close", 1)
+    probe.ask("open", 1, "disk:1", 0, None, None)
+    info = probe.ask("info", 1)
+    assert info[0] == "11" and info[4] == "1"
+    assert ranges(probe.ask("held", 1)) == [(0, 1), (5, 6), (10, 11)]
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+REFUSALS = (drive.HASH, drive.SIGNATURE, drive.NO_SIGNATURE, drive.PROOF, drive.TOO_BIG)
+
+
+def state(probe, number):
+    return (probe.ask("info", number)[:2], probe.ask("held", number), probe.ask("nodes", number))
+
+
+def spoilt(data):
+    """Every part of a Data falsified, one at a time."""
+    flipped = lambda b: bytes([b[0] ^ 1]) + b[1:]  # noqa: E731
+    yield "value", data.value + b"x", data.nodes, data.signature
+    yield "value", flipped(data.value), data.nodes, data.signature
+    for i, n in enumerate(data.nodes):
+        rest = lambda m: data.nodes[:i] + [m] + data.nodes[i + 1:]  # noqa: E731
+        yield "hash", data.value, rest(wire.Node(n.index, flipped(n.hash), n.size)), data.signature
+        yield "size", data.value, rest(wire.Node(n.index, n.hash, n.size + 1)), data.signature
+        yield "huge", data.value, rest(wire.Node(n.index, n.hash, 2**64 - 1)), data.signature
+        yield "index", data.value, rest(wire.Node(n.index + 2, n.hash, n.size)), data.signature
+        yield "missing", data.value, data.nodes[:i] + data.nodes[i + 1:], data.signature
+    if data.signature:
+        yield "signature", data.value, data.nodes, flipped(data.signature)
+        yield "no signature", data.value, data.nodes, None
+
+
+@pytest.mark.parametrize("before", [[], [12], [0, 12]])
+@pytest.mark.parametrize("index", [5, 9])
+def test_tampering_is_refused(probe, before, index):
+    source = python_feed(13)
+    probe.ask("disk", 0)
+    reader(probe, 0, "disk:0")
+    for i in before:
+        data = source.answer(wire.request(i, probe.number("digests", 0, i, i + 1)))
+        probe.ask("put", 0, i, data.value, data.signature, *data.nodes)
+    probe.ask("flush", 0)
+    files = found_on(probe, 0)
+    was, tried = state(probe, 0), 0
+    data = source.answer(wire.request(index, probe.number("digests", 0, index, index + 1)))
+    assert len(data.value) > 1
+    for what, value, nodes, signature in spoilt(data):
+        code = probe.code("put", 0, index, value, signature, *nodes)
+        assert code in REFUSALS, (what, code)
+        assert state(probe, 0) == was, what
+        tried += 1
+    probe.ask("flush", 0)
+    assert found_on(probe, 0) == files and tried > 6
+    assert probe.ask("put", 0, index, data.value, data.signature, *data.nodes) == ["1"]
+    assert probe.ask("put", 0, index, data.value, data.signature, *data.nodes) == ["0"]
+
+
+def test_a_signed_tree_that_lacks_the_block_is_refused(probe):
+    """A good signature over roots among which the block's own top is not: the deployed
+    implementation takes it."""
+    source = python_feed(13, batch=1)
+    reader(probe, 0)
+    roots = [source.tree.get(i) for i in flat.full_roots(12)]
+    for length in (8, 12, 13):
+        nodes = [source.tree.get(i) for i in flat.full_roots(length)]
+        for index in (0, 3, 11, 12, 13, 40):
+            code = probe.code("put", 0, index, b"false", source.signatures[length - 1], *nodes)
+            assert code in (drive.PROOF, drive.SIGNATURE, drive.HASH), (length, index)
+    # The same where its roots are held already.
+    data = source.answer(wire.request(12, 0))
+    probe.ask("put", 0, 12, data.value, data.signature, *data.nodes)
+    was = state(probe, 0)
+    for index in (0, 7, 11, 13, 14, 100):
+        for nodes in ([], roots, [source.tree.get(24)], [source.tree.get(19), source.tree.get(24)]):
+            code = probe.code("put", 0, index, b"false", source.signatures[12], *nodes)
+            assert code in (drive.PROOF, drive.SIGNATURE, drive.HASH), (index, code)
+    assert state(probe, 0) == was
+
+
+def test_indexes_out_of_range(probe):
+    reader(probe, 0)
+    for index in (2**32, 2**40, 2**63, 2**64 - 1):
+        assert probe.code("put", 0, index, b"x", bytes(64)) == drive.INVALID
+        assert probe.code("proof", 0, index, 0, 0) == drive.NOT_FOUND
+        assert probe.code("get", 0, index) == drive.NOT_FOUND
+    top = wire.Node(2**33 - 2, bytes(32), 1)
+    assert probe.code("put", 0, 5, b"x", bytes(64), top) < 0
+    assert probe.code("put", 0, 5, b"x", bytes(64), wire.Node(2**63, bytes(32), 1)) < 0
+    live, peak, _ = probe.numbers("memory")
+    assert peak < 3 << 20
+
+
+def test_keys_that_do_not_belong_together(probe):
+    other = secret_key(SEED + 1)
+    assert probe.code("open", 0, "memory", CREATE, PUBLIC, other) == -49
+    assert probe.code("open", 0, "memory", CREATE, None, SECRET[:32] + other[32:]) == -49
+    probe.ask("disk", 0)
+    assert probe.code("open", 0, "disk:0", 0, PUBLIC, None) == drive.NOT_FOUND
+    owner(probe, 0, 3, where="disk:0")
+    assert probe.code("open", 1, "disk:0", 0, None, None) == drive.LOCKED
+    probe.ask("close", 0)
+    assert probe.code("open", 0, "disk:0", 0, other[32:], None) == drive.OTHER_FEED
+    probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
+    assert probe.code("grow", 0, SEED, 1, 1, 1, 1) == drive.READ_ONLY_FEED
+    assert probe.code("clear", 0, 0, 1) == drive.READ_ONLY_FEED
+    check(probe, 0, 3)
+
+
+def test_largest_block(probe):
+    largest = 8388608 - 8192
+    probe.ask("open", 0, "memory", CREATE, None, SECRET)
+    assert probe.ask("append", 0, bytes(largest)) == ["1"]
+    assert probe.code("append", 0, b"x", bytes(largest + 1)) == drive.TOO_BIG
+    assert probe.ask("info", 0)[:2] == ["1", str(largest)]
+    assert probe.ask("append", 0, b"x") == ["2"] and probe.bytes("get", 0, 1) == b"x"
+
+
+# ---- clear, audit -------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("start, end", [(0, 20), (0, 1), (5, 9), (19, 20), (15, 99), (7, 7)])
+def test_clear(probe, start, end):
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, where="disk:0")
+    probe.ask("clear", 0, start, end)
+    kept = set(range(20)) - set(range(start, end))
+    assert members(probe.ask("held", 0)) == kept
+    check(probe, 0, len(kept))
+    probe.ask("grow", 0, SEED, 4, LOW, HIGH, 4)
+    probe.ask("close", 0)
+    owner(probe, 0, 0, where="disk:0")
+    kept |= set(range(20, 24))
+    assert members(probe.ask("held", 0)) == kept and probe.ask("info", 0)[0] == "24"
+    check(probe, 0, len(kept))
+    assert probe.ask("audit", 0) == [str(len(kept))]
+    probe.ask("close", 0)
+    sound(probe, 0)
+
+
+def test_cleared_blocks_come_again(probe):
+    owner(probe, 0, 20)
+    reader(probe, 1)
+    probe.ask("give", 1, 0, 0, *range(20))
+    probe.ask("clear", 1, 3, 17)
+    assert probe.number("missing", 1) == 14
+    probe.ask("give", 1, 0, 0, *range(20))
+    check(probe, 1, 20)
+
+
+@pytest.mark.parametrize("part, header", [(DATA, 0), (TREE, 32), (SIGNATURES, 32)])
+def test_audit_finds_each_flipped_byte(probe, part, header):
+    """Of data, tree and signature: whatever byte is flipped, it is found, and a second look finds
+    nothing that is claimed wrongly."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 6, where="disk:0")
+    probe.ask("close", 0)
+    good = found_on(probe, 0)
+    name = next(n for n, p in PARTS.items() if p == part)
+    body = good[name]
+    offsets = range(header, len(body))
+    if part == SIGNATURES:
+        offsets = range(len(body) - 64, len(body))
+    for offset in offsets:
+        if part == TREE and (offset - 32) // 40 == 7:
+            continue  # of longer trees
+        probe.ask("disk", 1)
+        for n, data in good.items():
+            if n != "secret_key":
+                probe.ask("disk-set", 1, PARTS[n], data)
+        probe.ask("disk-flip", 1, part, offset, 1 << offset % 8)
+        if part == SIGNATURES or part == TREE and (offset - 32) // 40 in (3, 9):
+            # The signature, or a root: nothing can be verified any more, and opening tells so.
+            assert probe.code("open", 1, "disk:1", 0, PUBLIC, None) == drive.CORRUPT
+            continue
+        reader(probe, 1, "disk:1", 0)
+        faults = probe.ask("audit", 1)
+        assert int(faults[-1]) < 6 and len(faults) > 1, offset
+        assert len(faults) - 1 + int(faults[-1]) == 6 or faults[0].startswith("5:"), offset
+        if part == DATA:
+            assert check(probe, 1) == 5 and faults[0].endswith(":%d" % DATA)
+        probe.ask("close", 1)
+
+
+def test_audit_of_a_read_only_feed_changes_nothing(probe):
+    probe.ask("disk", 0)
+    owner(probe, 0, 6, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-flip", 0, DATA, 0, 1)
+    before = found_on(probe, 0)
+    probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
+    assert int(probe.ask("audit", 0)[-1]) == 5
+    probe.ask("close", 0)
+    assert found_on(probe, 0) == before
+
+
+def test_audit_of_two_faults_side_by_side(probe):
+    """Block 0's bytes are false and so is the node above block 1: read-only, both are told."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 8, where="disk:0")
+    probe.ask("close", 0)
+    first = next(i for i in range(0, 8, 2) if len(content(SEED, i, SIZE)))
+    offset = sum(len(content(SEED, i, SIZE)) for i in range(first))
+    probe.ask("disk-flip", 0, DATA, offset, 1)
+    probe.ask("disk-flip", 0, TREE, 32 + 40 * (2 * first + 1), 1)
+    probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
+    faults = {f.split(":")[0] for f in probe.ask("audit", 0)[:-1]}
+    assert {str(first), str(first + 1)} <= faults
+
+
+# ---- every I/O call fails once ------------------------------------------------------------------
+
+def append_work(probe):
+    probe.ask("grow", 0, SEED, 5, LOW, HIGH, 5)
+    probe.ask("grow", 0, SEED, 40, LOW, HIGH, 10)
+    probe.ask("flush", 0)
+
+
+def put_work(probe):
+    probe.ask("give", 0, 9, 0, 7, 3, 0, 19)
+    probe.ask("flush", 0)
+    probe.ask("give", 0, 9, 0, *range(20))
+    probe.ask("flush", 0)
+
+
+def clear_work(probe):
+    probe.ask("clear", 0, 3, 9)
+    probe.ask("clear", 0, 15, 20)
+
+
+def read_work(probe):
+    for i in range(20):
+        probe.ask("get", 0, i)
+        probe.ask("proof", 0, i, 0, 0)
+    probe.ask("audit", 0)
+
+
+def nothing(probe):
+    pass
+
+
+# what is on the disk before, who opens it, what is done
+WORK = {"append": (0, SECRET, append_work), "append-more": (20, SECRET, append_work),
+        "put": (0, None, put_work), "clear": (20, SECRET, clear_work),
+        "clear-reader": (-20, None, clear_work), "read": (20, SECRET, read_work),
+        "open": (20, SECRET, nothing), "open-reader": (-20, None, nothing)}
+
+
+def prepare(probe, blocks, disk=0):
+    """A disk with a feed of so many blocks; fewer than 0: a reader's."""
+    probe.ask("disk", disk)
+    if blocks >= 0:
+        owner(probe, 0, blocks, where="disk:%d" % disk)
+    else:
+        owner(probe, 1, -blocks)
+        reader(probe, 0, "disk:%d" % disk)
+        probe.ask("give", 0, 1, 0, *range(-blocks))
+        probe.ask("close", 1)
+    probe.ask("close", 0)
+    probe.ask("disk-calls", disk)
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "sync", "truncate"])
+@pytest.mark.parametrize("name", WORK)
+def test_every_call_of_the_store_fails_once(probe, name, kind):
+    """The error comes out; what is left opens, claims nothing that is not there, and goes on."""
+    blocks, secret, work = WORK[name]
+    owner(probe, 9, 20)
+    failures, n = 0, 0
+    while True:
+        n += 1
+        prepare(probe, blocks)
+        probe.ask("disk-fail", 0, kind, n, -NO_SPACE)
+        codes = [probe.code("open", 0, "disk:0", CREATE, PUBLIC, secret)]
+        if codes[0] == 0:
+            try:
+                work(probe)
+            except ProbeError as error:
+                codes.append(error.code)
+            codes.append(probe.code("close", 0))
+        left = probe.number("disk-fail", 0, kind, 0, 0)
+        if left == 0:  # it did fail
+            failures += 1
+            assert NO_SPACE in codes, (n, codes)
+        assert set(codes) <= {0, NO_SPACE, drive.NOT_FOUND}, (n, codes)
+        probe.ask("open", 0, "disk:0", CREATE, PUBLIC, secret)
+        length = int(probe.ask("info", 0)[0])
+        assert length >= abs(blocks), n
+        held = check(probe, 0)
+        assert held >= abs(blocks) or "clear" in name, "a failed call lost blocks that were there"
+        audited(probe, 0, held)
+        if secret:
+            probe.ask("grow", 0, SEED, 7, LOW, HIGH, 7)
+            assert int(probe.ask("info", 0)[0]) == length + 7
+        elif name == "put":
+            probe.ask("give", 0, 9, 0, *range(20))
+            check(probe, 0, 20)
+        probe.ask("close", 0)
+        sound(probe, 0)
+        if left:
+            break
+    if (name, kind) not in {("put", "truncate"), ("append", "truncate"), ("append-more", "truncate"),
+                            ("read", "write"), ("read", "sync"), ("read", "truncate"),
+                            ("clear", "read"), ("clear-reader", "read")} and \
+            not (name.startswith("open") and kind != "read") and not kind == "truncate":
+        assert failures, "nothing was made to fail"
+
+
+@pytest.mark.parametrize("kind", ["write", "sync", "read"])
+def test_work_goes_on_after_a_failed_call(probe, kind):
+    """The same object is used on after the failure, and what it commits then is all there."""
+    owner(probe, 9, 20)
+    for n in range(1, 40):
+        prepare(probe, 0)
+        probe.ask("open", 0, "disk:0", CREATE, PUBLIC, None)
+        probe.ask("disk-fail", 0, kind, n, -NO_SPACE)
+        probe.code("give", 0, 9, 0, 7, 3)
+        probe.code("flush", 0)
+        probe.code("give", 0, 9, 0, 11, 4, 5)
+        probe.code("flush", 0)
+        left = probe.number("disk-fail", 0, kind, 0, 0)
+        probe.ask("give", 0, 9, 0, *range(20))
+        check(probe, 0, 20)
+        probe.ask("flush", 0)
+        probe.ask("close", 0)
+        assert sound(probe, 0).length == 20
+        reader(probe, 0, "disk:0", 0)
+        assert probe.ask("info", 0)[0] == "20", n
+        check(probe, 0, 20)
+        probe.ask("close", 0)
+        if left:
+            break
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+def test_an_owner_goes_on_after_a_failed_call(probe, kind):
+    for n in range(1, 60):
+        prepare(probe, 3)
+        owner(probe, 0, 0, where="disk:0")
+        probe.ask("disk-fail", 0, kind, n, -NO_SPACE)
+        for _ in range(4):
+            probe.code("grow", 0, SEED, 3, LOW, HIGH, 3)
+            probe.code("flush", 0)
+        left = probe.number("disk-fail", 0, kind, 0, 0)
+        length = probe.number("grow", 0, SEED, 2, LOW, HIGH, 2)
+        probe.ask("flush", 0)
+        check(probe, 0, length)
+        probe.ask("close", 0)
+        assert sound(probe, 0).length == length
+        owner(probe, 0, 0, where="disk:0")
+        assert int(probe.ask("info", 0)[0]) == length
+        check(probe, 0, length)
+        probe.ask("close", 0)
+        if left:
+            break
+
+
+# ---- power cuts ---------------------------------------------------------------------------------
+
+def owner_history(probe):
+    """Appends and a clear; [(operations so far, committed length)] after each step."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 0, where="disk:0")
+    history = [(ops(probe), 0)]
+    for count, batch, flush in [(3, 1, 1), (4, 4, 0), (6, 2, 1), (1, 1, 0), (1, 1, 0), (9, 9, 1), (2, 2, 1)]:
+        probe.ask("grow", 0, SEED, count, LOW, HIGH, batch)
+        if flush:
+            probe.ask("flush", 0)
+        history.append((ops(probe), int(probe.ask("info", 0)[2])))
+    probe.ask("clear", 0, 4, 11)
+    history.append((ops(probe), int(probe.ask("info", 0)[2])))
+    probe.ask("grow", 0, SEED, 5, LOW, HIGH, 5)
+    probe.ask("close", 0)
+    return history
+
+
+def ops(probe):
+    return probe.numbers("disk-calls", 0)[-1]
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]], ids=str)
+def test_power_cut_of_an_owner(probe, seeds):
+    """At every operation: the feed opens, its length is never below what was committed, its
+    blocks are right, and it goes on."""
+    history = owner_history(probe)
+    total = ops(probe)
+    for cut in range(history[0][0], total + 1):
+        committed = max(length for at, length in history if at <= cut)
+        for seed in seeds:
+            probe.ask("disk-cut", 0, 1, cut, seed)
+            owner(probe, 1, 0, where="disk:1")
+            length = int(probe.ask("info", 1)[0])
+            assert length >= committed, (cut, seed)
+            held = check(probe, 1)
+            assert held >= committed - 7 - (length - committed), (cut, seed)
+            audited(probe, 1, held)
+            probe.ask("grow", 1, SEED, 3, LOW, HIGH, 2)
+            probe.ask("close", 1)
+            assert sound(probe, 1).length == length + 3
+
+
+def reader_history(probe):
+    owner(probe, 9, 30, 10)
+    probe.ask("disk", 0)
+    reader(probe, 0, "disk:0")
+    history = [(ops(probe), set())]
+    rng = random.Random(3)
+    done = set()
+    for part in (rng.sample(range(30), 4), [29, 0, 1], rng.sample(range(30), 12), range(30)):
+        probe.ask("give", 0, 9, 0, *part)
+        done |= set(part)
+        probe.ask("flush", 0)
+        history.append((ops(probe), set(done)))
+    probe.ask("close", 0)
+    return history
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2, 3], [4, 5, 6, 7]], ids=str)
+def test_power_cut_of_a_reader(probe, seeds):
+    """What was committed is there, what is claimed is right, and the rest can be fetched."""
+    history = reader_history(probe)
+    total = ops(probe)
+    for cut in range(history[0][0], total + 1):
+        committed = set().union(*[done for at, done in history if at <= cut])
+        for seed in seeds:
+            probe.ask("disk-cut", 0, 1, cut, seed)
+            reader(probe, 1, "disk:1")
+            held = members(probe.ask("held", 1))
+            assert committed <= held, (cut, seed)
+            assert check(probe, 1) == len(held)
+            audited(probe, 1, len(held))
+            probe.ask("give", 1, 9, 0, *range(30))
+            check(probe, 1, 30)
+            probe.ask("close", 1)
+            assert sound(probe, 1).length == 30
+
+
+@pytest.mark.parametrize("secret", [SECRET, None], ids=["owner", "reader"])
+def test_power_cut_while_a_feed_is_made(probe, secret):
+    """The files of a new feed: it opens again, with its key, or is made anew."""
+    probe.ask("disk", 0)
+    probe.ask("open", 0, "disk:0", CREATE, PUBLIC, secret)
+    probe.ask("close", 0)
+    for cut in range(ops(probe) + 1):
+        for seed in range(8):
+            probe.ask("disk-cut", 0, 1, cut, seed)
+            code = probe.code("open", 1, "disk:1", CREATE, PUBLIC, secret)
+            if code:  # half a key file: it says so, and does not make up another
+                assert code == drive.CORRUPT and 0 < len(probe.bytes("disk-get", 1, drive.KEY)) < 32
+                continue
+            assert probe.ask("info", 1)[0] == "0" and probe.ask("info", 1)[5] == PUBLIC.hex()
+            probe.ask("close", 1)
+
+
+def test_lost_bitfield_does_not_fork(probe):
+    """The deployed owner opens shorter and forks; here the blocks are found again."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, 5, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, BITFIELD, b"")
+    owner(probe, 0, 0, where="disk:0")
+    assert probe.ask("info", 0)[0] == "20"
+    check(probe, 0, 20)
+
+
+@pytest.mark.parametrize("torn", range(0, 39))
+def test_torn_node_of_an_unclaimed_tail(probe, torn):
+    """Blocks, signatures and tree were written but not claimed, and one node is false: the blocks
+    tell what it must be, or are not claimed. The feed is never made worse than it was."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, 5, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, BITFIELD, b"")
+    probe.ask("disk-flip", 0, TREE, 32 + 40 * torn, 1)
+    probe.ask("open", 0, "disk:0", 0, None, SECRET)
+    source = python_feed(20)
+    for index in members(probe.ask("nodes", 0)):
+        assert node(probe.ask("node", 0, index)[0]) == source.tree.get(index), index
+    audited(probe, 0, check(probe, 0))
+    probe.ask("close", 0)
+    probe.ask("open", 0, "disk:0", 0, None, SECRET)
+
+
+def test_a_failed_signature_is_written_by_the_next_put(probe):
+    """The first write, of the signature, fails; the blocks that come then need it."""
+    owner(probe, 9, 20)
+    probe.ask("disk", 0)
+    reader(probe, 0, "disk:0")
+    probe.ask("disk-fail", 0, "write", 1, -NO_SPACE)
+    assert probe.code("give", 0, 9, 0, 7) == NO_SPACE
+    probe.ask("give", 0, 9, 0, *range(20))
+    probe.ask("close", 0)
+    reader(probe, 0, "disk:0", 0)
+    assert probe.ask("info", 0)[0] == "20"
+    check(probe, 0, 20)
+
+
+def test_a_read_that_fails_is_no_fault_of_the_block(probe):
+    """The audit says that it could not read; no block loses its claim."""
+    for n in range(1, 100):
+        prepare(probe, 20)
+        owner(probe, 0, 0, where="disk:0")
+        probe.ask("disk-fail", 0, "read", n, -drive.IO)
+        code = probe.code("audit", 0)
+        left = probe.number("disk-fail", 0, "read", 0, 0)
+        assert code == (0 if left else drive.IO)
+        check(probe, 0, 20)
+        probe.ask("close", 0)
+        if left:
+            break
+    assert n > 2
+
+
+def test_lost_signatures_of_an_owner_are_no_feed(probe):
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, 5, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, SIGNATURES, b"")
+    assert probe.code("open", 0, "disk:0", 0, None, SECRET) == drive.CORRUPT
+
+
+# ---- every allocation fails once ----------------------------------------------------------------
+
+def everything(probe, number):
+    """A bit of all; the errors that came."""
+    yield probe.code("open", number, "disk:%d" % number, CREATE, PUBLIC, SECRET)
+    for words in (["grow", number, SEED, 6, LOW, HIGH, 3], ["flush", number], ["get", number, 2],
+                  ["proof", number, 3, 0, 0], ["digests", number, 0, 9], ["clear", number, 1, 3],
+                  ["seek", number, 9], ["grow", number, SEED, 2, LOW, HIGH, 2], ["audit", number],
+                  ["want", number, 3, 5], ["close", number]):
+        yield probe.code(*words)
+
+
+@pytest.mark.parametrize("flavour", ["owner", "reader"])
+def test_every_allocation_fails_once(probe, flavour):
+    owner(probe, 9, 20)
+    reader(probe, 8)
+    probe.ask("give", 8, 9, 0, *range(20))  # now its buffers are as large as they get
+    base = probe.numbers("memory")[0]
+    failures, n = 0, 0
+    while True:
+        n += 1
+        probe.ask("disk", 0)
+        probe.ask("memory-fail", n)
+        codes = []
+        if flavour == "owner":
+            for code in everything(probe, 0):
+                codes.append(code)
+                if len(codes) == 1 and code:
+                    break
+        else:
+            codes.append(probe.code("open", 0, "disk:0", CREATE, PUBLIC, None))
+            if not codes[0]:
+                for words in (["give", 0, 9, 0, 7, 3, 19], ["flush", 0], ["give", 0, 9, 0, *range(20)],
+                              ["get", 0, 5], ["get", 0, 6], ["close", 0]):
+                    codes.append(probe.code(*words))
+        left = probe.number("memory-fail", 0)
+        assert set(codes) <= {0, drive.NOMEM, drive.NOT_FOUND, drive.STATE, drive.INVALID}, (n, codes)
+        if left == 0:
+            failures += 1
+            assert drive.NOMEM in codes, (n, codes)
+        assert probe.numbers("memory")[0] == base, n
+        owner(probe, 0, 0, where="disk:0") if flavour == "owner" else reader(probe, 0, "disk:0")
+        held = check(probe, 0)
+        audited(probe, 0, held)
+        probe.ask("close", 0)
+        sound(probe, 0)
+        if left:
+            break
+    assert failures > 5

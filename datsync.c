@@ -39,6 +39,8 @@
 #define PARKED_BLOCKS DATSYNC_MAX_REQUESTS
 /* Blocks of one run that are asked from one peer when several are there. */
 #define RUN_BLOCKS 1024u
+/* A new connection has so long to say what it offers before a feed is called complete without it. */
+#define SETTLE_MS 2000u
 /* Signatures that are tried on opening before the feed is called corrupt. */
 #define SIGNATURE_TRIES 64u
 
@@ -5502,12 +5504,25 @@ static void link_step(link *l, int ready)
 
 /* ------------------------------------------------ feeds */
 
+/* Has this connection said what it offers, or had the time to? Until then it may know of a longer feed. */
+static int link_settled(const link *l, const channel *c)
+{
+    const datsync *ds = l->ds;
+    if (l->error)
+        return 1;
+    if (l->state == LINK_CONNECTING)
+        return 0; /* dialling has its own end */
+    return (c && c->wants_answered && c->wants_out == 0) || ds->now - l->since >= SETTLE_MS;
+}
+
 static int feed_is_complete(const datsync *ds, const datsync_feed *feed)
 {
     const link *l;
     int complete = 0;
     for (l = ds->links; l; l = l->next) {
         const channel *c = l->peer ? channel_by_feed(l->peer, feed) : NULL;
+        if (!link_settled(l, c))
+            return 0;
         if (!c || (l->error && l->error != DATSYNC_E_DONE))
             continue;
         if (channel_complete(c))

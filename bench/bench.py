@@ -151,7 +151,7 @@ def ballast(mib):
     subprocess.run([RUN, 'ballast', str(mib)], check=True)
 
 
-def run(name, fn, warm, strict):
+def run(name, fn, warm, strict, quick):
     """One run, with what others used meanwhile; under strict again until that is little."""
     for attempt in range(8):
         os.sync()
@@ -163,7 +163,7 @@ def run(name, fn, warm, strict):
         check = result.pop('check', None)
         if check:
             check()
-        result = dict(result, run=name, others=round(max(0.0, others), 3))
+        result = dict(result, run=name, quick=quick, others=round(max(0.0, others), 3))
         result['kept'] = not strict or result['others'] <= NOISE or attempt == 7
         with open(RESULTS, 'a') as f:
             f.write(json.dumps(result) + '\n')
@@ -263,8 +263,8 @@ def js_sender(feed, core, peers=1):
 
 
 def js_receiver(feed, folder, port, core, options):
-    return Process('JS receiver', core, ['node', os.path.join(HERE, 'js-receiver.js'), folder, port, feed.key] + options,
-                   {'DEPS': DEPS})
+    command = ['node', os.path.join(HERE, 'js-receiver.js'), folder, port, feed.key]
+    return Process('JS receiver', core, command + options, {'DEPS': DEPS})
 
 
 def js_pair(feed, sync, best):
@@ -291,7 +291,8 @@ def floor_pair(feed, sync):
     def check():
         feed.same(folder)
         # without its header, which the floor leaves out
-        if subprocess.run(['cmp', '-s', '-i', '32'] + [os.path.join(d, 'tree') for d in (folder, feed.path)]).returncode:
+        trees = [os.path.join(d, 'tree') for d in (folder, feed.path)]
+        if subprocess.run(['cmp', '-s', '-i', '32'] + trees).returncode:
             raise Failed('the floor wrote another tree')
         shutil.rmtree(folder)
     return two_sides(r['wall'], (r['sender'], r['sender']), (r['receiver'], r['receiver']), check)
@@ -385,7 +386,7 @@ class Bench:
         for _ in range(self.args.runs):
             for name, fn in contenders:
                 key = row + ' ' + name
-                result = run(key, fn, warm // 8 if self.args.quick else warm, self.args.strict)
+                result = run(key, fn, warm // 8 if self.args.quick else warm, self.args.strict, self.args.quick)
                 self.runs.setdefault(key, []).append(result)
 
     def get(self, key, what):
@@ -556,6 +557,10 @@ def build():
                        check=True)
 
 
+def interrupted(_number, _frame):
+    raise KeyboardInterrupt
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -571,6 +576,9 @@ def main():
     if not os.access(DATSYNC, os.X_OK):
         sys.exit('bench: %s is not there: run make' % DATSYNC)
     os.makedirs(WORK, exist_ok=True)
+    # Also where it was started with them ignored, as a shell does in the background.
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
     rows = args.only or ROWS
     need = (7 if not args.quick else 1) * GIB
     if shutil.disk_usage(WORK).free < need:

@@ -151,8 +151,8 @@ UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync DATSYNC_PROBE=$(CURDIR)/$(1)/probe
 PROBE := $(if $(wildcard conformance/probe.c),yes)
 
 .PHONY: check interop valgrind bench demo
-check: build/asan/datsync $(if $(PROBE),build/asan/probe) warnings | need-pytest
-	$(call UNDER_TEST,build/asan) $(PYTEST) -m 'not interop' $(TESTS)
+check: build/datsync build/asan/datsync $(if $(PROBE),build/asan/probe) warnings | need-pytest
+	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop' $(TESTS)
 
 build/js/installed: conformance/js/package.json $(wildcard conformance/js/package-lock.json) | need-npm
 	mkdir -p build/js

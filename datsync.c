@@ -3117,7 +3117,7 @@ typedef struct channel {
     parked *parked;
     size_t parked_bytes, parked_count;
     bits late;                     /* asked, given up, may still come */
-    uint64_t progress;             /* when the last answer came */
+    uint64_t progress, ask_after;  /* when the last answer came; no request before */
     uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
     uint64_t rate_since, rate_bytes, rate_blocks, rate; /* bytes a second */
     uint64_t block_bytes, delay;   /* of a mean block; the shortest time of an answer */
@@ -3185,6 +3185,11 @@ static void peer_event(datsync_peer *p, int type, channel *c, uint64_t index, ui
 static uint32_t peer_timeout(const datsync_peer *p)
 {
     return p->opt.timeout_ms ? p->opt.timeout_ms : DATSYNC_TIMEOUT_MS;
+}
+
+static uint64_t later(uint64_t t, uint64_t ms)
+{
+    return t + ms < t ? NONE : t + ms;
 }
 
 static channel *channel_by_feed(const datsync_peer *p, const datsync_feed *feed)
@@ -3666,6 +3671,8 @@ static int ask_blocks(channel *c)
     size_t depth = flight_depth(c);
     uint64_t index = 0;
     int r = 0;
+    if (p->now < c->ask_after)
+        return 0;
     while (r == 0 && c->flight_open < depth && p->flights < DATSYNC_MAX_REQUESTS && c->flight_count < DATSYNC_MAX_REQUESTS &&
            c->parked_bytes < PARKED_BYTES / 8 && c->parked_count < PARKED_BLOCKS / 8 && out_pending(p) < DATSYNC_MAX_OUTPUT) {
         uint64_t at = c->run_at, end = c->run_end;
@@ -3807,7 +3814,9 @@ static flight *flight_find(channel *c, uint64_t index)
     return NULL;
 }
 
-/* A remote that answers, but not this: it may be asked for elsewhere, and a late answer is still welcome. */
+/* A remote that is there, but does not answer: its blocks may be asked for elsewhere, a late answer is still welcome, and
+ * only after as long a pause is it asked again. What it said to have beyond the verified length is not believed until
+ * that is there. */
 static int flights_expire(channel *c)
 {
     datsync_peer *p = c->peer;
@@ -3816,11 +3825,13 @@ static int flights_expire(channel *c)
         flight *fl = &c->flights[(head + i) % DATSYNC_MAX_REQUESTS];
         if (fl->index == NONE)
             continue;
-        if (bits_set(&p->env, &c->late, fl->index, 1) < 0 || bits_set(&p->env, &c->offered, fl->index, 0) < 0)
+        if (bits_set(&p->env, &c->late, fl->index, 1) < 0 ||
+            (fl->index >= c->feed->length && bits_set(&p->env, &c->offered, fl->index, 0) < 0))
             return DATSYNC_E_NOMEM;
         flight_end(c, fl);
     }
     c->run_at = c->run_end = 0;
+    c->ask_after = later(p->now, (uint64_t)peer_timeout(p) * 3 / 2);
     return 0;
 }
 
@@ -3903,8 +3914,13 @@ static int data_put(channel *c, const datsync_message *m)
             return DATSYNC_E_NOMEM;
         peer_event(p, DATSYNC_PEER_BLOCK, c, index, m->u.data.value.len, 0);
     }
-    if (c->feed->length > old)
+    if (c->feed->length > old) {
+        for (old = bits_next(&c->late, old, c->feed->length, 1); old < c->feed->length;
+             old = bits_next(&c->late, old + 1, c->feed->length, 1))
+            if (bits_set(&p->env, &c->offered, old, 1) < 0) /* so it was true */
+                return DATSYNC_E_NOMEM;
         peer_event(p, DATSYNC_PEER_HAVE, c, 0, 0, 0);
+    }
     return 1;
 }
 
@@ -4756,11 +4772,6 @@ int datsync_peer_want_write(const datsync_peer *p)
     return 0;
 }
 
-static uint64_t later(uint64_t t, uint64_t ms)
-{
-    return t + ms < t ? NONE : t + ms;
-}
-
 uint64_t datsync_peer_deadline(const datsync_peer *p)
 {
     uint32_t t = peer_timeout(p);
@@ -4773,9 +4784,13 @@ uint64_t datsync_peer_deadline(const datsync_peer *p)
     at = later(p->last_in, (uint64_t)t * 3 / 2);
     if (p->local_count)
         at = MIN(at, later(p->last_out, (uint64_t)t * 3 / 4));
-    for (i = 0; i < p->channel_count; i++)
-        if (p->channels[i]->flight_open)
-            at = MIN(at, later(p->channels[i]->progress, (uint64_t)t * 3 / 2));
+    for (i = 0; i < p->channel_count; i++) {
+        const channel *c = p->channels[i];
+        if (c->flight_open)
+            at = MIN(at, later(c->progress, (uint64_t)t * 3 / 2));
+        else if (c->ask_after > p->now)
+            at = MIN(at, c->ask_after);
+    }
     return at;
 }
 

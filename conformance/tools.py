@@ -4,6 +4,7 @@ Environment: DATSYNC is the program under test (build/asan/datsync), DATSYNC_WRA
 before it (valgrind and its options).
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -334,7 +335,10 @@ class Server:
     def append(self, *blocks):
         """Append to the first feed, and announce it on every connection."""
         made = self.feeds[0]
-        first = made.append(*blocks)
+        with contextlib.ExitStack() as all_locks:
+            for conversation in list(self.conversations):
+                all_locks.enter_context(conversation.lock)
+            first = made.append(*blocks)
         for conversation in list(self.conversations):
             try:
                 conversation.announce(made, first, len(blocks))

@@ -375,7 +375,7 @@ class Conversation:
         self.download, self.on_block, self.max_requests = download, on_block, max_requests
         self.by_key = {f.key: _Channel(f, download and not f.writable) for f in feeds}
         self.stopped = threading.Event()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()  # held while a message is handled: take it to change a feed that is being served
 
     def run(self):
         """Until both sides are done, the remote closes, or `stop` is called."""
@@ -408,7 +408,7 @@ class Conversation:
                 return self._on_closed()
             last = time.monotonic()
             try:
-                with self._lock:
+                with self.lock:
                     self._on(got)
             except Closed:
                 return self._on_closed()
@@ -477,14 +477,14 @@ class Conversation:
 
     def announce(self, feed, start, length=1):
         """Tell the remote about new blocks; for feeds that grow during the conversation."""
-        with self._lock:
+        with self.lock:
             channel = self.by_key[feed.key]
             if channel.remote_wants:
                 self._send(channel, wire.Have(start, None if length == 1 else length))
 
     def append(self, feed, *blocks):
         """Append to a feed that is being served, and announce."""
-        with self._lock:
+        with self.lock:
             self.announce(feed, feed.append(*blocks), len(blocks))
 
     def _on_info(self, channel, info):

@@ -400,6 +400,35 @@ static void batch_end_block(batch *b)
     b->open = 0;
 }
 
+/* Reads until the buffer is full, the input ends, or a signal comes; *code says if it was an error or the signal. */
+static size_t read_input(batch *b, FILE *file, const char *name, uint8_t *to, size_t size, int *code)
+{
+    size_t got = 0;
+
+    *code = DONE;
+    errno = 0;
+    if (file != stdin) {
+        got = fread(to, 1, size, file);
+        if (ferror(file)) {
+            *code = fail_file(b->c, name, errno);
+        }
+    }
+    while (file == stdin && got < size) {
+        int64_t n = datsync_os_input(to + got, size - got);
+        if (n < 0 && n != DATSYNC_E_AGAIN) {
+            *code = fail_file(b->c, name, errno);
+        }
+        if (n <= 0) {
+            break;
+        }
+        got += (size_t)n;
+    }
+    if (*code == DONE && datsync_os_stopped(NULL)) {
+        *code = INTERRUPTED;
+    }
+    return got;
+}
+
 static int append_blocks(batch *b, FILE *file, const char *name)
 {
     size_t size = (size_t)b->c->block_size;
@@ -410,18 +439,16 @@ static int append_blocks(batch *b, FILE *file, const char *name)
         if (code != DONE) {
             return code;
         }
-        errno = 0;
-        got = fread(b->bytes + b->used, 1, size, file);
-        int interrupted = ferror(file) && datsync_os_stopped(NULL);
-        if (ferror(file) && !interrupted) {
-            return fail_file(b->c, name, errno);
+        got = read_input(b, file, name, b->bytes + b->used, size, &code);
+        if (code == FAILED) {
+            return code;
         }
         b->open = got;
         if (got > 0) {
             batch_end_block(b);
         }
-        if (interrupted || datsync_os_stopped(NULL)) {
-            return INTERRUPTED;
+        if (code != DONE) {
+            return code;
         }
     }
     return DONE;
@@ -449,11 +476,10 @@ static int append_lines(batch *b, FILE *file, const char *name)
     int code = DONE;
 
     while (got == size && code == DONE) {
-        errno = 0;
-        got = fread(buffer, 1, size, file);
-        int interrupted = datsync_os_stopped(NULL);
-        if (ferror(file) && !interrupted) {
-            return fail_file(b->c, name, errno);
+        int ended = DONE;
+        got = read_input(b, file, name, buffer, size, &ended);
+        if (ended == FAILED) {
+            return ended;
         }
         for (size_t at = 0; at < got && code == DONE;) {
             const uint8_t *end = memchr(buffer + at, '\n', got - at);
@@ -464,9 +490,9 @@ static int append_lines(batch *b, FILE *file, const char *name)
             }
             at += len + (end != NULL);
         }
-        if (interrupted && code == DONE) {
+        if (ended != DONE && code == DONE) {
             b->open = 0; /* half a line */
-            return INTERRUPTED;
+            return ended;
         }
     }
     if (code == DONE && b->open > 0) {

@@ -656,6 +656,9 @@ uint64_t datsync_os_clock(void *ctx);
 int datsync_os_signals(void);
 /* The number of the signal that came, 0 if none; fits datsync_options.stopped. */
 int datsync_os_stopped(void *ctx);
+/* Read standard input: > 0 bytes, 0 at its end, DATSYNC_E_AGAIN once a signal has come (which also ends the waiting), or an
+ * I/O error. */
+int64_t datsync_os_input(void *buf, size_t len);
 /* Columns of the terminal on standard error, 0 if it is none. */
 int datsync_os_terminal(void);
 

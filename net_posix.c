@@ -146,6 +146,23 @@ int datsync_os_stopped(void *ctx)
     return (int)os_signal.number;
 }
 
+int64_t datsync_os_input(void *buf, size_t len)
+{
+    struct pollfd set[2] = {{STDIN_FILENO, POLLIN, 0}, {os_signal.hooked ? os_signal.pipe[0] : -1, POLLIN, 0}};
+
+    for (;;) {
+        if (os_signal.number != 0) {
+            return DATSYNC_E_AGAIN;
+        }
+        if (poll(set, 2, -1) >= 0 && set[0].revents != 0 && os_signal.number == 0) {
+            ssize_t got = read(STDIN_FILENO, buf, len);
+            if (got >= 0 || (errno != EINTR && errno != EAGAIN)) {
+                return got >= 0 ? (int64_t)got : os_error(errno);
+            }
+        }
+    }
+}
+
 /* ---------------------------------------------------------------- clock, terminal ------------------------------ */
 
 uint64_t datsync_os_clock(void *ctx)

@@ -186,6 +186,44 @@ def test_unanswered_requests_are_given_up(probe):
     assert members(probe.ask("held", 0)) == {2}
 
 
+def alive(remote, until):
+    """Keep-alives from the remote, and nothing else; the indexes that are asked for meanwhile."""
+    asked = []
+    for now in range(remote.now + 500, until + 1, 500):
+        assert remote.tick(now) == 0
+        asked += [r.index for r in of(Request, remote.hear())]
+        remote.say_frames(wire.KEEP_ALIVE)
+    return asked
+
+
+def test_an_unanswered_request_is_made_again(probe):
+    """After as long a pause, in which others could be asked; what lies inside the verified length stays offered."""
+    remote, feed = Remote(probe), source(9)
+    (first,) = of(Request, remote.talk(Have(8), Have(0, RANGE, NINE)))
+    (rest,) = {tuple(r.index for r in of(Request, remote.talk(feed.answer(first))))}
+    assert set(rest) | {first.index} == set(range(9))
+    assert alive(remote, 14000) == []
+    again = alive(remote, 16000)
+    assert sorted(again) == sorted(rest)
+
+
+def test_what_was_offered_beyond_the_length_is_asked_for_once_that_is_there(probe):
+    """A request beyond the verified length that got no answer is no proof that there is a block; a longer tree is."""
+    remote, feed = Remote(probe), source(1)
+    (first,) = of(Request, remote.talk(Have(0)))
+    remote.talk(feed.answer(first))
+    (lost,) = of(Request, remote.talk(Have(1)))
+    assert lost.index == 1
+    assert alive(remote, 16000) == []
+    feed.append(*[content(SEED, i, SIZE) for i in (1, 2)])
+    (last,) = of(Request, remote.talk(Have(2)))
+    assert last.index == 2
+    asked = of(Request, remote.talk(feed.answer(last)))
+    assert [r.index for r in asked] == [1]
+    remote.talk(feed.answer(asked[0]))
+    assert probe.numbers("check", 0, SEED, 10, 10) == [3, 3]
+
+
 # ---- the conversation ---------------------------------------------------------------------------
 
 def test_download(probe):

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import time
 
 import pytest
 
@@ -264,3 +265,21 @@ def test_one_that_comes_back(swarm, tmp_path):
         group.wait()
         group.end()
         source.stop()
+
+
+def test_an_empty_peer_is_not_the_end(tmp_path):
+    """One peer has nothing of the feed and says so at once; the other has it all, and is slow to say so."""
+    made, folder = tools.make(30), str(tmp_path / "copy")
+    with tools.Server(tools.part(made, ())) as empty, tools.peers.Listener(made.key) as listener:
+
+        def slow():
+            peer = listener.accept()
+            time.sleep(0.7)
+            tools.peers.serve(peer, made)
+
+        thread = tools.peers.Background(slow)
+        with clone(made.key, folder, "--json", ports=[empty.port, listener.port]) as client:
+            client.event("complete", where=lambda e: e["length"] == 30)
+            client.finish(DONE)
+        thread.join()
+    tools.assert_folder(folder, made)

@@ -1506,6 +1506,11 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
     return r < 0 ? r : 1;
 }
 
+static int is_fatal(int error) /* of the store or the allocator, and not a matter of what the bytes say */
+{
+    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
+}
+
 /* ------------------------------------------------ the data part: gathered writes, reads ahead */
 
 static int gather_flush(datsync_feed *f)
@@ -1555,6 +1560,8 @@ static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
     int r;
     if (len == 0)
         return 0;
+    if (at > (uint64_t)INT64_MAX - len)
+        return DATSYNC_E_CORRUPT;
     if (ranges_overlap(at, len, f->gather_at, f->gather_len) && (r = gather_flush(f)) < 0)
         return r;
     f->read_end = at + len;
@@ -1586,11 +1593,14 @@ static int block_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
     size_t i, count;
     int r;
     if (index != f->offset_index) {
+        f->offset_index = NONE;
         *offset = 0;
         count = datsync_flat_full_roots(roots, index);
         for (i = 0; i < count; i++) {
             if ((r = tree_get(f, roots[i], &n)) < 0)
                 return r;
+            if (n.size > (uint64_t)INT64_MAX - *offset)
+                return DATSYNC_E_CORRUPT;
             *offset += n.size;
         }
         f->offset_index = index;
@@ -1710,7 +1720,9 @@ static int bitfield_flush(datsync_feed *f)
     buf = mem_resize(&f->env, NULL, f->entry);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    while (r == 0 && (page = bits_next(&f->dirty_pages, 0, f->page_count, 1)) < f->page_count) {
+    /* The last page first: the nodes that span several pages lie in the first of them, and must not be claimed alone. */
+    while (r == 0 && (page = bits_length(&f->dirty_pages)) > 0) {
+        page--;
         bitfield_page(f, page, buf);
         r = feed_write(f, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->entry, buf, f->entry);
         if (r == 0 && bits_set(&f->env, &f->dirty_pages, page, 0) < 0)
@@ -1747,8 +1759,9 @@ static int commit(datsync_feed *f)
  * fetch them again. */
 static int commit_make_room(datsync_feed *f)
 {
-    uint64_t need = 65536, freed = 0, i, offset = 0;
+    uint64_t need = 65536, freed = 0, i = 1, offset = 0;
     datsync_node leaf;
+    watcher *w;
     size_t k;
     int r = 0;
     for (k = 0; k < TREE_PAGES; k++)
@@ -1762,6 +1775,8 @@ static int commit_make_room(datsync_feed *f)
     }
     if (r < 0 || freed < need)
         return DATSYNC_E_NO_SPACE;
+    for (w = f->watchers; w; w = w->next)
+        w->cleared(w, i - 1, f->length);
     f->gather_len = f->gather_len && f->gather_at >= offset ? 0 : (size_t)MIN(f->gather_len, offset - f->gather_at);
     f->ahead_len = 0;
     r = f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, offset);
@@ -1983,9 +1998,9 @@ static int data_check(datsync_feed *f)
         int r = block_offset(f, i - 1, &offset);
         if (r == 0)
             r = tree_get(f, 2 * (i - 1), &leaf);
-        if (r < 0 && r != DATSYNC_E_NOT_FOUND)
+        if (is_fatal(r))
             return r;
-        if (r == 0 && offset + leaf.size <= (uint64_t)size)
+        if (r == 0 && offset <= (uint64_t)size && leaf.size <= (uint64_t)size - offset)
             return 0;
         if ((r = block_drop(f, i - 1)) < 0)
             return r;
@@ -1993,10 +2008,10 @@ static int data_check(datsync_feed *f)
     return 0;
 }
 
-/* The length that the claimed nodes stand for, as the deployed implementation finds it: the highest node among 0, 1, 3,
- * 7, ..., then step right, taking the largest subtrees. */
 static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index);
 
+/* The length that the claimed nodes stand for, as the deployed implementation finds it: the highest node among 0, 1, 3,
+ * 7, ..., then step right, taking the largest subtrees. */
 static uint64_t tree_blocks(const datsync_feed *f)
 {
     uint64_t top = 0, next = 0, end = bits_length(&f->tree);
@@ -2093,8 +2108,10 @@ static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_
     int r;
     memset(roots, 0, sizeof roots);
     r = roots_read(f, from, roots, &count);
-    for (i = 0; i < count && r == 0; i++)
+    for (i = 0; i < count && r == 0; i++) {
+        r = roots[i].size > (uint64_t)INT64_MAX - at ? DATSYNC_E_HASH : 0;
         at += roots[i].size;
+    }
     for (index = from; index < to && r >= 0; index++) {
         datsync_bytes block;
         r = tree_read(f, 2 * index, &leaf);
@@ -2154,11 +2171,6 @@ static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[
     return 0;
 }
 
-static int is_fatal(int error) /* of the store or the allocator, and not a matter of what the bytes say */
-{
-    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
-}
-
 /* No signature stands: a static feed, if its tree hashes to its key. Otherwise nothing here can be verified: an owner would
  * fork the feed, and nobody could ever be given a proof. */
 static int static_find(datsync_feed *f, uint64_t claimed)
@@ -2179,6 +2191,30 @@ static int static_find(datsync_feed *f, uint64_t claimed)
     f->is_static = 1;
     feed_set_length(f, claimed, roots, count);
     return 0;
+}
+
+/* Blocks of the first n before the first hole in the tree. */
+static uint64_t tree_dense(const datsync_feed *f, uint64_t n)
+{
+    uint64_t x;
+    for (x = bits_next(&f->tree, 0, 2 * n, 0); x < 2 * n; x = bits_next(&f->tree, x + 1, 2 * n, 0))
+        if (datsync_flat_right_span(x) + 1 < 2 * n)
+            return datsync_flat_left_span(x) / 2;
+    return n;
+}
+
+/* An owner has holes if a crash came between the pages of his bitfield: then what they lack can be claimed again. Or because
+ * he restores his feed from others: then they stay. */
+static int holes_mend(datsync_feed *f)
+{
+    uint64_t dense = tree_dense(f, f->length);
+    int r;
+    if (dense == f->length)
+        return 0;
+    r = tail_walk(f, dense, f->length, f->roots, f->root_count, 0);
+    if (r == 0)
+        r = tail_walk(f, dense, f->length, f->roots, f->root_count, 1);
+    return is_fatal(r) ? r : 0;
 }
 
 /* Look for a signature that stands among those of lengths (0, end], from above; not more than SIGNATURE_TRIES. */
@@ -2220,6 +2256,8 @@ static int length_find(datsync_feed *f)
     end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
     if (end > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
+    if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key)
+        end = MIN(end, claimed); /* the tail that the owner has not committed is not for others to see */
     r = signatures_scan(f, end, MIN(claimed, end), claimed);
     if (r < 0 && !is_fatal(r))
         r = signatures_scan(f, MIN(claimed, end), 0, claimed);
@@ -2229,6 +2267,8 @@ static int length_find(datsync_feed *f)
         return r;
     if (claimed > f->length)
         return DATSYNC_E_CORRUPT;
+    if (f->has_secret_key && (r = holes_mend(f)) < 0)
+        return r;
     /* those above stand for trees that never were, and must not be found inside the feed when it has grown */
     if (size > (int64_t)(HEADER_BYTES + 64 * f->length) && !(f->flags & DATSYNC_READ_ONLY)) {
         f->unsynced |= 1u << DATSYNC_PART_SIGNATURES;
@@ -2262,6 +2302,8 @@ static int feed_load(datsync_feed *f, const datsync_feed_options *o)
         return r;
     f->durable_length = f->length;
     f->uncommitted = bits_next(&f->dirty_pages, 0, f->page_count, 1) < f->page_count;
+    if (f->uncommitted) /* what recovery claims anew may never have been synced */
+        f->unsynced |= 1u << DATSYNC_PART_DATA | 1u << DATSYNC_PART_TREE | 1u << DATSYNC_PART_SIGNATURES;
     if (is_new || f->uncommitted)
         return datsync_feed_flush(f);
     return 0;
@@ -2518,6 +2560,7 @@ int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t
         if (f->gather_len && f->gather_at + f->gather_len > f->byte_length)
             f->gather_len = (size_t)(f->gather_at < f->byte_length ? f->byte_length - f->gather_at : 0);
         append_unclaim(f, start);
+        (void)f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * start);
         return r;
     }
     feed_set_length(f, start + count, roots, root_count);
@@ -2736,6 +2779,24 @@ typedef struct putting {
     const uint8_t *signature; /* new, to be written */
 } putting;
 
+/* A leaf is held with the right hash and a wrong size: it came as a hash alone, and its parent's hash binds only the sum of
+ * two sizes. The block itself settles them. */
+static int put_sizes(datsync_feed *f, putting *p)
+{
+    datsync_node parent, sibling;
+    int r;
+    if (!p->value.data || p->top.index != 2 * p->index)
+        return DATSYNC_E_HASH;
+    if ((r = tree_get(f, datsync_flat_parent(p->top.index), &parent)) < 0 ||
+        (r = tree_get(f, datsync_flat_sibling(p->top.index), &sibling)) < 0)
+        return is_fatal(r) ? r : DATSYNC_E_HASH;
+    sibling.size = parent.size - p->top.size;
+    p->store[p->store_count++] = p->top;
+    p->store[p->store_count++] = sibling;
+    f->offset_index = NONE;
+    return 1;
+}
+
 /* Climb from the leaf until a node that is held says the same hash (1), or nothing is left to climb with (0). */
 static int put_climb(datsync_feed *f, putting *p)
 {
@@ -2746,15 +2807,21 @@ static int put_climb(datsync_feed *f, putting *p)
         if (bits_get(&f->tree, p->top.index)) {
             if ((r = tree_get(f, p->top.index, &held)) < 0)
                 return r;
-            return memcmp(held.hash, p->top.hash, 32) == 0 && held.size == p->top.size ? 1 : DATSYNC_E_HASH;
+            if (memcmp(held.hash, p->top.hash, 32) != 0)
+                return DATSYNC_E_HASH;
+            return held.size == p->top.size ? 1 : put_sizes(f, p);
         }
-        if (p->node_count && p->nodes[0].index == index) {
+        if (bits_get(&f->tree, index)) { /* what is held was verified, and is never replaced */
+            if ((r = tree_get(f, index, &sibling)) < 0)
+                return r;
+            if (p->node_count && p->nodes[0].index == index) {
+                p->nodes++;
+                p->node_count--;
+            }
+        } else if (p->node_count && p->nodes[0].index == index) {
             sibling = *p->nodes++;
             p->node_count--;
             p->store[p->store_count++] = sibling;
-        } else if (bits_get(&f->tree, index)) {
-            if ((r = tree_get(f, index, &sibling)) < 0)
-                return r;
         } else {
             return 0;
         }
@@ -3119,7 +3186,7 @@ typedef struct channel {
     bits late;                     /* asked, given up, may still come */
     uint64_t progress, ask_after;  /* when the last answer came; no request before */
     uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
-    uint64_t rate_since, rate_bytes, rate_blocks, rate; /* bytes a second */
+    uint64_t rate_since, rate_bytes, rate; /* bytes a second */
     uint64_t block_bytes, delay;   /* of a mean block; the shortest time of an answer */
 
     uint64_t added_lo, added_hi; /* not announced yet */
@@ -3157,7 +3224,8 @@ struct datsync_peer {
 
     uint8_t *in;
     size_t in_cap, in_start, in_clear, in_end; /* decrypted up to in_clear */
-    int in_was_full, paused, wake; /* wake: a feed was opened; what waited for it can be parsed by the next tick */
+    int in_was_full, paused, starved, wake; /* starved: a large frame waits for the pool, which another one owns;
+                                              wake: a feed was opened; what waited for it can be parsed by the next tick */
     uint8_t *out;
     size_t out_cap, out_start, out_crypt, out_end; /* encrypted up to out_crypt */
 
@@ -3558,8 +3626,10 @@ static int answer_request(datsync_peer *p, request *q)
     if (!q->hash && (r = block_read(f, q->index, gap, (size_t)size)) < 0) {
         p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
         env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
+        if (r != DATSYNC_E_CORRUPT)
+            return r;
         (void)block_claim(f, q->index, 0);
-        return r == DATSYNC_E_CORRUPT ? answer_unhave(c, q->index) : r;
+        return answer_unhave(c, q->index);
     }
     if (!q->hash)
         peer_event(p, DATSYNC_PEER_UPLOAD, c, q->index, (uint64_t)size, 0);
@@ -3853,6 +3923,7 @@ static void on_added(watcher *w, uint64_t start, uint64_t end)
 static void on_cleared(watcher *w, uint64_t start, uint64_t end)
 {
     channel *c = (channel *)w;
+    (void)bits_fill(&c->peer->env, &c->acks, start, end, 0);
     if (c->remote_wants && !c->peer->error && out_range(c, DATSYNC_UNHAVE, start, end - start) < 0)
         c->peer->error = DATSYNC_E_NOMEM;
 }
@@ -3988,7 +4059,7 @@ static int on_data(channel *c, const datsync_message *m)
     int r, has_value = m->u.data.value.data != NULL;
     if (index >= DATSYNC_MAX_BLOCKS)
         return 0;
-    if (!fl && has_value && !bits_get(&c->late, index)) { /* not asked for */
+    if (has_value && !fl && !bits_get(&c->late, index)) { /* not asked for */
         if (!bits_get(&c->feed->have, index))
             return answer_unhave(c, index);
         return 0;
@@ -4030,9 +4101,27 @@ static int on_data(channel *c, const datsync_message *m)
             flight_end(c, fl);
         return r;
     }
-    c->feed->distrust = 1;
+    if (!c->feed->distrust) { /* it was let off what it was to bring: ask again, and count on nothing */
+        c->feed->distrust = 1;
+        c->run_at = c->run_end = 0;
+        flight_end(c, fl);
+        return 0;
+    }
     peer_event(p, DATSYNC_PEER_REJECT, c, index, m->u.data.value.len, DATSYNC_E_PROOF);
     return DATSYNC_E_PROOF;
+}
+
+/* What the remote has. Beyond the bound on memory nothing more is believed, and what it withdraws goes by whole pages, which
+ * frees memory instead of taking it. */
+static int offered_fill(channel *c, uint64_t start, uint64_t end, int value)
+{
+    if (c->offered.owned >= DATSYNC_MAX_REMOTE_KIB && start < end) {
+        if (value)
+            return 0;
+        start -= start % TABLE_BITS;
+        end = MIN((end + TABLE_BITS - 1) / TABLE_BITS * TABLE_BITS, DATSYNC_MAX_BLOCKS);
+    }
+    return bits_fill(&c->peer->env, &c->offered, start, end, value);
 }
 
 static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
@@ -4048,9 +4137,7 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
             return 0; /* cut short: what was said so far counts */
         if (!run.literal) {
             uint64_t end = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : MIN(at + 8 * run.len, DATSYNC_MAX_BLOCKS);
-            if (run.fill && c->offered.owned >= DATSYNC_MAX_REMOTE_KIB)
-                end = at;
-            if (bits_fill(env, &c->offered, at, end, run.fill != 0) < 0)
+            if (offered_fill(c, at, end, run.fill != 0) < 0)
                 return DATSYNC_E_NOMEM;
             at = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : at + 8 * run.len;
             continue;
@@ -4060,7 +4147,7 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
                 return DATSYNC_E_NOMEM;
     }
     pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
-    return bits_fill(env, &c->offered, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0);
+    return offered_fill(c, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0);
 }
 
 static int on_have(channel *c, const datsync_message *m)
@@ -4076,8 +4163,7 @@ static int on_have(channel *c, const datsync_message *m)
         c->remote_length = MAX(c->remote_length, bits_length(&c->offered));
     } else if (start < DATSYNC_MAX_BLOCKS) {
         uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
-        if (c->offered.owned < DATSYNC_MAX_REMOTE_KIB)
-            r = bits_fill(&c->peer->env, &c->offered, start, end, 1);
+        r = offered_fill(c, start, end, 1);
         c->remote_length = MAX(c->remote_length, end);
     }
     peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
@@ -4098,7 +4184,7 @@ static int on_unhave(channel *c, const datsync_message *m)
         if (fl->index != NONE && fl->index >= start && fl->index < end)
             flight_end(c, fl);
     }
-    return bits_fill(&c->peer->env, &c->offered, start, end, 0);
+    return offered_fill(c, start, end, 0);
 }
 
 static int on_want(channel *c, const datsync_message *m)
@@ -4620,7 +4706,7 @@ static int in_grow(datsync_peer *p)
         want = MIN(want, (size_t)size);
         more = want - p->in_cap;
         if (pool && pool->used + more > pool->limit && pool->owner && pool->owner != p)
-            return 0; /* another one's frame comes first */
+            return p->starved = 1, 0; /* another one's frame comes first */
         if (pool && pool->used + more > pool->limit)
             pool->owner = p;
         if (pool)
@@ -4634,6 +4720,7 @@ static int in_grow(datsync_peer *p)
     }
     p->in = in;
     p->in_cap = want;
+    p->starved = 0;
     return 0;
 }
 
@@ -4749,7 +4836,7 @@ void datsync_peer_sent(datsync_peer *p, size_t len, uint64_t now)
 
 int datsync_peer_want_read(const datsync_peer *p)
 {
-    if (p->error || p->paused)
+    if (p->error || p->paused || (p->starved && p->opt.pool->owner && p->opt.pool->owner != p))
         return 0;
     return !(p->has_remote_key && !p->cipher_in_ready && p->in_end - p->in_start >= INPUT_FIRST);
 }
@@ -5159,7 +5246,7 @@ typedef struct link {
     intptr_t handle;
     enum link_state state;
     int error;                 /* why it is to be closed */
-    int useful;                /* it has brought a block */
+    int useful;                /* a block has gone one way or the other */
     uint64_t since, sent_at;   /* of this state; when the remote last took bytes */
     size_t unsent;
     char address[128];
@@ -5287,6 +5374,7 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         ds_event(ds, DATSYNC_EV_BLOCK, e->feed, l->address, e->index, e->size, 0);
         break;
     case DATSYNC_PEER_UPLOAD:
+        l->useful = 1;
         ds_event(ds, DATSYNC_EV_UPLOAD, e->feed, l->address, e->index, e->size, 0);
         break;
     case DATSYNC_PEER_REJECT:
@@ -5468,14 +5556,16 @@ static void link_closing(link *l)
     datsync *ds = l->ds;
     uint8_t waste[4096];
     int64_t n;
+    int turns = 0;
     if (l->state != LINK_CLOSING) {
         l->state = LINK_CLOSING;
         l->since = ds->now;
     }
     link_write(l);
-    while ((n = ds->net.recv(ds->net.ctx, l->handle, waste, sizeof waste)) > 0)
-        continue;
-    if (n != DATSYNC_E_AGAIN || ds->now - l->since >= 2000 || (!l->unsent && ds->now - l->since >= 500))
+    do
+        n = ds->net.recv(ds->net.ctx, l->handle, waste, sizeof waste);
+    while (n > 0 && turns++ < 16);
+    if ((n < 0 && n != DATSYNC_E_AGAIN) || ds->now - l->since >= 2000 || (!l->unsent && ds->now - l->since >= 500))
         link_close(ds, l);
 }
 
@@ -5542,7 +5632,7 @@ static int feed_is_complete(const datsync *ds, const datsync_feed *feed)
             continue;
         if (channel_complete(c))
             complete = 1;
-        else if (c->peer->handshaken && c->remote >= 0 && !channel_idle(c))
+        else if (c->peer->handshaken && c->remote >= 0 && ds->now >= c->ask_after && !channel_idle(c))
             return 0;
     }
     return complete && datsync_feed_missing(feed) == 0;
@@ -5639,11 +5729,11 @@ uint64_t datsync_deadline(const datsync *ds)
         if (l->state == LINK_CONNECTING)
             at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
         else if (l->state == LINK_CLOSING)
-            at = MIN(at, l->since + 500);
+            at = MIN(at, l->since + (l->unsent ? 2000 : 500));
         else
             at = MIN(at, l->error ? ds->now : datsync_peer_deadline(l->peer));
     }
-    for (d = ds->dials; d; d = d->next)
+    for (d = ds->dials; d && link_count(ds) < max_peers(ds); d = d->next)
         at = MIN(at, d->at);
     for (i = 0; i < ds->feed_count; i++)
         if (ds->feeds[i].feed->uncommitted)
@@ -5826,8 +5916,14 @@ int datsync_connect(datsync *ds, const char *address, uint64_t now)
     if (!ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
     for (d = ds->dials; d; d = d->next)
-        if (strcmp(d->address, address) == 0)
+        if (strcmp(d->address, address) == 0) {
+            if (d->dropped) {
+                d->dropped = 0;
+                d->failures = 0;
+                d->at = now;
+            }
             return 0;
+        }
     d = mem_zeroed(&ds->env, sizeof *d + n);
     if (!d)
         return DATSYNC_E_NOMEM;

@@ -943,10 +943,14 @@ static int folder_sync(void *ctx, int part)
 {
     folder *f = ctx;
 
-    if (f->fd[part] < 0 || !f->writable[part]) {
+    /* Also what another process has written: recovery asks for that. */
+    int error = folder_open(f, part, 0);
+    if (error == DATSYNC_E_NO_ENTRY) {
         return 0;
     }
-    int error = folder_sync_fd(f->fd[part], 0);
+    if (error == 0) {
+        error = folder_sync_fd(f->fd[part], 0);
+    }
     return error != 0 ? error : folder_sync_names(f);
 }
 

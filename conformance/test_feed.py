@@ -707,6 +707,93 @@ def test_torn_node_of_an_unclaimed_tail(probe, torn):
     probe.ask("open", 0, "disk:0", 0, None, SECRET)
 
 
+def test_a_crash_between_the_pages_of_a_bitfield(probe):
+    """Node 16383 lies in the first page and its blocks in the second: whichever of the pages written
+    by the last commit are there, the owner opens with all of his blocks."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 0, where="disk:0")
+    probe.ask("grow", 0, SEED, 9000, 1, 1, 9000)
+    probe.ask("flush", 0)
+    before = probe.bytes("disk-get", 0, BITFIELD)
+    probe.ask("grow", 0, SEED, 8000, 1, 1, 8000)
+    probe.ask("close", 0)
+    after = probe.bytes("disk-get", 0, BITFIELD)
+    pages = range(0, (len(after) - 32) // 3584)
+    assert len(pages) == 3 and len(before) == 32 + 2 * 3584
+    for kept in range(8):
+        parts = [after if kept >> page & 1 else before.ljust(len(after), b"\0") for page in pages]
+        probe.ask("disk-set", 0, BITFIELD, after[:32] + b"".join(
+            part[32 + 3584 * page:32 + 3584 * (page + 1)] for page, part in zip(pages, parts)))
+        owner(probe, 0, 0, where="disk:0")
+        assert probe.ask("info", 0)[0] == "17000"
+        assert probe.numbers("check", 0, SEED, 1, 1) == [17000, 17000], kept
+        probe.ask("close", 0)
+        assert probe.bytes("disk-get", 0, BITFIELD) == after
+
+
+def test_recovery_syncs_what_it_claims(probe):
+    """The process was killed between writing and claiming; then, after recovery, the power fails."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 0, where="disk:0")
+    probe.ask("grow", 0, SEED, 5, LOW, HIGH, 5)
+    begun = ops(probe)
+    probe.ask("close", 0)
+    recovered = 0
+    for cut in range(begun, ops(probe) + 1):
+        probe.ask("disk-cut", 0, 1, cut, 0)
+        claimed = len(probe.bytes("disk-get", 1, BITFIELD)) > 32
+        probe.ask("disk-calls", 1)
+        owner(probe, 1, 0, where="disk:1")
+        if probe.ask("info", 1)[0] == "5" and not claimed:
+            recovered += 1
+            assert probe.numbers("disk-calls", 1)[2] >= 4, "data, tree, signatures, bitfield"
+        probe.ask("close", 1)
+    assert recovered
+
+
+@pytest.mark.parametrize("node", [0, 2, 4])
+@pytest.mark.parametrize("size", [2**64 - 15, 2**64 - 10, 2**63, 2**40])
+def test_a_size_on_the_disk_that_cannot_be(probe, node, size):
+    """An error or a fault that is told, and never a read outside of what is there."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 0, where="disk:0")
+    probe.ask("grow", 0, SEED, 5, 15, 15, 5)
+    probe.ask("close", 0)
+    tree = probe.bytes("disk-get", 0, TREE)
+    at = 32 + 40 * node + 32
+    probe.ask("disk-set", 0, TREE, tree[:at] + size.to_bytes(8, "big") + tree[at + 8:])
+    for flags in (CREATE, 2):
+        if probe.code("open", 0, "disk:0", flags, None, None) < 0:
+            continue
+        for block in range(5):
+            assert probe.code("get", 0, block) in (0, drive.NOT_FOUND, drive.CORRUPT, drive.TOO_BIG)
+        probe.code("audit", 0)
+        probe.ask("close", 0)
+
+
+def test_false_sizes_of_hashes_alone_are_set_right(probe):
+    """The parent's hash binds the sum of two sizes only: what a hash alone says of each is settled by
+    the block, and a held leaf is never replaced."""
+    feed = python_feed(8)
+    for first in (0, 1):
+        reader(probe, 0)
+        proof = feed.answer(wire.request(0, hash=True))
+        two = feed.tree.get(2).size
+        nodes = [wire.Node(n.index, n.hash, n.size + {0: two, 2: -two}.get(n.index, 0)) for n in proof.nodes]
+        assert two and nodes[1].size == 0
+        probe.ask("put", 0, 0, "none", proof.signature, *nodes)
+        for index in (first, 1 - first, 5):
+            data = feed.answer(wire.request(index))
+            probe.ask("put", 0, index, data.value, data.signature, *data.nodes)
+        for index in (0, 2):
+            assert node(probe.ask("node", 0, index)[0]) == feed.tree.get(index)
+        assert probe.numbers("check", 0, SEED, LOW, HIGH) == [3, 3]
+        # now both are held: no hash alone changes them
+        assert probe.code("put", 0, 0, "none", proof.signature, *nodes) in (0, drive.HASH)
+        assert node(probe.ask("node", 0, 0)[0]) == feed.tree.get(0)
+        probe.ask("close", 0)
+
+
 def test_a_failed_signature_is_written_by_the_next_put(probe):
     """The first write, of the signature, fails; the blocks that come then need it."""
     owner(probe, 9, 20)

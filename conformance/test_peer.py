@@ -565,6 +565,20 @@ def test_have_flood(probe):
     assert probe.numbers("memory")[1] < 128 << 20
 
 
+def test_unhave_flood(probe):
+    """What a remote takes back of all blocks that there could be is bounded as well."""
+    remote = Remote(probe)
+    assert remote.say(Have(0, 2**32)) == 0
+    probe.ask("memory")
+    rng = random.Random(2)
+    for _ in range(10):
+        assert remote.say(*[Unhave(rng.randrange(2**32), 1) for _ in range(2000)]) == 0
+        remote.hear()
+    holes = b"".join(b"\x05" + wire.encode_varint(1000 << 2 | 3) for _ in range(60000))
+    assert remote.say(Have(0, RANGE, holes)) == 0
+    assert probe.numbers("memory")[1] < 32 << 20
+
+
 def test_a_large_frame_takes_memory_as_it_comes(probe):
     """8 MiB are announced; memory follows what came."""
     remote = Remote(probe)

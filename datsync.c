@@ -3183,6 +3183,7 @@ typedef struct channel {
     promises promised;
     parked *parked;
     size_t parked_bytes, parked_count;
+    int reorders; /* this remote does answer out of order */
     bits late;                     /* asked, given up, may still come */
     uint64_t progress, ask_after;  /* when the last answer came; no request before */
     uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
@@ -3697,11 +3698,12 @@ static int choose_ascending(channel *c, uint64_t *index)
     return 1;
 }
 
-/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay. */
+/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and with a
+ * remote that answers out of order, no more than could be parked. */
 static size_t flight_depth(const channel *c)
 {
     uint64_t bytes = 1048576 + c->rate * (c->delay + 100) / 1000;
-    uint64_t depth = bytes / (c->block_bytes ? c->block_bytes : 65536);
+    uint64_t depth = (c->reorders ? MIN(bytes, PARKED_BYTES / 2) : bytes) / (c->block_bytes ? c->block_bytes : 65536);
     return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
 }
 
@@ -4005,6 +4007,7 @@ static int park(channel *c, const flight *fl, const datsync_message *m)
     k = mem_resize(&p->env, NULL, sizeof *k + len);
     if (!k)
         return DATSYNC_E_NOMEM;
+    c->reorders = 1;
     k->next = c->parked;
     k->flight = *fl;
     k->stuck = c->feed->stuck;

@@ -6015,7 +6015,6 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_UNKNOWN_FEED, "the remote asked for a feed that is not here"},
         {DATSYNC_E_SLOW, "the remote did not take our bytes in time"},
         {DATSYNC_E_BAD_DATA, "the remote sent a block that does not verify"},
-        {DATSYNC_E_CROWDED, "too many connections"},
         {DATSYNC_E_IO, "input/output error"},
         {DATSYNC_E_NO_SPACE, "no space left"},
         {DATSYNC_E_ACCESS, "permission denied"},

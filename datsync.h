@@ -123,7 +123,6 @@ enum datsync_error {
     DATSYNC_E_UNKNOWN_FEED = -68,    /* the remote opened with a feed that is not served here */
     DATSYNC_E_SLOW = -69,            /* the remote did not take our bytes in time */
     DATSYNC_E_BAD_DATA = -70,        /* the remote sent a block or proof that is false */
-    DATSYNC_E_CROWDED = -71,         /* the cap on connections is reached */
     /* I/O */
     DATSYNC_E_IO = -80,         /* the operating system failed to read, write or connect */
     DATSYNC_E_NO_SPACE = -81,   /* no space left on the device, or quota, or file size limit */

@@ -1,4 +1,4 @@
-/* datsync: the Dat synchronizer (hypercore 6, DEP-0002, DEP-0010) in one C file.
+/* datsync: the Dat synchronizer (hypercore 6, hyperdrive 9; DEP-0002, DEP-0010) in one C file.
  *
  * SPDX-License-Identifier: MIT
  *
@@ -8,8 +8,9 @@
  * Three levels, each usable alone:
  *
  *   1. wire          bytes <-> messages. No allocation, no I/O, no state but the caller's.
- *   2. feed, peer    a feed is a verified log in a store; a peer is one connection's session without sockets or
- *                    clock: bytes and the time go in, bytes, events and the next deadline come out.
+ *   2. feed, drive,  a feed is a verified log in a store, a drive is a folder of files in two feeds; a peer is one
+ *      peer          connection's session without sockets or clock: bytes and the time go in, bytes, events and the
+ *                    next deadline come out.
  *   3. synchronizer  a poll() loop over a pluggable network, with many feeds and many peers.
  *
  * Conventions, for every function here:
@@ -78,6 +79,10 @@ extern "C" {
 /* A feed's writes are committed (synced, then claimed in the bitfield) in groups of so many bytes or milliseconds. */
 #define DATSYNC_GROUP_BYTES 67108864u
 #define DATSYNC_GROUP_MS 1000u
+/* A path in a drive, its slashes included (PATH_MAX of the systems that people have). */
+#define DATSYNC_MAX_PATH 4096u
+/* Blocks into which a drive's files are cut when they are imported, as `dat` does. */
+#define DATSYNC_FILE_BLOCK 65536u
 /* The connection timeout (hypercore-protocol's default): a keep-alive goes out after 3/4 of it without sending, the
  * connection dies after 3/2 of it without receiving. */
 #define DATSYNC_TIMEOUT_MS 5000u
@@ -132,7 +137,19 @@ enum datsync_error {
     DATSYNC_E_REFUSED = -85,    /* the connection was refused */
     DATSYNC_E_AGAIN = -86,      /* nothing to do now: wait for poll */
     DATSYNC_E_ADDRESS = -87,    /* the address does not parse, resolve or belong to this machine */
-    DATSYNC_E_UNREACHABLE = -88 /* no route, or the dial timed out */
+    DATSYNC_E_UNREACHABLE = -88, /* no route, or the dial timed out */
+    /* drive */
+    DATSYNC_E_HEADER = -100,     /* the first block of the metadata is not the header of a drive */
+    DATSYNC_E_INDEX = -101,      /* an entry's index points forward, in a circle or at another folder, or does not decode */
+    DATSYNC_E_ENTRY = -102,      /* an entry does not decode, or is neither a file nor a folder */
+    DATSYNC_E_PATH = -103,       /* an entry's path is one that a drive must not have: `..`, an empty segment, `.dat` */
+    DATSYNC_E_RANGE = -104,      /* an entry's offset or size lies outside the content, or is not that of its blocks */
+    DATSYNC_E_NAME = -105,       /* the file system at hand can't hold this name */
+    DATSYNC_E_LINK = -106,       /* a symbolic link, or what is neither file nor folder, is in the way */
+    DATSYNC_E_NOT_FOLDER = -107, /* a file is where a folder must be */
+    DATSYNC_E_IS_FOLDER = -108,  /* a folder is where a file must be */
+    DATSYNC_E_CHANGED = -109,    /* the file was changed here: it is kept */
+    DATSYNC_E_BUSY = -110        /* the file changes while it is being read, or another program holds it */
 };
 
 /* A short English sentence without a final period; never NULL, also for numbers that are not in the list. */
@@ -427,6 +444,184 @@ void datsync_feed_unwant(datsync_feed *feed); /* none */
 /* Blocks of the wanted ranges below the length that are not held. */
 uint64_t datsync_feed_missing(const datsync_feed *feed);
 
+/* ================================================================ 2. drive ===================================== */
+
+/* A folder of files in two feeds (hyperdrive 9): `metadata`, one entry for each change, and `content`, the bytes of all files one
+ * behind the other. */
+
+/* One file or folder beneath a tree's root, as the operating system tells it. */
+typedef struct datsync_file_info {
+    uint32_t mode;  /* type and permissions as in Stat: 0100000 file, 0040000 folder, 0120000 symbolic link, else neither */
+    uint64_t size;  /* bytes */
+    uint64_t mtime; /* ms since 1970 */
+} datsync_file_info;
+
+/* Files beneath a root. Paths are relative to it, UTF-8, with `/` between names, and have been checked: no empty, `.` or `..`
+ * name, no NUL. No function may follow a symbolic link, also not in the folders on the way (DATSYNC_E_LINK). `""` is the root
+ * itself, for list and stat. Errors beside those of I/O: DATSYNC_E_NO_ENTRY, DATSYNC_E_NAME, DATSYNC_E_NOT_FOLDER,
+ * DATSYNC_E_IS_FOLDER. */
+typedef struct datsync_tree {
+    void *ctx;
+    int case_folds; /* the file system takes `A` and `a` for one name */
+    /* Open a file for reading, or with `write` for both, making it if it is not there. Its folder must be there. */
+    int (*open)(void *ctx, const char *path, int write, intptr_t *file);
+    int64_t (*read)(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len); /* fewer bytes only at the end */
+    int (*write)(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len);
+    int (*truncate)(void *ctx, intptr_t file, uint64_t size);
+    void (*close)(void *ctx, intptr_t file);
+    /* What is at this path (the link itself, where it is one). */
+    int (*stat)(void *ctx, const char *path, datsync_file_info *out);
+    /* Call fn for each name in a folder, in any order, until it returns non-zero, which is returned. The names are not checked;
+     * stat each as needed. */
+    int (*list)(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg);
+    int (*mkdir)(void *ctx, const char *path); /* 0 also if it is a folder already */
+    int (*rename)(void *ctx, const char *from, const char *to); /* replaces a file */
+    int (*unlink)(void *ctx, const char *path);
+    int (*rmdir)(void *ctx, const char *path); /* fails if it is not empty */
+    /* Set the permissions (the lowest 9 bits of mode) and the time of change. */
+    int (*set)(void *ctx, const char *path, uint32_t mode, uint64_t mtime);
+    /* Everything that was written, made, renamed or removed beneath the root is durable when this returns 0. */
+    int (*sync)(void *ctx);
+    void (*close_tree)(void *ctx); /* release everything, ctx too. May be NULL */
+} datsync_tree;
+
+/* Where an owner's secret keys are; never in the folder that is shared. */
+typedef struct datsync_secrets {
+    void *ctx;
+    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]); /* DATSYNC_E_NOT_FOUND: it has none */
+    int (*save)(void *ctx, const uint8_t discovery_key[32], const uint8_t secret_key[64]); /* synced, mode 0600 */
+    void (*close)(void *ctx); /* may be NULL */
+} datsync_secrets;
+
+/* An entry's Stat. Times in ms since 1970. */
+typedef struct datsync_stat {
+    uint32_t mode; /* 0100644: a file; 0040755: a folder */
+    uint32_t uid, gid;
+    uint64_t size, blocks;        /* bytes and content blocks */
+    uint64_t offset, byte_offset; /* where they begin: content block, byte of all content */
+    uint64_t mtime, ctime;
+} datsync_stat;
+
+/* One entry of the metadata. `path` begins with `/`, is NUL-terminated, and is valid until the next call on the drive. It is what
+ * the feed says, unchecked: `error` is 0, or DATSYNC_E_PATH or DATSYNC_E_ENTRY for one that must not be laid out. */
+typedef struct datsync_entry {
+    const char *path;
+    uint64_t version; /* its number in the metadata */
+    int deleted;      /* what was at the path is removed; then stat is all zero */
+    datsync_stat stat;
+    int error;
+} datsync_entry;
+
+typedef struct datsync_drive datsync_drive;
+
+enum datsync_drive_flags {
+    /* With CREATE: keep the whole history of the content in the content store's data part, and lay files out as copies. Without
+     * it, the content is in the files themselves, as `dat` keeps it, and only the latest version of each is there. What the
+     * store holds decides when it exists already. Without a tree, always. */
+    DATSYNC_ARCHIVE = 16
+};
+
+typedef struct datsync_drive_options {
+    const datsync_env *env;          /* may be NULL; copied */
+    datsync_store metadata, content; /* with no `read`: memory stores. A folder's are datsync_os_store(DIR/.dat, "metadata.") and
+                                        "content." */
+    datsync_tree tree;               /* with no `open`: none; nothing is laid out */
+    datsync_secrets secrets;         /* with no `load`: as the metadata store holds it */
+    const uint8_t *key;              /* 32 bytes, or NULL: what the store holds */
+    const uint8_t *secret_key;       /* 64 bytes, or NULL: what `secrets` has, if the folder says that it is the owner's */
+    unsigned flags;                  /* DATSYNC_CREATE (without a key: a new drive), READ_ONLY, NO_SYNC, ARCHIVE */
+} datsync_drive_options;
+
+/* Open the drive that stores and tree hold. All plugs belong to the drive from this call on, also if it fails. Errors: as
+ * datsync_feed_open; DATSYNC_E_HEADER; DATSYNC_E_KEY (a content key that is the metadata's). */
+int datsync_drive_open(datsync_drive **out, const datsync_drive_options *options);
+/* Commit and close; synchronizers must have been freed before. */
+int datsync_drive_close(datsync_drive *drive);
+int datsync_drive_flush(datsync_drive *drive);
+
+datsync_feed *datsync_drive_metadata(const datsync_drive *drive); /* its key is the drive's; belongs to the drive */
+datsync_feed *datsync_drive_content(const datsync_drive *drive);  /* NULL until the header is known; belongs to the drive */
+int datsync_drive_writable(const datsync_drive *drive);
+int datsync_drive_archive(const datsync_drive *drive);
+/* The newest version known: the number of the last entry, 0 if there is none. */
+uint64_t datsync_drive_version(const datsync_drive *drive);
+/* The version that is laid out in the tree (`metadata.latest`); an owner's is the newest. */
+uint64_t datsync_drive_laid_out(datsync_drive *drive);
+
+/* Reading entries. Each may return DATSYNC_E_NOT_FOUND, DATSYNC_E_INDEX, DATSYNC_E_ENTRY, an I/O error, or DATSYNC_E_MORE when a
+ * metadata block is needed that is not here: *needed (if not NULL) is its number; want it, and come again. Versions: 0 is the empty
+ * drive. */
+/* The entry with this number, 1 to datsync_drive_version(). */
+int datsync_drive_entry(datsync_drive *drive, uint64_t number, datsync_entry *out, uint64_t *needed);
+/* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other history. */
+int datsync_drive_find(datsync_drive *drive, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed);
+/* fn is called for each file and folder entry of a version beneath `path` (`/`: all), in the order of the index; with `deep` 0 only
+ * for those in the folder itself, a folder with files beneath it once, as an entry with the mode of a folder and version 0 if it has
+ * no entry of its own. It may not call the drive. Until it returns non-zero, which is returned. */
+typedef int datsync_entry_fn(void *ctx, const datsync_entry *entry);
+int datsync_drive_list(datsync_drive *drive, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
+                       uint64_t *needed);
+/* Bytes of an entry's file, each block held against the tree. Returns how many; fewer than len only at the file's end.
+ * DATSYNC_E_NOT_FOUND when a block is not held, DATSYNC_E_HASH when the file was changed. */
+int64_t datsync_drive_read(datsync_drive *drive, const datsync_entry *entry, uint64_t offset, void *buf, size_t len);
+
+/* Writing, as the owner. A change is durable, and told to peers, after the next commit. */
+/* Give the next bytes: > 0, 0 at the end, or an error, which put returns. */
+typedef int64_t datsync_read_fn(void *ctx, void *buf, size_t len);
+/* Put a file (bytes from read, which may be NULL for none) or, with the mode of a folder, a folder. Of `stat`, mode, uid, gid, mtime
+ * and ctime count. Where the content is in the files, the bytes must be those of the file at this path. Returns the new
+ * version. */
+int64_t datsync_drive_put(datsync_drive *drive, const char *path, const datsync_stat *stat, datsync_read_fn *read, void *ctx);
+/* DATSYNC_E_NOT_FOUND if there is no such entry. Returns the new version. */
+int64_t datsync_drive_remove(datsync_drive *drive, const char *path);
+
+enum datsync_change { DATSYNC_ADDED, DATSYNC_UPDATED, DATSYNC_REMOVED, DATSYNC_UNCHANGED, DATSYNC_REFUSED };
+
+/* What import tells. */
+typedef struct datsync_import_event {
+    int change;         /* enum datsync_change */
+    const char *path;   /* begins with `/` */
+    uint64_t size;      /* bytes of the file */
+    uint64_t done;      /* of them imported. Large files are told of several times; done == size ends it */
+    int error;          /* REFUSED: why */
+} datsync_import_event;
+
+typedef struct datsync_import_options {
+    void *ctx;
+    /* Leave this path out (for a folder, everything beneath it). NULL: none. `.dat` is left out in any case, and symbolic links
+     * are REFUSED. What is left out and was imported before is removed from the drive. */
+    int (*ignore)(void *ctx, const char *path, int is_folder);
+    /* Also called between the blocks of a large file; it may call datsync_poll. Non-zero ends the import in order:
+     * DATSYNC_E_AGAIN. */
+    int (*on_event)(void *ctx, const datsync_import_event *event);
+    int dry_run; /* only tell what would be done */
+    int keep;    /* remove nothing */
+} datsync_import_options;
+
+/* Bring the drive up to the tree: new and changed files are put, those that are gone are removed. A file counts as unchanged if size
+ * and mtime are those of its entry, or if every byte is. Empty folders become entries. Returns how many changes were made. */
+int64_t datsync_drive_import(datsync_drive *drive, const datsync_import_options *options);
+
+/* How what is downloaded is laid out, from the next version that is laid out on. */
+typedef struct datsync_layout {
+    void *ctx;
+    uint64_t version; /* 0: the newest */
+    int force;        /* overwrite and delete also what was changed here */
+    int (*select)(void *ctx, const char *path); /* non-zero: download this file or folder. NULL: all. Must outlive the drive */
+} datsync_layout;
+void datsync_drive_layout(datsync_drive *drive, const datsync_layout *layout);
+
+/* Hold all files that should be here against their recorded size and mtime, and where these differ or with `deep` in any case
+ * against the tree: fn is told each entry whose bytes are not the recorded ones (error: DATSYNC_E_CHANGED, DATSYNC_E_NO_ENTRY, ...)
+ * and its blocks are no longer claimed. Returns how many entries are good. (The synchronizer does this, not deep, before it
+ * announces anything.) */
+typedef struct datsync_drive_check {
+    void *ctx;
+    void (*fault)(void *ctx, const datsync_entry *entry, int error);
+    int deep;
+} datsync_drive_check;
+int64_t datsync_drive_verify(datsync_drive *drive, const datsync_drive_check *check);
+
 /* ================================================================ 2. peer ====================================== */
 
 typedef struct datsync_peer datsync_peer;
@@ -576,8 +771,14 @@ enum datsync_event_type {
     DATSYNC_EV_UPLOAD,       /* feed, index, size: sent */
     DATSYNC_EV_REJECT,       /* feed, index, address, error */
     DATSYNC_EV_COMPLETE,     /* feed: everything that was asked for and offered is stored and synced */
-    DATSYNC_EV_FAILED,       /* feed, error: the store failed; the feed takes no more part */
-    DATSYNC_EV_TICK          /* once a second, for status lines */
+    DATSYNC_EV_FAILED,       /* feed, error: the store failed, or the drive's header is none; the feed takes no more part */
+    DATSYNC_EV_TICK,         /* once a second, for status lines */
+    DATSYNC_EV_CONTENT,      /* drive, feed: its content feed is open */
+    DATSYNC_EV_PLAN,         /* drive: version `index` is going to be laid out; size: bytes to download for it */
+    DATSYNC_EV_ENTRY,        /* drive, path, index: its version, size: laid out, or held if there is no tree */
+    DATSYNC_EV_REMOVED,      /* drive, path: deleted upstream, removed here */
+    DATSYNC_EV_REFUSED,      /* drive, path, error: not laid out, or kept as it is here (DATSYNC_E_CHANGED) */
+    DATSYNC_EV_VERSION       /* drive: version `index` is laid out and synced; size: how many entries were refused */
 };
 
 typedef struct datsync_event {
@@ -586,6 +787,8 @@ typedef struct datsync_event {
     const char *address;
     uint64_t index, size;
     int error;
+    datsync_drive *drive;
+    const char *path; /* begins with `/` */
 } datsync_event;
 
 typedef struct datsync_options {
@@ -616,6 +819,10 @@ int datsync_free(datsync *ds);
 /* Share and download this feed with every peer that knows it. Must outlive ds. At most DATSYNC_MAX_CHANNELS; a
  * connection's first feed is the first that the remote asks for, or, when dialling, the first added. */
 int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode);
+/* Share and download a drive: its metadata and, as soon as its header is known, its content, on the same connections. What is
+ * downloaded is laid out as datsync_drive_layout says. Must outlive ds. Before anything is announced, files that were changed here
+ * are found by size and mtime, and their blocks are not offered. */
+int datsync_add_drive(datsync *ds, datsync_drive *drive, unsigned mode);
 int datsync_listen(datsync *ds, const char *address);
 /* Dial, and dial again after 1, 1, 5, 15 s when it fails or ends badly (a good connection resets that); then it is
  * dropped. An address that is known already is not added twice. */
@@ -631,6 +838,9 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
  * to do. Needs a clock. */
 int datsync_run(datsync *ds);
 void datsync_stop(datsync *ds);
+/* One turn of datsync_run, which waits no longer than so many milliseconds (0: not at all). For programs that have other work
+ * to do in between. */
+int datsync_poll(datsync *ds, unsigned timeout_ms);
 
 int datsync_complete(const datsync *ds, const datsync_feed *feed);
 unsigned datsync_peers(const datsync *ds);      /* connections with a handshake */
@@ -649,6 +859,11 @@ const datsync_net *datsync_os_net(void);
  * DATSYNC_CREATE makes the folder, DATSYNC_READ_ONLY opens for reading. Files are made when first written; the secret
  * key with mode 0600. */
 int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, unsigned flags);
+/* The files beneath a folder. DATSYNC_CREATE makes the folder (not those above it). */
+int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags);
+/* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir NULL:
+ * `.dat/secret_keys` in the home folder. Folders are made when a key is saved. */
+int datsync_os_secrets(datsync_secrets *out, const char *dir);
 /* Monotonic milliseconds; fits datsync_env.clock. */
 uint64_t datsync_os_clock(void *ctx);
 /* From now on SIGINT and SIGTERM (Ctrl-C, close on Windows) are only noted, and end a poll of datsync_os_net. SIGPIPE

@@ -1341,6 +1341,8 @@ struct datsync_feed {
 
     bits have, tree;
     bits dropped; /* claims that opening found to be false, for the audit to tell */
+    bits claimed; /* with `aside`: what the bitfield says on disk. `have` may hold more, which a drive keeps aside */
+    int aside;
     size_t entry;     /* bytes of a bitfield page on disk */
     bits dirty_pages; /* of the bitfield */
     uint64_t page_count;
@@ -1365,6 +1367,11 @@ struct datsync_feed {
     watcher *watchers;
     uint64_t stuck; /* where the last proof that lacked nodes could not climb on */
     int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
+
+    datsync_feed *companion; /* a drive's content, for its metadata: it is committed first, and a connection is done with both
+                                or with none */
+    int hold;    /* more is going to be wanted: nobody is told that this is all */
+    int checked; /* the bytes lie in files that anybody changes: each block is held against the tree before it goes out */
 };
 
 static int feed_read_exact(datsync_feed *f, int part, uint64_t offset, void *buf, size_t len)
@@ -1500,6 +1507,8 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
         return r;
     if (value && bits_set(&f->env, &f->dropped, index, 0) < 0) /* it has come back */
         return DATSYNC_E_NOMEM;
+    if (f->aside && !value && bits_set(&f->env, &f->claimed, index, 0) < 0)
+        return DATSYNC_E_NOMEM;
     f->uncommitted = 1;
     f->page_count = MAX(f->page_count, index / PAGE_BITS + 1);
     r = bits_set(&f->env, &f->dirty_pages, index / PAGE_BITS, 1);
@@ -1631,10 +1640,16 @@ static unsigned index_parent(unsigned left, unsigned right)
     return index_code(left >> 4) << 6 | index_code(left & 15) << 4 | index_code(right >> 4) << 2 | index_code(right & 15);
 }
 
+/* What the bitfield is to say. */
+static const bits *feed_claims(const datsync_feed *f)
+{
+    return f->aside ? &f->claimed : &f->have;
+}
+
 /* The 511 index bytes whose span lies in one page of blocks. */
 static void index_local(const datsync_feed *f, uint64_t page, uint64_t limit, uint8_t out[512])
 {
-    bitpage bp = bits_page(&f->have, page * PAGE_BITS);
+    bitpage bp = bits_page(feed_claims(f), page * PAGE_BITS);
     size_t g, k, step;
     for (g = 0; g < 256; g++) {
         unsigned v = 0;
@@ -1660,7 +1675,7 @@ static unsigned index_high(const datsync_feed *f, uint64_t index, uint64_t limit
         return 0;
     if (datsync_flat_depth(index) == 8) {
         uint8_t local[512];
-        bitpage bp = bits_page(&f->have, index / 512 * PAGE_BITS);
+        bitpage bp = bits_page(feed_claims(f), index / 512 * PAGE_BITS);
         if (!bp.bytes && index + 255 < limit)
             return bp.count ? 255 : 0;
         index_local(f, index / 512, limit, local);
@@ -1674,7 +1689,7 @@ static void bitfield_page(const datsync_feed *f, uint64_t page, uint8_t *out)
     size_t size = f->entry - BITFIELD_BITS; /* of the index in one page; 512, or 256 in old files */
     uint64_t limit = f->page_count * size, first = page * size, i;
     uint8_t local[512];
-    bits_read(&f->have, page * PAGE_BITS, out, PAGE_BYTES);
+    bits_read(feed_claims(f), page * PAGE_BITS, out, PAGE_BYTES);
     bits_read(&f->tree, page * 2 * PAGE_BITS, out + PAGE_BYTES, 2 * PAGE_BYTES);
     out += BITFIELD_BITS;
     for (i = 0; i < size; i++) {
@@ -1789,8 +1804,10 @@ int datsync_feed_flush(datsync_feed *f)
     int r;
     if (f->flags & DATSYNC_READ_ONLY)
         return 0;
+    if (f->companion && f->companion->uncommitted && (r = datsync_feed_flush(f->companion)) < 0)
+        return r;
     r = commit(f);
-    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f))
+    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f) && !f->checked)
         r = commit_make_room(f);
     if (r < 0)
         return r;
@@ -1829,6 +1846,33 @@ static void tell_added(datsync_feed *f, uint64_t start, uint64_t end)
     watcher *w;
     for (w = f->watchers; w; w = w->next)
         w->added(w, start, end);
+}
+
+/* Blocks turn out not to be here: claim them no more, and say so. */
+static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    watcher *w;
+    int r = 0;
+    for (start = bits_next(&f->have, start, end, 1); start < end && r >= 0; start = bits_next(&f->have, start, end, 1)) {
+        uint64_t stop = bits_next(&f->have, start, end, 0), i;
+        for (i = start; i < stop && r >= 0; i++)
+            r = block_claim(f, i, 0);
+        for (w = f->watchers; w && r >= 0; w = w->next)
+            w->cleared(w, start, stop);
+        start = stop;
+    }
+    return r < 0 ? r : 0;
+}
+
+/* Blocks that are held already: the bitfield says so from the next commit on. */
+static int feed_settle_claims(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    uint64_t page;
+    int r = bits_fill(&f->env, &f->claimed, start, end, 1);
+    for (page = start / PAGE_BITS; page * PAGE_BITS < end && r >= 0; page++)
+        r = bits_set(&f->env, &f->dirty_pages, page, 1);
+    f->uncommitted = 1;
+    return r < 0 ? r : 0;
 }
 
 /* ================================================================ feed: opening and recovery ==================== */
@@ -2321,6 +2365,7 @@ static void feed_free(datsync_feed *f)
     bits_free(&env, &f->tree);
     bits_free(&env, &f->dirty_pages);
     bits_free(&env, &f->dropped);
+    bits_free(&env, &f->claimed);
     bits_free(&env, &f->wanted);
     bits_free(&env, &f->reserved);
     mem_free(&env, f->gather);
@@ -2439,6 +2484,22 @@ static int block_read(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size
     if (r == 0)
         block_offset_next(f, index, offset, size);
     return r;
+}
+
+/* The same, held against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or can't be read. */
+static int block_read_checked(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
+{
+    datsync_node want, got;
+    datsync_bytes block;
+    int r = block_read(f, index, buf, size);
+    if (r == DATSYNC_E_NOMEM)
+        return r;
+    block.data = buf;
+    block.len = size;
+    if (r < 0 || tree_get(f, 2 * index, &want) < 0)
+        return DATSYNC_E_CORRUPT;
+    datsync_leaf_hashes(&got, &block, 1);
+    return memcmp(got.hash, want.hash, 32) == 0 ? 0 : DATSYNC_E_CORRUPT;
 }
 
 int64_t datsync_feed_get(datsync_feed *f, uint64_t index, void *buf, size_t cap)
@@ -3624,13 +3685,10 @@ static int answer_request(datsync_peer *p, request *q)
     if ((r = out_message(p, &m, &gap)) < 0)
         return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
     before = p->out_end;
-    if (!q->hash && (r = block_read(f, q->index, gap, (size_t)size)) < 0) {
+    if (!q->hash && (r = (f->checked ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
         p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
         env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
-        if (r != DATSYNC_E_CORRUPT)
-            return r;
-        (void)block_claim(f, q->index, 0);
-        return answer_unhave(c, q->index);
+        return r == DATSYNC_E_CORRUPT ? feed_retract(f, q->index, q->index + 1) : r;
     }
     if (!q->hash)
         peer_event(p, DATSYNC_PEER_UPLOAD, c, q->index, (uint64_t)size, 0);
@@ -3805,7 +3863,7 @@ static int channel_complete(const channel *c)
 static int channel_end(channel *c)
 {
     int r = 0, downloads = (c->mode & DATSYNC_DOWNLOAD) != 0;
-    if (c->peer->opt.live || c->finished)
+    if (c->peer->opt.live || c->finished || c->feed->hold)
         return 0;
     if (downloads && !c->told_done && channel_complete(c)) {
         if ((r = datsync_feed_flush(c->feed)) < 0)
@@ -3840,6 +3898,7 @@ static int peer_work(datsync_peer *p)
     size_t i, open = 0, finished = 0;
     int r = 0;
     for (i = 0; i < p->channel_count && r == 0; i++) {
+        const channel *other;
         channel *c = p->channels[i];
         if (!c->feed)
             continue;
@@ -3855,8 +3914,9 @@ static int peer_work(datsync_peer *p)
         }
         if (r == 0 && p->handshaken)
             r = channel_end(c);
+        other = c->feed->companion ? channel_by_feed(p, c->feed->companion) : NULL;
         open += c->remote >= 0 || c->local == 0;
-        finished += c->finished != 0;
+        finished += c->finished && (!c->feed->companion || (other && other->finished));
     }
     return r < 0 ? r : open && open == finished ? DATSYNC_E_DONE : 0;
 }
@@ -5227,6 +5287,3063 @@ void datsync_memory_net_free(datsync_memory_net *n)
     mem_free(&env, n);
 }
 
+/* ================================================================ drive: entries ================================ */
+
+/* hyperdrive 9 (PROTOCOL 4): metadata block 0 is the header, each other one a Node of append-tree 2: a name, a Stat (none: what was
+ * there is deleted) and `paths`, which lists, for each folder on the way to the name, the newest entry of each of its children. */
+
+#define DRIVE_TYPE "hyperdrive"
+#define MODE_TYPE 0170000u
+#define MODE_FILE 0100000u
+#define MODE_FOLDER 0040000u
+
+typedef struct drive_header {
+    datsync_bytes type, content;
+} drive_header;
+
+static const field fields_header[] = {
+    {1, F_BYTES, 1, offsetof(drive_header, type)},
+    {2, F_BYTES, 0, offsetof(drive_header, content)},
+};
+
+/* A metadata block, decoded; it borrows from the drive's buffer. */
+typedef struct drive_node {
+    uint64_t seq;
+    datsync_bytes name, value, paths; /* name: without the slashes at both ends */
+} drive_node;
+
+static const field fields_entry[] = {
+    {1, F_BYTES, 1, offsetof(drive_node, name)},
+    {2, F_BYTES, 0, offsetof(drive_node, value)},
+    {3, F_BYTES, 0, offsetof(drive_node, paths)},
+};
+
+typedef struct raw_stat {
+    uint64_t mode, uid, gid, size, blocks, offset, byte_offset, mtime, ctime;
+} raw_stat;
+
+static const field fields_stat[] = {
+    {1, F_UINT, 1, offsetof(raw_stat, mode)},   {2, F_UINT, 0, offsetof(raw_stat, uid)},
+    {3, F_UINT, 0, offsetof(raw_stat, gid)},    {4, F_UINT, 0, offsetof(raw_stat, size)},
+    {5, F_UINT, 0, offsetof(raw_stat, blocks)}, {6, F_UINT, 0, offsetof(raw_stat, offset)},
+    {7, F_UINT, 0, offsetof(raw_stat, byte_offset)}, {8, F_UINT, 0, offsetof(raw_stat, mtime)},
+    {9, F_UINT, 0, offsetof(raw_stat, ctime)},
+};
+#define STAT_FIELDS 9u
+
+/* Entries' numbers, ascending. */
+typedef struct seqs {
+    uint64_t *v;
+    size_t count, cap;
+} seqs;
+
+/* What the writer keeps of a folder: its children's newest entries, and a keyed hash of each child's name. */
+typedef struct child {
+    uint64_t seq, name;
+} child;
+
+typedef struct level {
+    child *v;
+    size_t count, cap;
+} level;
+
+/* Where the bytes of a live file begin in the content. */
+typedef struct drive_place {
+    uint64_t at, size, seq;
+} drive_place;
+
+/* A file beneath the root that is kept open. */
+typedef struct drive_file {
+    uint64_t seq, used;
+    int aside, open;
+    intptr_t handle;
+} drive_file;
+
+/* A file that is being downloaded. */
+typedef struct target {
+    uint64_t seq, offset, blocks, missing, saved; /* saved: how many were missing when its bitmap was written */
+    uint64_t at, size; /* bytes */
+    uint64_t mtime, was_size, was_mtime; /* was: what stood in its place when we began */
+    uint32_t mode;
+    int error, was_there, has_bits;
+    int copy; /* its blocks are in the content store: copy them when they are all there */
+} target;
+
+typedef struct bits_env {
+    const datsync_env *env;
+    bits *b;
+} bits_env;
+
+#define DRIVE_FILES 8u
+/* Files that are downloaded at the same time, and blocks of them that are wanted before the next file begins. */
+#define DRIVE_TARGETS 2048u
+#define DRIVE_AHEAD 4096u
+/* Bytes and blocks that are gathered for one signature when files are imported. */
+#define DRIVE_BATCH_BYTES 8388608u
+#define DRIVE_BATCH_BLOCKS 1024u
+
+struct datsync_drive {
+    watcher watch; /* first: the content feed calls with it */
+    datsync_env env;
+    datsync_store metadata_store, content_store;
+    datsync_tree tree;
+    datsync_secrets secrets;
+    unsigned flags;
+    int has_tree, archive;
+    int secret_saved;
+    datsync_feed *metadata, *content;
+    uint64_t needed; /* the metadata block that was not here */
+
+    uint8_t *block; /* a metadata block */
+    size_t block_cap;
+    char path[DATSYNC_MAX_PATH + 2]; /* of the entry that was read last */
+    uint8_t *data; /* a content block: data_index, if that is not NONE */
+    size_t data_cap;
+    uint64_t data_index;
+    uint8_t hash_key[crypto_shorthash_KEYBYTES];
+
+    /* writing */
+    level *levels; /* [i]: the folder of the first i names of level_path */
+    size_t level_count, level_cap;
+    char level_path[DATSYNC_MAX_PATH + 2];
+    uint8_t *batch; /* content blocks that wait for one signature */
+    size_t batch_used, batch_sizes[DRIVE_BATCH_BLOCKS], batch_count;
+    uint8_t *nodes; /* metadata blocks that do */
+    size_t nodes_used, nodes_cap, node_ends[DRIVE_BATCH_BLOCKS], node_count;
+
+    /* what is laid out */
+    uint64_t surveyed; /* the version that `live` and `places` are of, NONE: not yet */
+    bits live;
+    drive_place *places;
+    size_t place_count, place_cap;
+    drive_file files[DRIVE_FILES];
+    uint64_t file_clock;
+    int unsynced; /* something beneath the root was written */
+
+    /* downloading */
+    int downloading, planned, told;
+    datsync_layout layout;
+    uint64_t plan, cursor, refused;
+    child *old; /* the path's hash and number of each entry that is live no more */
+    size_t old_count, old_cap;
+    int has_old;
+    target *targets; /* in the order of their blocks */
+    size_t target_count, ended; /* ended: whole, or failed */
+    uint64_t wanted, aside_bytes, aside_since; /* blocks wanted; bytes laid aside since the last commit, and since when */
+    void *event_ctx;
+    void (*on_event)(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error);
+};
+
+static void drive_tell(const datsync_drive *d, int type, const char *path, uint64_t index, uint64_t size, int error)
+{
+    if (d->on_event)
+        d->on_event(d->event_ctx, type, path, index, size, error);
+}
+
+static int utf8_valid(const uint8_t *s, size_t len)
+{
+    size_t i = 0, k, n;
+    while (i < len) {
+        uint8_t c = s[i];
+        n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+        if (n == 0 || n > len - i)
+            return 0;
+        for (k = 1; k < n; k++)
+            if ((s[i + k] & 0xc0) != 0x80)
+                return 0;
+        if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] > 0x9f) || (c == 0xf0 && s[i + 1] < 0x90) ||
+            (c == 0xf4 && s[i + 1] > 0x8f))
+            return 0;
+        i += n;
+    }
+    return 1;
+}
+
+/* ------------------------------------------------ names: `a/b/c`, slashes at both ends left away */
+
+static datsync_bytes name_trim(datsync_bytes b)
+{
+    if (b.len && b.data[0] == '/') {
+        b.data++;
+        b.len--;
+    }
+    if (b.len && b.data[b.len - 1] == '/')
+        b.len--;
+    return b;
+}
+
+static datsync_bytes name_of(const char *path)
+{
+    datsync_bytes b;
+    b.data = (const uint8_t *)path;
+    b.len = strlen(path);
+    return name_trim(b);
+}
+
+static size_t name_depth(datsync_bytes name)
+{
+    size_t n = name.len > 0, i;
+    for (i = 0; i < name.len; i++)
+        n += name.data[i] == '/';
+    return n;
+}
+
+/* Bytes of the first `depth` names. */
+static size_t name_prefix(datsync_bytes name, size_t depth)
+{
+    size_t i;
+    if (depth == 0)
+        return 0;
+    for (i = 0; i < name.len; i++)
+        if (name.data[i] == '/' && --depth == 0)
+            return i;
+    return name.len;
+}
+
+/* The name at this depth; len 0 and data NULL if there is none. */
+static datsync_bytes name_part(datsync_bytes name, size_t depth)
+{
+    size_t from = name_prefix(name, depth), to = name_prefix(name, depth + 1);
+    datsync_bytes part;
+    memset(&part, 0, sizeof part);
+    if (depth >= name_depth(name))
+        return part;
+    from += depth > 0;
+    part.data = name.data + from;
+    part.len = to - from;
+    return part;
+}
+
+static int bytes_equal(datsync_bytes a, datsync_bytes b)
+{
+    return a.len == b.len && (a.data != NULL) == (b.data != NULL) && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
+
+/* How many names two paths have in common. */
+static size_t name_common(datsync_bytes a, datsync_bytes b)
+{
+    size_t i, n = MIN(a.len, b.len), depth = 0;
+    for (i = 0; i < n && a.data[i] == b.data[i]; i++)
+        depth += a.data[i] == '/';
+    if (i == n && i > 0 && (a.len == b.len || (a.len > n && a.data[n] == '/') || (b.len > n && b.data[n] == '/')))
+        depth++;
+    return depth;
+}
+
+static uint64_t name_hash(const datsync_drive *d, datsync_bytes name)
+{
+    uint8_t out[crypto_shorthash_BYTES];
+    (void)crypto_shorthash(out, name.data ? name.data : (const uint8_t *)"", name.len, d->hash_key);
+    return get_u64(out);
+}
+
+/* May a drive have an entry of this name? */
+static int name_check(const datsync_drive *d, datsync_bytes name)
+{
+    size_t depth = name_depth(name), i, at = 0;
+    if (name.len == 0 || name.len >= DATSYNC_MAX_PATH || memchr(name.data, 0, name.len) || !utf8_valid(name.data, name.len))
+        return DATSYNC_E_PATH;
+    for (i = 0; i < depth; i++) {
+        const uint8_t *part = name.data + at;
+        const uint8_t *slash = memchr(part, '/', name.len - at);
+        size_t len = slash ? (size_t)(slash - part) : name.len - at;
+        if (len == 0 || (len == 1 && part[0] == '.') || (len == 2 && part[0] == '.' && part[1] == '.'))
+            return DATSYNC_E_PATH;
+        if (i == 0 && len == 4 && part[0] == '.' && (part[1] == 'd' || (d->tree.case_folds && part[1] == 'D')) &&
+            (part[2] == 'a' || (d->tree.case_folds && part[2] == 'A')) &&
+            (part[3] == 't' || (d->tree.case_folds && part[3] == 'T')))
+            return DATSYNC_E_PATH;
+        at += len + 1;
+    }
+    return 0;
+}
+
+/* ------------------------------------------------ reading the metadata */
+
+static int header_decode(datsync_bytes block, const uint8_t metadata_key[32], uint8_t content_key[32])
+{
+    drive_header h;
+    uint32_t has;
+    memset(&h, 0, sizeof h);
+    if (fields_decode(fields_header, 2, block, &h, &has) < 0 || h.type.len != sizeof DRIVE_TYPE - 1 ||
+        memcmp(h.type.data, DRIVE_TYPE, h.type.len) != 0 || h.content.len != 32)
+        return DATSYNC_E_HEADER;
+    if (memcmp(h.content.data, metadata_key, 32) == 0)
+        return DATSYNC_E_KEY;
+    memcpy(content_key, h.content.data, 32);
+    return 0;
+}
+
+static int metadata_block(datsync_drive *d, uint64_t seq, datsync_bytes *out)
+{
+    int64_t size;
+    int r;
+    if (!datsync_feed_has(d->metadata, seq)) {
+        d->needed = seq;
+        return DATSYNC_E_MORE;
+    }
+    size = datsync_feed_block_size(d->metadata, seq);
+    if (size < 0)
+        return (int)size;
+    if ((r = mem_grow(&d->env, &d->block, &d->block_cap, (size_t)size + 1, 1)) < 0)
+        return r;
+    size = datsync_feed_get(d->metadata, seq, d->block, d->block_cap);
+    out->data = d->block;
+    out->len = size > 0 ? (size_t)size : 0;
+    return size < 0 ? (int)size : 0;
+}
+
+/* What it says is valid until the next node is loaded. */
+static int node_load(datsync_drive *d, uint64_t seq, drive_node *n)
+{
+    datsync_bytes block;
+    uint32_t has;
+    int r;
+    if (seq == 0 || seq >= DATSYNC_MAX_BLOCKS)
+        return DATSYNC_E_INDEX;
+    if ((r = metadata_block(d, seq, &block)) < 0)
+        return r;
+    memset(n, 0, sizeof *n);
+    n->seq = seq;
+    if (fields_decode(fields_entry, 3, block, n, &has) < 0)
+        return DATSYNC_E_ENTRY;
+    n->name = name_trim(n->name);
+    return 0;
+}
+
+static int seqs_add(datsync_drive *d, seqs *s, uint64_t seq)
+{
+    int r = mem_grow(&d->env, &s->v, &s->cap, s->count + 1, sizeof *s->v);
+    if (r == 0)
+        s->v[s->count++] = seq;
+    return r;
+}
+
+/* The list of one level of a node's index: 1, 0 if it has no such level, DATSYNC_E_INDEX if it points forward or is cut. */
+static int node_level(datsync_drive *d, const drive_node *n, size_t want, seqs *out)
+{
+    size_t at = 0, i;
+    uint64_t header = 0, count, delta, seq, depth;
+    int k = datsync_varint_decode(n->paths.data, n->paths.len, &header), r;
+    out->count = 0;
+    if (k < 0)
+        return n->paths.len ? DATSYNC_E_INDEX : 0;
+    at = (size_t)k;
+    for (depth = 0; at < n->paths.len; depth++) {
+        if ((k = datsync_varint_decode(n->paths.data + at, n->paths.len - at, &count)) < 0)
+            return DATSYNC_E_INDEX;
+        at += (size_t)k;
+        if (count > n->paths.len - at)
+            return DATSYNC_E_INDEX;
+        for (seq = 0, i = 0; i < count; i++) {
+            if ((k = datsync_varint_decode(n->paths.data + at, n->paths.len - at, &delta)) < 0)
+                return DATSYNC_E_INDEX;
+            at += (size_t)k;
+            if (delta > n->seq - seq)
+                return DATSYNC_E_INDEX;
+            seq += delta;
+            if (depth == want && (r = seqs_add(d, out, seq)) < 0)
+                return r;
+        }
+        if (depth == want)
+            return (header & 1) && (r = seqs_add(d, out, n->seq)) < 0 ? r : 1;
+    }
+    return 0;
+}
+
+static int stat_decode(datsync_bytes value, datsync_stat *out)
+{
+    raw_stat raw;
+    uint32_t has;
+    uint64_t type;
+    memset(&raw, 0, sizeof raw);
+    if (fields_decode(fields_stat, STAT_FIELDS, value, &raw, &has) < 0)
+        return DATSYNC_E_ENTRY;
+    out->mode = (uint32_t)raw.mode;
+    out->uid = (uint32_t)raw.uid;
+    out->gid = (uint32_t)raw.gid;
+    out->size = raw.size;
+    out->blocks = raw.blocks;
+    out->offset = raw.offset;
+    out->byte_offset = raw.byte_offset;
+    out->mtime = raw.mtime;
+    out->ctime = raw.ctime;
+    type = raw.mode & MODE_TYPE;
+    if (type == MODE_FOLDER)
+        return 0;
+    if (type != 0 && type != MODE_FILE)
+        return DATSYNC_E_ENTRY;
+    if (raw.offset > DATSYNC_MAX_BLOCKS || raw.blocks > DATSYNC_MAX_BLOCKS - raw.offset ||
+        raw.byte_offset > (uint64_t)INT64_MAX / 2 || raw.size > (uint64_t)INT64_MAX / 2 ||
+        raw.size > raw.blocks * DATSYNC_MAX_FRAME)
+        return DATSYNC_E_RANGE;
+    return 0;
+}
+
+static int is_folder(const datsync_entry *e)
+{
+    return (e->stat.mode & MODE_TYPE) == MODE_FOLDER;
+}
+
+/* A node as callers see it. */
+static void entry_fill(datsync_drive *d, const drive_node *n, datsync_entry *out)
+{
+    size_t len = MIN(n->name.len, (size_t)DATSYNC_MAX_PATH), i;
+    memset(out, 0, sizeof *out);
+    d->path[0] = '/';
+    for (i = 0; i < len; i++)
+        d->path[i + 1] = (char)(n->name.data[i] ? n->name.data[i] : '?');
+    d->path[len + 1] = 0;
+    out->path = d->path;
+    out->version = n->seq;
+    out->deleted = n->value.data == NULL;
+    out->error = name_check(d, n->name);
+    if (!out->deleted && out->error == 0)
+        out->error = stat_decode(n->value, &out->stat);
+}
+
+static int entry_load(datsync_drive *d, uint64_t seq, datsync_entry *out)
+{
+    drive_node n;
+    int r = node_load(d, seq, &n);
+    if (r == 0)
+        entry_fill(d, &n, out);
+    return r;
+}
+
+static int drive_needed(const datsync_drive *d, int r, uint64_t *needed)
+{
+    if (r == DATSYNC_E_MORE && needed)
+        *needed = d->needed;
+    return r;
+}
+
+int datsync_drive_entry(datsync_drive *d, uint64_t number, datsync_entry *out, uint64_t *needed)
+{
+    if (number == 0 || number > datsync_drive_version(d))
+        return DATSYNC_E_NOT_FOUND;
+    return drive_needed(d, entry_load(d, number, out), needed);
+}
+
+/* The entry in a list whose name at `depth` is this: its number, 0 if there is none, or an error. */
+static int64_t list_find(datsync_drive *d, const seqs *list, uint64_t below, size_t depth, datsync_bytes part)
+{
+    size_t i = list->count;
+    drive_node n;
+    int r;
+    while (i-- > 0) {
+        if (list->v[i] >= below)
+            continue;
+        if ((r = node_load(d, list->v[i], &n)) < 0)
+            return r;
+        if (bytes_equal(name_part(n.name, depth), part))
+            return (int64_t)list->v[i];
+    }
+    return 0;
+}
+
+/* From the head of a version to the newest entry at or beneath a path; *list is what its index says of the level at which the two
+ * paths part. Returns how many names they have in common, or an error. */
+static int64_t index_descend(datsync_drive *d, uint64_t seq, datsync_bytes name, drive_node *n, seqs *list)
+{
+    size_t depth = name_depth(name), common;
+    int64_t next;
+    int r;
+    for (;;) {
+        if ((r = node_load(d, seq, n)) < 0)
+            return r;
+        common = name_common(n->name, name);
+        if ((r = node_level(d, n, common, list)) < 0)
+            return r;
+        if (common == depth)
+            return (int64_t)common;
+        next = r ? list_find(d, list, seq, common, name_part(name, common)) : 0;
+        if (next <= 0)
+            return next < 0 ? next : DATSYNC_E_NOT_FOUND;
+        seq = (uint64_t)next;
+    }
+}
+
+int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed)
+{
+    datsync_bytes name = name_of(path), none;
+    seqs list;
+    drive_node n;
+    int64_t r = version > datsync_drive_version(d) ? DATSYNC_E_INVALID : version == 0 ? DATSYNC_E_NOT_FOUND : 0;
+    memset(&list, 0, sizeof list);
+    memset(&none, 0, sizeof none);
+    while (r == 0) {
+        r = index_descend(d, version, name, &n, &list);
+        if (r < 0)
+            break;
+        if (n.name.len == name.len) {
+            entry_fill(d, &n, out);
+            r = out->deleted ? DATSYNC_E_NOT_FOUND : 1;
+            break;
+        }
+        r = list_find(d, &list, n.seq, (size_t)r, none); /* the path is a folder on the way; is it an entry, too? */
+        version = (uint64_t)r;
+        r = r < 0 ? r : r == 0 ? DATSYNC_E_NOT_FOUND : 0;
+    }
+    mem_free(&d->env, list.v);
+    return drive_needed(d, r > 0 ? 0 : (int)r, needed);
+}
+
+/* ------------------------------------------------ listing */
+
+typedef struct walk {
+    datsync_drive *d;
+    bits seen;
+    datsync_entry_fn *fn;
+    void *ctx;
+    int deep, told;
+    size_t len;
+    uint8_t folder[DATSYNC_MAX_PATH]; /* the folder that is being listed, without slashes at its ends */
+} walk;
+
+static int walk_tell(walk *w, datsync_entry *e)
+{
+    w->told = 1;
+    return w->fn(w->ctx, e);
+}
+
+static int walk_tell_folder(walk *w, datsync_bytes part)
+{
+    datsync_entry e;
+    char *path = w->d->path;
+    size_t len = w->len;
+    memset(&e, 0, sizeof e);
+    path[0] = '/';
+    memcpy(path + 1, w->folder, len);
+    if (len)
+        path[++len] = '/';
+    memcpy(path + 1 + len, part.data, part.len);
+    path[1 + len + part.len] = 0;
+    e.path = path;
+    e.stat.mode = MODE_FOLDER | 0755u;
+    e.error = name_check(w->d, name_of(path));
+    return walk_tell(w, &e);
+}
+
+static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth);
+
+/* One child of the folder: tell it, and what is beneath it. */
+static int walk_child(walk *w, const drive_node *n, size_t depth, seqs *below)
+{
+    datsync_bytes part;
+    datsync_entry e;
+    size_t len = w->len, names = name_depth(n->name);
+    int r, more, exact = names == depth + 1;
+    if (len && (n->name.len < len || memcmp(n->name.data, w->folder, len) != 0 || (n->name.len > len && n->name.data[len] != '/')))
+        return DATSYNC_E_INDEX; /* it lies in another folder */
+    if (names <= depth)
+        return 0;
+    if (n->name.len >= DATSYNC_MAX_PATH) {
+        entry_fill(w->d, n, &e);
+        return walk_tell(w, &e);
+    }
+    if ((r = node_level(w->d, n, depth + 1, below)) < 0)
+        return r;
+    more = below->count > (size_t)(exact && below->count && below->v[below->count - 1] == n->seq);
+    part = name_part(n->name, depth);
+    r = 0;
+    memset(&e, 0, sizeof e);
+    if (exact && n->value.data) {
+        entry_fill(w->d, n, &e);
+        r = walk_tell(w, &e);
+    }
+    if (r == 0 && more && !w->deep && !is_folder(&e))
+        r = walk_tell_folder(w, part);
+    if (r == 0 && more && w->deep) { /* the folder's path is kept, for the node is gone when the next one is loaded */
+        w->len = (size_t)(part.data - n->name.data) + part.len;
+        memcpy(w->folder, n->name.data, w->len);
+        r = walk_list(w, n->seq, below, depth + 1);
+        w->len = len;
+    }
+    return r;
+}
+
+/* Each entry stands for one child, and no entry for two: so the work is bounded by what the index holds. */
+static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth)
+{
+    seqs below;
+    drive_node n;
+    size_t i;
+    int r = 0;
+    memset(&below, 0, sizeof below);
+    for (i = 0; i < list->count && r == 0; i++) {
+        if (list->v[i] != owner) {
+            r = bits_set(&w->d->env, &w->seen, list->v[i], 1);
+            r = r == 0 ? DATSYNC_E_INDEX : r < 0 ? r : 0;
+        }
+        if (r == 0)
+            r = node_load(w->d, list->v[i], &n);
+        if (r == 0)
+            r = walk_child(w, &n, depth, &below);
+    }
+    mem_free(&w->d->env, below.v);
+    return r;
+}
+
+int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
+                       uint64_t *needed)
+{
+    datsync_bytes name = name_of(path);
+    walk w;
+    seqs list;
+    drive_node n;
+    int64_t r;
+    if (version > datsync_drive_version(d) || name.len >= DATSYNC_MAX_PATH)
+        return DATSYNC_E_INVALID;
+    if (version == 0)
+        return name.len ? DATSYNC_E_NOT_FOUND : 0;
+    memset(&w, 0, sizeof w);
+    memset(&list, 0, sizeof list);
+    w.d = d;
+    w.fn = fn;
+    w.ctx = ctx;
+    w.deep = deep;
+    w.len = name.len;
+    memcpy(w.folder, name.data, name.len);
+    r = index_descend(d, version, name, &n, &list);
+    if (r >= 0)
+        r = bits_set(&d->env, &w.seen, n.seq, 1) < 0 ? DATSYNC_E_NOMEM : walk_list(&w, n.seq, &list, name_depth(name));
+    if (r == 0 && !w.told && name.len)
+        r = DATSYNC_E_NOT_FOUND;
+    bits_free(&d->env, &w.seen);
+    mem_free(&d->env, list.v);
+    return drive_needed(d, (int)r, needed);
+}
+
+/* ================================================================ drive: stores ================================= */
+
+static uint64_t time_apart(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : b - a;
+}
+
+/* Times are compared to the millisecond; some write them rounded, some cut. */
+static int looks_same(const datsync_file_info *info, const datsync_stat *stat)
+{
+    return (info->mode & MODE_TYPE) == MODE_FILE && info->size == stat->size && time_apart(info->mtime, stat->mtime) <= 1;
+}
+
+static void aside_name(char out[48], uint64_t seq, const char *suffix)
+{
+    (void)snprintf(out, 48, ".dat/partial/%llu%s", (unsigned long long)seq, suffix);
+}
+
+static void file_close(datsync_drive *d, uint64_t seq)
+{
+    size_t i;
+    for (i = 0; i < DRIVE_FILES; i++)
+        if (d->files[i].open && (seq == NONE || d->files[i].seq == seq)) {
+            d->tree.close(d->tree.ctx, d->files[i].handle);
+            d->files[i].open = 0;
+        }
+}
+
+/* The file of an entry, in its place or aside, opened or still open. */
+static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path, intptr_t *handle)
+{
+    char name[48];
+    drive_file *f = &d->files[0];
+    size_t i;
+    int r;
+    for (i = 0; i < DRIVE_FILES; i++) {
+        if (d->files[i].open && d->files[i].seq == seq && d->files[i].aside == aside) {
+            d->files[i].used = ++d->file_clock;
+            *handle = d->files[i].handle;
+            return 0;
+        }
+        if (!d->files[i].open || (f->open && d->files[i].used < f->used))
+            f = &d->files[i];
+    }
+    if (f->open)
+        d->tree.close(d->tree.ctx, f->handle);
+    f->open = 0;
+    aside_name(name, seq, "");
+    r = d->tree.open(d->tree.ctx, aside ? name : path, aside, &f->handle);
+    if (r == DATSYNC_E_NO_ENTRY && aside && d->tree.mkdir(d->tree.ctx, ".dat/partial") == 0)
+        r = d->tree.open(d->tree.ctx, name, 1, &f->handle);
+    if (r < 0)
+        return r;
+    f->open = 1;
+    f->seq = seq;
+    f->aside = aside;
+    f->used = ++d->file_clock;
+    *handle = f->handle;
+    return 0;
+}
+
+/* The last of the places that begin at or before this byte. */
+static const drive_place *place_find(const datsync_drive *d, uint64_t at)
+{
+    size_t lo = 0, hi = d->place_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (d->places[mid].at <= at)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo && at - d->places[lo - 1].at < d->places[lo - 1].size ? &d->places[lo - 1] : NULL;
+}
+
+/* The first target that ends behind this block. */
+static size_t target_at(const datsync_drive *d, uint64_t index)
+{
+    size_t lo = 0, hi = d->target_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (d->targets[mid].offset + d->targets[mid].blocks <= index)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static target *target_of_byte(const datsync_drive *d, uint64_t at)
+{
+    size_t lo = 0, hi = d->target_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (d->targets[mid].at + d->targets[mid].size <= at)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < d->target_count && d->targets[lo].at <= at && !d->targets[lo].copy ? &d->targets[lo] : NULL;
+}
+
+static int drive_survey(datsync_drive *d, uint64_t version);
+static uint64_t drive_version_here(datsync_drive *d);
+
+/* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
+ * no harm. Stops early where a file can't be read. */
+static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
+{
+    size_t done = 0;
+    if (d->surveyed == NONE) {
+        int r = drive_survey(d, drive_version_here(d));
+        if (r < 0)
+            return r;
+    }
+    while (done < len) {
+        const target *t = target_of_byte(d, at + done);
+        const drive_place *p = t ? NULL : place_find(d, at + done);
+        uint64_t begin = t ? t->at : p ? p->at : 0, size = t ? t->size : p ? p->size : 0, inside = at + done - begin;
+        size_t n = (size_t)MIN((uint64_t)(len - done), size - inside);
+        char path[DATSYNC_MAX_PATH + 2];
+        datsync_entry e;
+        intptr_t handle;
+        int64_t got;
+        if (!t && !p)
+            break;
+        path[0] = 0;
+        if (p && entry_load(d, p->seq, &e) == 0)
+            memcpy(path, e.path + 1, strlen(e.path));
+        if (file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle) < 0)
+            break;
+        got = d->tree.read(d->tree.ctx, handle, inside, buf + done, n);
+        if (got > 0)
+            done += (size_t)got;
+        if (got < (int64_t)n)
+            break;
+    }
+    return (int64_t)done;
+}
+
+static void target_fail(datsync_drive *d, target *t, int error);
+
+/* Blocks that came, laid aside. Their place is found by the verified tree, not by what entries claim. What can't be written is the
+ * matter of its file alone. */
+static int content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
+{
+    while (len) {
+        uint64_t index, inside, begin;
+        size_t n, i;
+        intptr_t handle;
+        datsync_node leaf;
+        target *t;
+        int r;
+        if (datsync_feed_seek(d->content, at, &index, &inside) < 0 || tree_get(d->content, 2 * index, &leaf) < 0)
+            return DATSYNC_E_CORRUPT;
+        n = (size_t)MIN((uint64_t)len, leaf.size - inside);
+        i = target_at(d, index);
+        t = i < d->target_count && d->targets[i].offset <= index ? &d->targets[i] : NULL;
+        if (t && !t->error && !t->copy) {
+            r = block_offset(d->content, t->offset, &begin);
+            if (r == 0 && begin != t->at)
+                r = DATSYNC_E_RANGE;
+            if (r == 0)
+                r = file_open(d, t->seq, 1, "", &handle);
+            while (r == 0 && n < len && at + n < t->at + t->size) { /* the blocks behind it, in the same write */
+                if (tree_get(d->content, 2 * ++index, &leaf) < 0)
+                    break;
+                n += (size_t)MIN(leaf.size, (uint64_t)(len - n));
+            }
+            if (r == 0 && at + n > t->at + t->size)
+                r = DATSYNC_E_RANGE;
+            if (r == 0)
+                r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, n);
+            if (r < 0)
+                target_fail(d, t, r);
+            d->unsynced = 1;
+            d->aside_bytes += n;
+        }
+        at += n;
+        buf += n;
+        len -= n;
+    }
+    return 0;
+}
+
+static int tree_sync(datsync_drive *d)
+{
+    int r = 0;
+    if (d->unsynced && !(d->flags & (DATSYNC_NO_SYNC | DATSYNC_READ_ONLY)))
+        r = d->tree.sync(d->tree.ctx);
+    if (r == 0)
+        d->unsynced = 0;
+    return r;
+}
+
+/* ------------------------------------------------ the two feeds' stores: the given ones, but for the content's bytes, which lie in
+ * the files, and the secret keys, which don't lie in the folder */
+
+static int in_files(const datsync_drive *d, int part)
+{
+    return part == DATSYNC_PART_DATA && !d->archive;
+}
+
+static int64_t content_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY)
+        return 0;
+    return in_files(d, part) ? content_files_read(d, offset, buf, len)
+                             : d->content_store.read(d->content_store.ctx, part, offset, buf, len);
+}
+
+static int content_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY || (in_files(d, part) && (!d->downloading || !len)))
+        return 0; /* it is derived; an owner's bytes lie in his files already */
+    return in_files(d, part) ? content_files_write(d, offset, buf, len)
+                             : d->content_store.write(d->content_store.ctx, part, offset, buf, len);
+}
+
+static int64_t content_size(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY)
+        return DATSYNC_E_NO_ENTRY;
+    return in_files(d, part) ? INT64_MAX : d->content_store.size(d->content_store.ctx, part);
+}
+
+static int content_truncate(void *ctx, int part, uint64_t size)
+{
+    datsync_drive *d = ctx;
+    return in_files(d, part) ? 0 : d->content_store.truncate(d->content_store.ctx, part, size);
+}
+
+static int content_sync(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY)
+        return 0;
+    return in_files(d, part) ? tree_sync(d) : d->content_store.sync(d->content_store.ctx, part);
+}
+
+static int content_punch(void *ctx, int part, uint64_t offset, uint64_t len)
+{
+    datsync_drive *d = ctx;
+    return in_files(d, part) || !d->content_store.punch ? 0 : d->content_store.punch(d->content_store.ctx, part, offset, len);
+}
+
+static int content_lock(void *ctx)
+{
+    datsync_drive *d = ctx;
+    return d->content_store.lock ? d->content_store.lock(d->content_store.ctx) : 0;
+}
+
+static int64_t metadata_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
+        return 0;
+    return d->metadata_store.read(d->metadata_store.ctx, part, offset, buf, len);
+}
+
+/* The mark of an owner's folder, without which the deployed implementation looks for no secret key. */
+static int owner_mark(datsync_drive *d)
+{
+    intptr_t handle;
+    int r = d->has_tree ? d->tree.open(d->tree.ctx, ".dat/metadata.ogd", 1, &handle) : DATSYNC_E_UNSUPPORTED;
+    if (!d->has_tree)
+        return 0;
+    if (r < 0)
+        return r;
+    r = d->tree.write(d->tree.ctx, handle, 0, "", 1);
+    d->tree.close(d->tree.ctx, handle);
+    d->unsynced = 1;
+    return r < 0 ? r : tree_sync(d);
+}
+
+static int metadata_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    uint8_t discovery_key[32];
+    int r;
+    if (part != DATSYNC_PART_SECRET_KEY || !d->secrets.load)
+        return d->metadata_store.write(d->metadata_store.ctx, part, offset, buf, len);
+    datsync_discovery_key(discovery_key, (const uint8_t *)buf + 32);
+    if ((r = d->secrets.save(d->secrets.ctx, discovery_key, buf)) < 0 || (r = owner_mark(d)) < 0)
+        return r;
+    d->secret_saved = 1;
+    return 0;
+}
+
+static int64_t metadata_size(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
+        return d->secret_saved ? 64 : DATSYNC_E_NO_ENTRY;
+    return d->metadata_store.size(d->metadata_store.ctx, part);
+}
+
+static int metadata_truncate(void *ctx, int part, uint64_t size)
+{
+    datsync_drive *d = ctx;
+    return d->metadata_store.truncate(d->metadata_store.ctx, part, size);
+}
+
+static int metadata_sync(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
+        return 0;
+    return d->metadata_store.sync(d->metadata_store.ctx, part);
+}
+
+static int metadata_lock(void *ctx)
+{
+    datsync_drive *d = ctx;
+    return d->metadata_store.lock ? d->metadata_store.lock(d->metadata_store.ctx) : 0;
+}
+
+/* ================================================================ drive: opening ================================ */
+
+static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], const uint8_t metadata_secret_key[64])
+{
+    uint8_t seed[crypto_sign_SEEDBYTES];
+    (void)crypto_kdf_derive_from_key(seed, sizeof seed, 1, "hyperdri", metadata_secret_key);
+    (void)crypto_sign_seed_keypair(public_key, secret_key, seed);
+    sodium_memzero(seed, sizeof seed);
+}
+
+static void content_added(watcher *w, uint64_t start, uint64_t end);
+static void content_cleared(watcher *w, uint64_t start, uint64_t end);
+
+static void content_committed(watcher *w)
+{
+    (void)w;
+}
+
+/* The header is known, or is this owner's to write: open the content. */
+static int drive_open_content(datsync_drive *d)
+{
+    datsync_feed_options o;
+    datsync_bytes block;
+    uint8_t key[32], secret[64];
+    const uint8_t *own = datsync_feed_secret_key(d->metadata);
+    uint64_t i, j;
+    int r;
+    memset(&o, 0, sizeof o);
+    if (own)
+        derive_content_key(key, secret, own);
+    if (datsync_feed_has(d->metadata, 0)) {
+        if ((r = metadata_block(d, 0, &block)) < 0 || (r = header_decode(block, d->metadata->key, key)) < 0)
+            return r;
+        if (own && memcmp(key, secret + 32, 32) != 0)
+            own = NULL; /* another key than the derived one: it can be read, and not be written */
+    } else if (!datsync_feed_writable(d->metadata) || datsync_feed_length(d->metadata)) {
+        return 0;
+    }
+    o.env = &d->env;
+    o.key = key;
+    o.secret_key = own ? secret : NULL;
+    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC)) | (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
+    o.store.ctx = d;
+    o.store.read = content_read;
+    o.store.write = content_write;
+    o.store.size = content_size;
+    o.store.truncate = content_truncate;
+    o.store.sync = content_sync;
+    o.store.punch = content_punch;
+    o.store.lock = content_lock;
+    r = datsync_feed_open(&d->content, &o);
+    sodium_memzero(secret, sizeof secret);
+    if (r < 0)
+        return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
+    d->metadata->companion = d->content;
+    d->content->checked = !d->archive;
+    if (!d->archive && !datsync_feed_writable(d->content)) {
+        for (i = 0; r >= 0 && (i = bits_next(&d->content->have, i, d->content->length, 1)) < d->content->length; i = j) {
+            j = bits_next(&d->content->have, i, d->content->length, 0);
+            r = bits_fill(&d->env, &d->content->claimed, i, j, 1);
+        }
+        d->content->aside = 1;
+    }
+    d->watch.added = content_added;
+    d->watch.cleared = content_cleared;
+    d->watch.committed = content_committed;
+    d->watch.next = d->content->watchers;
+    d->content->watchers = &d->watch;
+    if (r >= 0 && d->archive && !(d->flags & DATSYNC_READ_ONLY)) /* that it is an archive is to be seen */
+        r = content_write(d, DATSYNC_PART_DATA, 0, "", 0);
+    return r < 0 ? r : 0;
+}
+
+static int drive_write_header(datsync_drive *d)
+{
+    uint8_t buf[64], *p;
+    datsync_bytes b;
+    int64_t r;
+    b.data = (const uint8_t *)DRIVE_TYPE;
+    b.len = sizeof DRIVE_TYPE - 1;
+    p = bytes_encode(buf, 1 << 3 | 2, b);
+    b.data = d->content->key;
+    b.len = 32;
+    p = bytes_encode(p, 2 << 3 | 2, b);
+    b.data = buf;
+    b.len = (size_t)(p - buf);
+    r = datsync_feed_append(d->metadata, &b, 1);
+    return r < 0 ? (int)r : datsync_feed_flush(d->metadata);
+}
+
+static int drive_open(datsync_drive *d, const datsync_drive_options *given)
+{
+    datsync_feed_options o;
+    uint8_t key[32], secret[64], discovery_key[32];
+    datsync_file_info info;
+    int r, exists;
+    if (!d->metadata_store.read && (r = datsync_memory_store(&d->env, &d->metadata_store)) < 0)
+        return r;
+    if (!d->content_store.read && (r = datsync_memory_store(&d->env, &d->content_store)) < 0)
+        return r;
+    exists = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32) == 32;
+    d->archive = !d->has_tree || (!exists && (d->flags & DATSYNC_ARCHIVE)) ||
+                 d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA) >= 0;
+    memset(&o, 0, sizeof o);
+    o.env = &d->env;
+    o.key = given->key;
+    o.secret_key = given->secret_key;
+    o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC);
+    if (exists && !o.secret_key && d->secrets.load &&
+        (!d->has_tree || d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) == 0)) {
+        datsync_discovery_key(discovery_key, key);
+        r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
+        if (r < 0 && r != DATSYNC_E_NOT_FOUND)
+            return r;
+        o.secret_key = r == 0 ? secret : NULL;
+        d->secret_saved = r == 0;
+    }
+    o.store.ctx = d;
+    o.store.read = metadata_read;
+    o.store.write = metadata_write;
+    o.store.size = metadata_size;
+    o.store.truncate = metadata_truncate;
+    o.store.sync = metadata_sync;
+    o.store.lock = metadata_lock;
+    r = datsync_feed_open(&d->metadata, &o);
+    sodium_memzero(secret, sizeof secret);
+    if (r == 0)
+        r = drive_open_content(d);
+    if (r == 0 && datsync_feed_writable(d->metadata) && datsync_feed_length(d->metadata) == 0)
+        r = drive_write_header(d);
+    return r;
+}
+
+int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
+{
+    datsync_env env;
+    datsync_drive *d;
+    int r;
+    *out = NULL;
+    if (sodium_init() < 0)
+        return DATSYNC_E_RANDOM;
+    env_init(&env, o->env);
+    d = mem_zeroed(&env, sizeof *d);
+    if (!d) {
+        if (o->metadata.close)
+            o->metadata.close(o->metadata.ctx);
+        if (o->content.close)
+            o->content.close(o->content.ctx);
+        if (o->tree.close_tree)
+            o->tree.close_tree(o->tree.ctx);
+        if (o->secrets.close)
+            o->secrets.close(o->secrets.ctx);
+        return DATSYNC_E_NOMEM;
+    }
+    d->env = env;
+    d->metadata_store = o->metadata;
+    d->content_store = o->content;
+    d->tree = o->tree;
+    d->has_tree = o->tree.open != NULL;
+    d->secrets = o->secrets;
+    d->flags = o->flags;
+    d->surveyed = d->data_index = d->aside_since = NONE;
+    env.random(env.ctx, d->hash_key, sizeof d->hash_key);
+    r = drive_open(d, o);
+    if (r < 0) {
+        (void)datsync_drive_close(d);
+        return r;
+    }
+    *out = d;
+    return 0;
+}
+
+static void drive_free(datsync_drive *d)
+{
+    datsync_env env = d->env;
+    size_t i;
+    if (d->metadata_store.close)
+        d->metadata_store.close(d->metadata_store.ctx);
+    if (d->content_store.close)
+        d->content_store.close(d->content_store.ctx);
+    if (d->tree.close_tree)
+        d->tree.close_tree(d->tree.ctx);
+    if (d->secrets.close)
+        d->secrets.close(d->secrets.ctx);
+    for (i = 0; i < d->level_cap; i++)
+        mem_free(&env, d->levels[i].v);
+    mem_free(&env, d->levels);
+    mem_free(&env, d->block);
+    mem_free(&env, d->data);
+    mem_free(&env, d->batch);
+    mem_free(&env, d->nodes);
+    mem_free(&env, d->places);
+    mem_free(&env, d->old);
+    mem_free(&env, d->targets);
+    bits_free(&env, &d->live);
+    mem_free(&env, d);
+}
+
+static int batch_flush(datsync_drive *d);
+
+int datsync_drive_close(datsync_drive *d)
+{
+    int r = 0, k;
+    if (!d)
+        return 0;
+    if (d->content)
+        r = datsync_drive_flush(d);
+    file_close(d, NONE);
+    k = datsync_feed_close(d->metadata);
+    r = r < 0 ? r : k;
+    if (d->content)
+        d->content->watchers = NULL; /* peers are gone; what is left is the drive's own */
+    k = datsync_feed_close(d->content);
+    r = r < 0 ? r : k;
+    drive_free(d);
+    return r;
+}
+
+datsync_feed *datsync_drive_metadata(const datsync_drive *d)
+{
+    return d->metadata;
+}
+
+datsync_feed *datsync_drive_content(const datsync_drive *d)
+{
+    return d->content;
+}
+
+int datsync_drive_writable(const datsync_drive *d)
+{
+    return datsync_feed_writable(d->metadata) && d->content && datsync_feed_writable(d->content);
+}
+
+int datsync_drive_archive(const datsync_drive *d)
+{
+    return d->archive;
+}
+
+uint64_t datsync_drive_version(const datsync_drive *d)
+{
+    uint64_t length = datsync_feed_length(d->metadata) + d->node_count;
+    return length ? length - 1 : 0;
+}
+
+/* Is this where the drive is written? Also when it is open for reading only. */
+static int drive_is_owner(const datsync_drive *d)
+{
+    return d->metadata->has_secret_key && d->content && d->content->has_secret_key;
+}
+
+/* `metadata.latest`: NONE if there is no such file. */
+static uint64_t latest_read(datsync_drive *d)
+{
+    uint8_t buf[8];
+    intptr_t handle;
+    int64_t n;
+    if (!d->has_tree || d->tree.open(d->tree.ctx, ".dat/metadata.latest", 0, &handle) < 0)
+        return NONE;
+    n = d->tree.read(d->tree.ctx, handle, 0, buf, 8);
+    d->tree.close(d->tree.ctx, handle);
+    return n == 8 ? get_u64(buf) : NONE;
+}
+
+static int latest_write(datsync_drive *d, uint64_t version)
+{
+    uint8_t buf[8];
+    intptr_t handle;
+    int r = d->tree.open(d->tree.ctx, ".dat/metadata.latest", 1, &handle);
+    if (r < 0)
+        return r;
+    put_u64(buf, version);
+    r = d->tree.write(d->tree.ctx, handle, 0, buf, 8);
+    d->tree.close(d->tree.ctx, handle);
+    d->unsynced = 1;
+    return r;
+}
+
+uint64_t datsync_drive_laid_out(datsync_drive *d)
+{
+    uint64_t version = latest_read(d);
+    if (drive_is_owner(d) || !d->has_tree)
+        return datsync_drive_version(d);
+    return version == NONE ? 0 : MIN(version, datsync_drive_version(d));
+}
+
+/* The version whose files are to be found here. */
+static uint64_t drive_version_here(datsync_drive *d)
+{
+    uint64_t version = drive_is_owner(d) ? NONE : latest_read(d);
+    return MIN(version, datsync_drive_version(d));
+}
+
+/* ================================================================ drive: what is here =========================== */
+
+static int place_compare(const void *a, const void *b)
+{
+    const drive_place *x = a, *y = b;
+    return x->at != y->at ? (x->at < y->at ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static int child_compare(const void *a, const void *b)
+{
+    const child *x = a, *y = b;
+    return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static int survey_live(void *ctx, const datsync_entry *e)
+{
+    datsync_drive *d = ctx;
+    int r = 0;
+    if (e->error)
+        d->refused++;
+    if (e->error)
+        drive_tell(d, DATSYNC_EV_REFUSED, e->path, e->version, 0, e->error);
+    else
+        r = bits_set(&d->env, &d->live, e->version, 1);
+    return r < 0 ? r : 0;
+}
+
+/* In folders, blocks that are no live file's are nowhere. */
+static int survey_retract(datsync_drive *d, const bits *alive)
+{
+    datsync_feed *c = d->content;
+    uint64_t i = 0, j, end = bits_length(&c->have);
+    int r = 0;
+    while (r == 0 && (i = bits_next(&c->have, i, end, 1)) < end) {
+        i = bits_next(alive, i, end, 0);
+        j = bits_next(alive, i, end, 1);
+        if (i < end)
+            r = feed_retract(c, i, j);
+        i = j;
+    }
+    return r;
+}
+
+/* Find out which entries are live in a version, and where the bytes of each are. */
+static int drive_survey(datsync_drive *d, uint64_t version)
+{
+    uint64_t seq;
+    bits alive;
+    datsync_entry e;
+    int r;
+    memset(&alive, 0, sizeof alive);
+    bits_free(&d->env, &d->live);
+    d->place_count = 0;
+    d->surveyed = NONE;
+    d->refused = 0;
+    r = datsync_drive_list(d, version, "/", 1, survey_live, d, NULL);
+    for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
+        if ((r = entry_load(d, seq, &e)) < 0)
+            break;
+        if (is_folder(&e) || !e.stat.size)
+            continue;
+        if ((r = mem_grow(&d->env, &d->places, &d->place_cap, d->place_count + 1, sizeof *d->places)) < 0)
+            break;
+        d->places[d->place_count].at = e.stat.byte_offset;
+        d->places[d->place_count].size = e.stat.size;
+        d->places[d->place_count++].seq = seq;
+        r = bits_fill(&d->env, &alive, e.stat.offset, e.stat.offset + e.stat.blocks, 1);
+    }
+    if (r >= 0) {
+        if (d->place_count)
+            qsort(d->places, d->place_count, sizeof *d->places, place_compare);
+        d->surveyed = version;
+        r = d->archive || !d->content ? 0 : survey_retract(d, &alive);
+    }
+    bits_free(&d->env, &alive);
+    return r < 0 ? r : 0;
+}
+
+/* A content block, held against the tree, into the drive's buffer: its size. */
+static int64_t content_block(datsync_drive *d, uint64_t index)
+{
+    int64_t size = datsync_feed_block_size(d->content, index);
+    int r;
+    if (size < 0 || d->data_index == index)
+        return size;
+    d->data_index = NONE;
+    if ((r = mem_grow(&d->env, &d->data, &d->data_cap, (size_t)size + 1, 1)) < 0 ||
+        (r = block_read_checked(d->content, index, d->data, (size_t)size)) < 0)
+        return r == DATSYNC_E_CORRUPT ? DATSYNC_E_HASH : r;
+    d->data_index = index;
+    return size;
+}
+
+/* One block of an entry, read from the file in its place (whatever else is known of it), against the tree: 1, 0 or an error. */
+static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, uint64_t *at)
+{
+    datsync_node want, got;
+    datsync_bytes block;
+    int64_t n;
+    int r;
+    if (tree_get(d->content, 2 * index, &want) < 0 || want.size > DATSYNC_MAX_FRAME)
+        return 0;
+    d->data_index = NONE;
+    if ((r = mem_grow(&d->env, &d->data, &d->data_cap, (size_t)want.size + 1, 1)) < 0)
+        return r;
+    n = d->tree.read(d->tree.ctx, handle, *at, d->data, (size_t)want.size);
+    *at += want.size;
+    if (n < (int64_t)want.size)
+        return 0;
+    block.data = d->data;
+    block.len = (size_t)want.size;
+    datsync_leaf_hashes(&got, &block, 1);
+    return memcmp(got.hash, want.hash, 32) == 0;
+}
+
+/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell) or DATSYNC_E_NOMEM. */
+static int file_matches(datsync_drive *d, const char *path, const datsync_stat *stat)
+{
+    datsync_file_info info;
+    intptr_t handle;
+    uint64_t i, at = 0;
+    int r = 1;
+    if (d->tree.stat(d->tree.ctx, path, &info) < 0 || (info.mode & MODE_TYPE) != MODE_FILE || info.size != stat->size)
+        return 0;
+    if (!stat->blocks)
+        return 1;
+    if (!d->content || d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
+        return 0;
+    for (i = 0; i < stat->blocks && r > 0; i++)
+        r = file_block_good(d, handle, stat->offset + i, &at);
+    d->tree.close(d->tree.ctx, handle);
+    return r > 0 && at != stat->size ? 0 : r;
+}
+
+/* Hold what is claimed of an entry's file against the file, and retract what is not so. Returns 0, or what is wrong. */
+static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
+{
+    datsync_file_info info;
+    datsync_stat stat = e->stat;
+    const char *path = e->path + 1;
+    uint64_t begin = stat.offset, end = begin + stat.blocks, i, at = 0;
+    intptr_t handle = -1;
+    int r = d->tree.stat(d->tree.ctx, path, &info), whole, good = 1;
+    if (is_folder(e))
+        return r < 0 ? r : (info.mode & MODE_TYPE) == MODE_FOLDER ? 0 : DATSYNC_E_NOT_FOLDER;
+    whole = bits_next(&d->content->have, begin, end, 0) >= end;
+    if (r == 0 && (info.mode & MODE_TYPE) != MODE_FILE)
+        r = (info.mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
+    if (r == 0 && !deep && whole && looks_same(&info, &stat))
+        return 0;
+    if (r == 0)
+        r = d->tree.open(d->tree.ctx, path, 0, &handle);
+    if (r < 0) {
+        int k = feed_retract(d->content, begin, end);
+        return k < 0 ? k : r;
+    }
+    for (i = begin; i < end && r >= 0; i++) {
+        if (!bits_get(&d->content->have, i)) {
+            int64_t size = datsync_feed_block_size(d->content, i);
+            at += size > 0 ? (uint64_t)size : 0;
+            if (size < 0)
+                break; /* where the rest lies is not known, so none of it is here */
+            continue;
+        }
+        r = file_block_good(d, handle, i, &at);
+        if (r == 0) {
+            good = 0;
+            r = feed_retract(d->content, i, i + 1);
+        }
+    }
+    if (r >= 0 && i < end)
+        r = feed_retract(d->content, i, end);
+    d->tree.close(d->tree.ctx, handle);
+    if (r < 0)
+        return r;
+    if (!good || (whole && info.size != stat.size))
+        return DATSYNC_E_CHANGED;
+    /* it was only touched: give a clone's file its time back, and the next look is quick */
+    if (whole && !looks_same(&info, &stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
+        (void)d->tree.set(d->tree.ctx, path, info.mode, stat.mtime);
+    return 0;
+}
+
+/* All live files of which something is claimed. */
+static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
+{
+    uint64_t seq, version = d->surveyed, good = 0;
+    datsync_entry e;
+    int r = 0;
+    for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
+        if ((r = entry_load(d, seq, &e)) < 0)
+            break;
+        if (!is_folder(&e) && e.stat.blocks &&
+            bits_next(&d->content->have, e.stat.offset, e.stat.offset + e.stat.blocks, 1) >= e.stat.offset + e.stat.blocks)
+            continue; /* it was never here, or is known not to be */
+        r = entry_check(d, &e, how->deep);
+        if (r == DATSYNC_E_NOMEM)
+            break;
+        good += r == 0;
+        if (r < 0 && how->fault)
+            how->fault(how->ctx, &e, r);
+        r = 0;
+    }
+    return r < 0 ? r : (int64_t)good;
+}
+
+int64_t datsync_drive_verify(datsync_drive *d, const datsync_drive_check *check)
+{
+    int64_t good;
+    int r;
+    if (!d->has_tree || !d->content)
+        return d->has_tree ? 0 : DATSYNC_E_UNSUPPORTED;
+    if ((r = drive_survey(d, drive_version_here(d))) < 0)
+        return r;
+    good = drive_check(d, check);
+    r = datsync_drive_flush(d);
+    return good < 0 ? good : r < 0 ? r : good;
+}
+
+int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t offset, void *buf, size_t len)
+{
+    uint64_t at, index = 0, inside = 0;
+    size_t done = 0;
+    int r;
+    if (e->deleted || e->error || is_folder(e))
+        return e->error ? e->error : DATSYNC_E_INVALID;
+    if (offset >= e->stat.size)
+        return 0;
+    if (!d->content)
+        return DATSYNC_E_NOT_FOUND;
+    len = (size_t)MIN((uint64_t)len, e->stat.size - offset);
+    at = e->stat.byte_offset + offset;
+    if ((r = datsync_feed_seek(d->content, at, &index, &inside)) < 0)
+        return r;
+    for (; done < len; index++, inside = 0) {
+        int64_t size = datsync_feed_has(d->content, index) ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
+        size_t n;
+        if (size < 0)
+            return size;
+        if (index < e->stat.offset || index - e->stat.offset >= e->stat.blocks || (uint64_t)size < inside)
+            return DATSYNC_E_RANGE;
+        n = (size_t)MIN((uint64_t)(len - done), (uint64_t)size - inside);
+        memcpy((uint8_t *)buf + done, d->data + inside, n);
+        done += n;
+    }
+    return (int64_t)done;
+}
+
+/* ================================================================ drive: writing ================================ */
+
+static int batch_flush(datsync_drive *d)
+{
+    datsync_bytes blocks[DRIVE_BATCH_BLOCKS];
+    size_t i, at;
+    int64_t r = 0;
+    for (i = 0, at = 0; i < d->batch_count; at += d->batch_sizes[i++]) {
+        blocks[i].data = d->batch + at;
+        blocks[i].len = d->batch_sizes[i];
+    }
+    if (d->batch_count)
+        r = datsync_feed_append(d->content, blocks, d->batch_count);
+    if (r >= 0) {
+        d->batch_count = d->batch_used = 0;
+        for (i = 0, at = 0; i < d->node_count; at = d->node_ends[i++]) {
+            blocks[i].data = d->nodes + at;
+            blocks[i].len = d->node_ends[i] - at;
+        }
+        if (d->node_count)
+            r = datsync_feed_append(d->metadata, blocks, d->node_count);
+    }
+    if (r < 0) { /* as if the batch had not been */
+        d->batch_count = d->batch_used = 0;
+        d->level_count = 0;
+    }
+    d->node_count = d->nodes_used = 0;
+    return r < 0 ? (int)r : 0;
+}
+
+static uint64_t batch_end(const datsync_drive *d)
+{
+    return d->content->length + d->batch_count;
+}
+
+/* Room for the next block of a file. */
+static int batch_room(datsync_drive *d)
+{
+    if (!d->batch && !(d->batch = mem_resize(&d->env, NULL, DRIVE_BATCH_BYTES)))
+        return DATSYNC_E_NOMEM;
+    return d->batch_count == DRIVE_BATCH_BLOCKS || d->batch_used + DATSYNC_FILE_BLOCK > DRIVE_BATCH_BYTES ? batch_flush(d) : 0;
+}
+
+static level *level_at(datsync_drive *d, size_t i)
+{
+    size_t had = d->level_cap;
+    if (mem_grow(&d->env, &d->levels, &d->level_cap, i + 1, sizeof *d->levels) < 0)
+        return NULL;
+    if (d->level_cap > had)
+        memset(d->levels + had, 0, (d->level_cap - had) * sizeof *d->levels);
+    return &d->levels[i];
+}
+
+static int level_add(datsync_drive *d, level *l, uint64_t seq, uint64_t name)
+{
+    if (mem_grow(&d->env, &l->v, &l->cap, l->count + 1, sizeof *l->v) < 0)
+        return DATSYNC_E_NOMEM;
+    l->v[l->count].seq = seq;
+    l->v[l->count++].name = name;
+    return 0;
+}
+
+/* The newest entry of a child, 0 if the folder has no such child. */
+static uint64_t level_find(const level *l, uint64_t name)
+{
+    size_t i = l->count;
+    while (i-- > 0)
+        if (l->v[i].name == name)
+            return l->v[i].seq;
+    return 0;
+}
+
+static void level_remove(level *l, uint64_t name)
+{
+    size_t i, n = 0;
+    for (i = 0; i < l->count; i++)
+        if (l->v[i].name != name)
+            l->v[n++] = l->v[i];
+    l->count = n;
+}
+
+/* The children of the folder of the first `depth` names, out of the index of the newest entry beneath it. */
+static int level_load(datsync_drive *d, level *l, uint64_t seq, size_t depth)
+{
+    seqs list;
+    drive_node n;
+    size_t i;
+    int r;
+    memset(&list, 0, sizeof list);
+    l->count = 0;
+    r = node_load(d, seq, &n);
+    if (r == 0)
+        r = node_level(d, &n, depth, &list);
+    for (i = 0; i < list.count && r >= 0; i++) {
+        r = node_load(d, list.v[i], &n);
+        if (r == 0 && name_depth(n.name) > depth)
+            r = level_add(d, l, list.v[i], name_hash(d, name_part(n.name, depth)));
+    }
+    mem_free(&d->env, list.v);
+    return r < 0 ? r : 0;
+}
+
+/* Have the folders on the way to a name at hand; those that it shares with the name before are. */
+static int levels_seek(datsync_drive *d, datsync_bytes name)
+{
+    size_t depth = name_depth(name), common = name_common(name_of(d->level_path), name), i;
+    int r = 0;
+    if (d->level_count > common + 1)
+        d->level_count = common + 1;
+    for (i = d->level_count; i <= depth && r == 0; i++) {
+        level *l = level_at(d, i);
+        uint64_t seq;
+        if (!l)
+            return DATSYNC_E_NOMEM;
+        l->count = 0;
+        seq = i ? level_find(&d->levels[i - 1], name_hash(d, name_part(name, i - 1))) : datsync_drive_version(d);
+        if (seq && d->node_count)
+            r = batch_flush(d); /* what is looked up must be in the feed */
+        if (seq && r == 0)
+            r = level_load(d, l, seq, i);
+        if (r == 0)
+            d->level_count = i + 1;
+    }
+    memcpy(d->level_path, name.data, name.len);
+    d->level_path[name.len] = 0;
+    if (r < 0)
+        d->level_count = 0;
+    return r;
+}
+
+static size_t list_encode(uint8_t *out, const level *l, uint64_t without, uint64_t self)
+{
+    uint64_t prev = 0, count = self != 0;
+    size_t i;
+    uint8_t *p = out;
+    for (i = 0; i < l->count; i++)
+        count += l->v[i].name != without;
+    p += datsync_varint_encode(p, count);
+    for (i = 0; i < l->count; i++)
+        if (l->v[i].name != without) {
+            p += datsync_varint_encode(p, l->v[i].seq - prev);
+            prev = l->v[i].seq;
+        }
+    if (self)
+        p += datsync_varint_encode(p, self - prev);
+    return (size_t)(p - out);
+}
+
+/* `paths` of an entry (PROTOCOL 4). A put lists all levels, and each list ends with its own number, which is left out. A deletion
+ * lists them down to the deepest folder that has another child, and is itself in all but the last. */
+static size_t paths_encode(datsync_drive *d, datsync_bytes name, int deleted, size_t levels, uint64_t seq, uint8_t *out)
+{
+    size_t depth = name_depth(name), i, at = 1;
+    out[0] = !deleted;
+    for (i = 0; i < levels; i++) {
+        uint64_t own = i < depth ? name_hash(d, name_part(name, i)) : 0;
+        const level *l = &d->levels[i];
+        at += list_encode(out + at, l, own, deleted && i + 1 < levels ? seq : 0);
+    }
+    return at;
+}
+
+static size_t stat_encode(uint8_t *out, const datsync_stat *s)
+{
+    int folder = (s->mode & MODE_TYPE) == MODE_FOLDER;
+    const uint64_t v[STAT_FIELDS] = {s->mode, s->uid, s->gid, s->size, s->blocks, s->offset, s->byte_offset, s->mtime, s->ctime};
+    uint8_t *p = out;
+    size_t i;
+    for (i = 0; i < STAT_FIELDS; i++) {
+        if (folder && i >= 1 && i <= 4 && !v[i]) /* the deployed mkdir writes none of these */
+            continue;
+        *p++ = (uint8_t)((i + 1) << 3);
+        p += datsync_varint_encode(p, v[i]);
+    }
+    return (size_t)(p - out);
+}
+
+/* How many levels an entry lists. */
+static size_t levels_listed(datsync_drive *d, datsync_bytes name, int deleted)
+{
+    size_t i = name_depth(name);
+    if (!deleted || d->levels[i].count)
+        return i + 1;
+    while (i-- > 0)
+        if (d->levels[i].count > (level_find(&d->levels[i], name_hash(d, name_part(name, i))) != 0))
+            return i + 1;
+    return 1;
+}
+
+/* Append an entry to the batch, and bring the levels up to it: its number. */
+static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_stat *stat)
+{
+    uint64_t seq;
+    uint8_t value[STAT_FIELDS * 11], *paths, *p;
+    size_t levels, need = 64 + name.len, depth = name_depth(name), i, n;
+    datsync_bytes b;
+    char full[DATSYNC_MAX_PATH + 2];
+    int r;
+    if ((r = levels_seek(d, name)) < 0)
+        return r;
+    if ((d->node_count == DRIVE_BATCH_BLOCKS || d->nodes_used > DRIVE_BATCH_BYTES) && (r = batch_flush(d)) < 0)
+        return r;
+    seq = datsync_drive_version(d) + 1;
+    levels = levels_listed(d, name, stat == NULL);
+    for (i = 0; i < levels; i++)
+        need += 11 * (d->levels[i].count + 2);
+    paths = mem_resize(&d->env, NULL, need);
+    if (!paths || mem_grow(&d->env, &d->nodes, &d->nodes_cap, d->nodes_used + 2 * need + sizeof value, 1) < 0) {
+        mem_free(&d->env, paths);
+        return DATSYNC_E_NOMEM;
+    }
+    n = paths_encode(d, name, stat == NULL, levels, seq, paths);
+    full[0] = '/';
+    memcpy(full + 1, name.data, name.len);
+    b.data = (const uint8_t *)full;
+    b.len = name.len + 1;
+    p = bytes_encode(d->nodes + d->nodes_used, 1 << 3 | 2, b);
+    if (stat) {
+        b.data = value;
+        b.len = stat_encode(value, stat);
+        p = bytes_encode(p, 2 << 3 | 2, b);
+    }
+    b.data = paths;
+    b.len = n;
+    p = bytes_encode(p, 3 << 3 | 2, b);
+    mem_free(&d->env, paths);
+    if ((size_t)(p - d->nodes) - d->nodes_used > DATSYNC_MAX_BLOCK)
+        return DATSYNC_E_TOO_BIG;
+    d->nodes_used = (size_t)(p - d->nodes);
+    d->node_ends[d->node_count++] = d->nodes_used;
+    for (i = 0; i < levels && i < depth; i++) {
+        uint64_t child_name = name_hash(d, name_part(name, i));
+        level_remove(&d->levels[i], child_name);
+        if ((stat || i + 1 < levels) && (r = level_add(d, &d->levels[i], seq, child_name)) < 0)
+            d->level_count = 0;
+    }
+    if (!stat && d->level_count > levels)
+        d->level_count = levels;
+    return (int64_t)seq;
+}
+
+/* The bytes of what was at a path before are the owner's no more. */
+static int entry_forget(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
+{
+    drive_place *p, key;
+    if (!seq)
+        return 0;
+    (void)bits_set(&d->env, &d->live, seq, 0);
+    key.at = stat->byte_offset;
+    key.seq = seq;
+    p = d->place_count ? bsearch(&key, d->places, d->place_count, sizeof key, place_compare) : NULL;
+    if (p) {
+        size_t i = (size_t)(p - d->places);
+        memmove(p, p + 1, (d->place_count - i - 1) * sizeof *p);
+        d->place_count--;
+    }
+    file_close(d, seq);
+    return d->archive ? 0 : feed_retract(d->content, stat->offset, stat->offset + stat->blocks);
+}
+
+static int entry_remember(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
+{
+    if (bits_set(&d->env, &d->live, seq, 1) < 0)
+        return DATSYNC_E_NOMEM;
+    if (d->surveyed != NONE)
+        d->surveyed = MAX(d->surveyed, seq);
+    if (!stat->size || (stat->mode & MODE_TYPE) == MODE_FOLDER || d->surveyed == NONE)
+        return 0;
+    if (mem_grow(&d->env, &d->places, &d->place_cap, d->place_count + 1, sizeof *d->places) < 0)
+        return DATSYNC_E_NOMEM;
+    d->places[d->place_count].at = stat->byte_offset; /* behind all others */
+    d->places[d->place_count].size = stat->size;
+    d->places[d->place_count++].seq = seq;
+    return 0;
+}
+
+/* The next bytes of a file, as blocks of the batch. `more` is asked between blocks; non-zero ends it. */
+static int content_put(datsync_drive *d, datsync_read_fn *read, void *ctx, datsync_stat *stat)
+{
+    int64_t n = 1;
+    int r;
+    stat->offset = batch_end(d);
+    stat->byte_offset = d->content->byte_length + d->batch_used;
+    stat->size = stat->blocks = 0;
+    while (read && n > 0) {
+        size_t got = 0;
+        if ((r = batch_room(d)) < 0)
+            return r;
+        while (got < DATSYNC_FILE_BLOCK && (n = read(ctx, d->batch + d->batch_used + got, DATSYNC_FILE_BLOCK - got)) > 0)
+            got += (size_t)n;
+        if (got) {
+            d->batch_sizes[d->batch_count++] = got;
+            d->batch_used += got;
+            stat->size += got;
+            stat->blocks++;
+        }
+    }
+    if (n >= 0)
+        return 0;
+    r = batch_flush(d); /* these blocks are nobody's */
+    if (r == 0)
+        r = feed_retract(d->content, stat->offset, d->content->length);
+    return r < 0 ? r : (int)n;
+}
+
+static int drive_can_write(datsync_drive *d, const char *path)
+{
+    if (!datsync_drive_writable(d))
+        return DATSYNC_E_READ_ONLY;
+    return path[0] == '/' ? name_check(d, name_of(path)) : DATSYNC_E_PATH;
+}
+
+static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat *given, datsync_read_fn *read, void *ctx,
+                         uint64_t old_seq, const datsync_stat *old)
+{
+    datsync_stat stat = *given;
+    int64_t seq;
+    int r = content_put(d, (stat.mode & MODE_TYPE) == MODE_FOLDER ? NULL : read, ctx, &stat);
+    if (r < 0)
+        return r;
+    if (!(stat.mode & MODE_TYPE))
+        stat.mode |= MODE_FILE;
+    seq = entry_append(d, name_of(path), &stat);
+    if (seq < 0)
+        return seq;
+    if ((r = entry_forget(d, old_seq, old)) < 0 || (r = entry_remember(d, (uint64_t)seq, &stat)) < 0)
+        return r;
+    return seq;
+}
+
+int64_t datsync_drive_put(datsync_drive *d, const char *path, const datsync_stat *stat, datsync_read_fn *read, void *ctx)
+{
+    datsync_entry old;
+    int64_t seq;
+    int r = drive_can_write(d, path);
+    if (r < 0)
+        return r;
+    r = datsync_drive_find(d, datsync_drive_version(d), path, &old, NULL);
+    if (r < 0 && r != DATSYNC_E_NOT_FOUND)
+        return r;
+    seq = put_entry(d, path, stat, read, ctx, r == 0 ? old.version : 0, &old.stat);
+    r = batch_flush(d);
+    return r < 0 ? r : seq;
+}
+
+int64_t datsync_drive_remove(datsync_drive *d, const char *path)
+{
+    datsync_entry old;
+    int64_t seq;
+    int r = drive_can_write(d, path);
+    if (r == 0)
+        r = datsync_drive_find(d, datsync_drive_version(d), path, &old, NULL);
+    if (r < 0)
+        return r;
+    seq = entry_append(d, name_of(path), NULL);
+    if (seq >= 0 && (r = entry_forget(d, old.version, &old.stat)) < 0)
+        return r;
+    r = batch_flush(d);
+    return r < 0 ? r : seq;
+}
+
+/* ================================================================ drive: importing ============================== */
+
+/* Names of a folder, on disk or in the drive, ordered. */
+typedef struct listed {
+    size_t name; /* offset in the text */
+    int is_entry, is_parent; /* in the drive: it has an entry of its own, files beneath it */
+    uint64_t seq;
+    datsync_stat stat;
+} listed;
+
+typedef struct listing {
+    datsync_drive *d;
+    char *text;
+    size_t used, text_cap;
+    listed *v;
+    size_t count, cap;
+    const char *base; /* while sorting */
+    size_t skip;      /* bytes of the folder's path, which are left out */
+} listing;
+
+typedef struct importing {
+    datsync_drive *d;
+    const datsync_import_options *o;
+    int64_t changes;
+    uint64_t version; /* what the drive held at the beginning */
+    int stopped;
+    char path[DATSYNC_MAX_PATH + 2]; /* of what is being imported, with a slash before */
+    size_t len;
+    /* the file that is being read */
+    intptr_t handle;
+    int change;
+    uint64_t done, size;
+} importing;
+
+static int listing_add(listing *l, const char *name, const datsync_entry *e)
+{
+    size_t n = strlen(name) + 1;
+    listed *one;
+    if (mem_grow(&l->d->env, &l->text, &l->text_cap, l->used + n, 1) < 0 ||
+        mem_grow(&l->d->env, &l->v, &l->cap, l->count + 1, sizeof *l->v) < 0)
+        return DATSYNC_E_NOMEM;
+    one = &l->v[l->count++];
+    memset(one, 0, sizeof *one);
+    one->name = l->used;
+    memcpy(l->text + l->used, name, n);
+    l->used += n;
+    if (e) {
+        one->is_entry = e->version != 0;
+        one->is_parent = e->version == 0;
+        one->seq = e->version;
+        one->stat = e->stat;
+    }
+    return 0;
+}
+
+static int listing_disk(void *arg, const char *name)
+{
+    return listing_add(arg, name, NULL);
+}
+
+static int listing_drive(void *arg, const datsync_entry *e)
+{
+    listing *l = arg;
+    return e->error ? 0 : listing_add(l, e->path + l->skip, e);
+}
+
+static void listing_free(listing *l)
+{
+    mem_free(&l->d->env, l->text);
+    mem_free(&l->d->env, l->v);
+}
+
+static int listed_less(const listing *l, size_t a, size_t b)
+{
+    int k = strcmp(l->text + l->v[a].name, l->text + l->v[b].name);
+    return k != 0 ? k < 0 : l->v[a].name < l->v[b].name;
+}
+
+static void listed_sift(listing *l, size_t i, size_t end)
+{
+    for (;;) {
+        size_t k = 2 * i + 1;
+        listed swap;
+        if (k >= end)
+            return;
+        if (k + 1 < end && listed_less(l, k, k + 1))
+            k++;
+        if (!listed_less(l, i, k))
+            return;
+        swap = l->v[i];
+        l->v[i] = l->v[k];
+        l->v[k] = swap;
+        i = k;
+    }
+}
+
+/* Heapsort, for qsort gives its comparison no context; a name that comes twice (an entry and the folder of the same name) is
+ * made one. */
+static void listing_sort(listing *l)
+{
+    size_t i, n = 0;
+    for (i = l->count / 2; i-- > 0;)
+        listed_sift(l, i, l->count);
+    for (i = l->count; i-- > 1;) {
+        listed swap = l->v[0];
+        l->v[0] = l->v[i];
+        l->v[i] = swap;
+        listed_sift(l, 0, i);
+    }
+    for (i = 0; i < l->count; i++) {
+        if (n && strcmp(l->text + l->v[n - 1].name, l->text + l->v[i].name) == 0) {
+            l->v[n - 1].is_parent |= l->v[i].is_parent;
+            if (l->v[i].is_entry) {
+                l->v[n - 1].is_entry = 1;
+                l->v[n - 1].seq = l->v[i].seq;
+                l->v[n - 1].stat = l->v[i].stat;
+            }
+        } else {
+            l->v[n++] = l->v[i];
+        }
+    }
+    l->count = n;
+}
+
+static int import_tell(importing *im, int change, const char *path, uint64_t size, uint64_t done, int error)
+{
+    datsync_import_event e;
+    if (!im->o->on_event)
+        return 0;
+    e.change = change;
+    e.path = path;
+    e.size = size;
+    e.done = done;
+    e.error = error;
+    if (im->o->on_event(im->o->ctx, &e))
+        im->stopped = 1;
+    return 0;
+}
+
+static int64_t import_read(void *ctx, void *buf, size_t len)
+{
+    importing *im = ctx;
+    int64_t n = im->d->tree.read(im->d->tree.ctx, im->handle, im->done, buf, len);
+    if (n > 0)
+        im->done += (uint64_t)n;
+    if (im->done > im->size)
+        return DATSYNC_E_BUSY;
+    if (n > 0 && im->done < im->size && im->done % DRIVE_BATCH_BYTES < len)
+        (void)import_tell(im, im->change, im->path, im->size, im->done, 0);
+    return im->stopped ? DATSYNC_E_AGAIN : n;
+}
+
+static int is_file_fault(int error) /* of one file, and not of the drive */
+{
+    return error == DATSYNC_E_BUSY || error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_ACCESS || error == DATSYNC_E_LINK ||
+           error == DATSYNC_E_NOT_FOLDER || error == DATSYNC_E_IS_FOLDER || error == DATSYNC_E_NAME || error == DATSYNC_E_PATH;
+}
+
+static int import_refuse(importing *im, int error)
+{
+    return import_tell(im, DATSYNC_REFUSED, im->path, 0, 0, error);
+}
+
+static void stat_of_info(datsync_stat *stat, const datsync_file_info *info)
+{
+    memset(stat, 0, sizeof *stat);
+    stat->mode = (info->mode & 0777u) | (info->mode & MODE_TYPE);
+    stat->mtime = stat->ctime = info->mtime;
+}
+
+/* Put one file. If it changes meanwhile, once more. */
+static int import_put(importing *im, const datsync_file_info *first, const listed *old)
+{
+    datsync_drive *d = im->d;
+    datsync_file_info info = *first, after;
+    datsync_stat stat;
+    int64_t seq = DATSYNC_E_BUSY;
+    int tries, r;
+    im->change = old && old->is_entry ? DATSYNC_UPDATED : DATSYNC_ADDED;
+    im->changes++;
+    if (im->o->dry_run)
+        return import_tell(im, im->change, im->path, info.size, info.size, 0);
+    for (tries = 0; tries < 3 && seq == DATSYNC_E_BUSY; tries++) {
+        uint64_t end;
+        if ((r = d->tree.open(d->tree.ctx, im->path + 1, 0, &im->handle)) < 0)
+            return is_file_fault(r) ? im->changes--, import_refuse(im, r) : r;
+        im->done = 0;
+        im->size = info.size;
+        stat_of_info(&stat, &info);
+        if ((r = content_put(d, import_read, im, &stat)) == 0 &&
+            ((r = d->tree.stat(d->tree.ctx, im->path + 1, &after)) < 0 || after.size != stat.size || after.mtime != info.mtime)) {
+            end = batch_end(d);
+            r = batch_flush(d); /* what was read is neither the old nor the new file */
+            r = r < 0 ? r : feed_retract(d->content, stat.offset, end);
+            r = r < 0 ? r : DATSYNC_E_BUSY;
+        }
+        d->tree.close(d->tree.ctx, im->handle);
+        seq = r;
+        if (r == DATSYNC_E_BUSY && (r = d->tree.stat(d->tree.ctx, im->path + 1, &info)) < 0)
+            seq = r;
+    }
+    if (seq == 0)
+        seq = entry_append(d, name_of(im->path), &stat);
+    if (seq < 0) {
+        im->changes--;
+        return is_file_fault((int)seq) ? import_refuse(im, (int)seq) : (int)seq;
+    }
+    if (old && old->is_entry && (r = entry_forget(d, old->seq, &old->stat)) < 0)
+        return r;
+    if ((r = entry_remember(d, (uint64_t)seq, &stat)) < 0)
+        return r;
+    return import_tell(im, im->change, im->path, stat.size, stat.size, 0);
+}
+
+/* Claim an entry's blocks that were retracted while the file was another. */
+static int import_reclaim(importing *im, const datsync_stat *stat)
+{
+    datsync_feed *c = im->d->content;
+    uint64_t i, end = stat->offset + stat->blocks;
+    int r = 0;
+    if (im->o->dry_run || end > c->length)
+        return 0;
+    for (i = bits_next(&c->have, stat->offset, end, 0); i < end && r >= 0; i = bits_next(&c->have, i, end, 0))
+        if (bits_get(&c->tree, 2 * i) && (r = block_claim(c, i, 1)) > 0)
+            tell_added(c, i, i + 1);
+        else if (r >= 0)
+            break;
+    return r < 0 ? r : 0;
+}
+
+static int import_file(importing *im, const datsync_file_info *info, const listed *old)
+{
+    if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & 0777u) == (info->mode & 0777u) &&
+        old->stat.size == info->size) {
+        uint64_t end = old->stat.offset + old->stat.blocks;
+        int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end;
+        int r = looks_same(info, &old->stat) && whole ? 1 : file_matches(im->d, im->path + 1, &old->stat);
+        if (r > 0 && !whole)
+            r = import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
+        if (r < 0)
+            return r;
+        if (r > 0)
+            return import_tell(im, DATSYNC_UNCHANGED, im->path, info->size, info->size, 0);
+    }
+    return import_put(im, info, old);
+}
+
+static int removal_list(void *arg, const datsync_entry *e)
+{
+    listing *l = arg;
+    return e->error ? 0 : listing_add(l, e->path, e);
+}
+
+static int import_remove_one(importing *im, const char *path, uint64_t seq, const datsync_stat *stat)
+{
+    int64_t r = 0;
+    im->changes++;
+    if (!im->o->dry_run) {
+        r = entry_append(im->d, name_of(path), NULL);
+        if (r >= 0)
+            r = entry_forget(im->d, seq, stat);
+    }
+    return r < 0 ? (int)r : import_tell(im, DATSYNC_REMOVED, path, 0, 0, 0);
+}
+
+/* What the drive has at im->path and the disk has not (or not as this kind): the entry, all that is beneath it, or both. */
+static int import_remove(importing *im, const listed *old, int entry, int beneath)
+{
+    listing l;
+    size_t i;
+    int r = 0;
+    if (im->o->keep)
+        return 0;
+    if (beneath && old->is_parent) {
+        memset(&l, 0, sizeof l);
+        l.d = im->d;
+        r = datsync_drive_list(im->d, im->version, im->path, 1, removal_list, &l, NULL);
+        for (i = 0; i < l.count && r == 0; i++)
+            r = import_remove_one(im, l.text + l.v[i].name, l.v[i].seq, &l.v[i].stat);
+        listing_free(&l);
+    }
+    if (r == 0 && entry && old->is_entry)
+        r = import_remove_one(im, im->path, old->seq, &old->stat);
+    return r;
+}
+
+static int import_folder(importing *im, const datsync_file_info *info, const listed *self);
+
+/* One name that the disk has, or the drive, or both. */
+static int import_one(importing *im, const char *name, int on_disk, const listed *old)
+{
+    datsync_file_info info;
+    size_t len = im->len, n = strlen(name);
+    int r = 0, folder = 0;
+    if (len + 1 + n > DATSYNC_MAX_PATH) {
+        im->path[len + 1] = 0;
+        return import_refuse(im, DATSYNC_E_NAME);
+    }
+    im->path[len] = '/';
+    memcpy(im->path + len + 1, name, n + 1);
+    im->len = len + 1 + n;
+    if (on_disk && (r = name_check(im->d, name_of(im->path))) < 0) {
+        on_disk = 0;
+        if (strcmp(im->path, "/.dat") != 0)
+            (void)import_refuse(im, r);
+        r = 0;
+    }
+    if (on_disk && (r = im->d->tree.stat(im->d->tree.ctx, im->path + 1, &info)) < 0) {
+        if (r != DATSYNC_E_NO_ENTRY)
+            (void)import_refuse(im, r);
+        on_disk = 0;
+    }
+    r = 0;
+    folder = on_disk && (info.mode & MODE_TYPE) == MODE_FOLDER;
+    if (on_disk && im->o->ignore && im->o->ignore(im->o->ctx, im->path, folder)) {
+        on_disk = folder = 0;
+    } else if (on_disk && !folder && (info.mode & MODE_TYPE) != MODE_FILE) {
+        (void)import_refuse(im, DATSYNC_E_LINK);
+        on_disk = 0;
+    }
+    if (folder) {
+        if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER)
+            r = import_remove(im, old, 1, 0);
+        if (r == 0)
+            r = import_folder(im, &info, old);
+    } else if (on_disk) {
+        if (old)
+            r = import_remove(im, old, (old->stat.mode & MODE_TYPE) == MODE_FOLDER && old->is_entry, 1);
+        if (r == 0)
+            r = import_file(im, &info, old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER ? old : NULL);
+    } else if (old) {
+        r = import_remove(im, old, 1, 1);
+    }
+    im->len = len;
+    im->path[len] = 0;
+    return r;
+}
+
+/* An empty folder has an entry of its own. */
+static int import_empty(importing *im, const datsync_file_info *info, const listed *self)
+{
+    datsync_stat stat;
+    int64_t seq;
+    if (im->len == 0 || (self && self->is_entry && (self->stat.mode & MODE_TYPE) == MODE_FOLDER))
+        return 0;
+    im->changes++;
+    if (!im->o->dry_run) {
+        stat_of_info(&stat, info);
+        stat.offset = batch_end(im->d);
+        stat.byte_offset = im->d->content->byte_length + im->d->batch_used;
+        seq = entry_append(im->d, name_of(im->path), &stat);
+        if (seq < 0)
+            return (int)seq;
+        if (entry_remember(im->d, (uint64_t)seq, &stat) < 0)
+            return DATSYNC_E_NOMEM;
+    }
+    return import_tell(im, DATSYNC_ADDED, im->path, 0, 0, 0);
+}
+
+static int import_merge(importing *im, const listing *disk, const listing *drive, size_t *entered)
+{
+    size_t i = 0, k = 0;
+    int r = 0;
+    while (r == 0 && !im->stopped && (i < disk->count || k < drive->count)) {
+        const char *a = i < disk->count ? disk->text + disk->v[i].name : NULL;
+        const char *b = k < drive->count ? drive->text + drive->v[k].name : NULL;
+        int order = !a ? 1 : !b ? -1 : strcmp(a, b);
+        r = import_one(im, order <= 0 ? a : b, order <= 0, order >= 0 ? &drive->v[k] : NULL);
+        *entered += order <= 0;
+        i += order <= 0;
+        k += order >= 0;
+    }
+    return r;
+}
+
+static int import_folder(importing *im, const datsync_file_info *info, const listed *self)
+{
+    datsync_drive *d = im->d;
+    listing disk, drive;
+    size_t names = 0;
+    int r;
+    memset(&disk, 0, sizeof disk);
+    memset(&drive, 0, sizeof drive);
+    disk.d = drive.d = d;
+    drive.skip = im->len + 1;
+    r = d->tree.list(d->tree.ctx, im->len ? im->path + 1 : "", listing_disk, &disk);
+    if (is_file_fault(r)) { /* it can't be read: what is in it stays as it was */
+        listing_free(&disk);
+        return import_refuse(im, r);
+    }
+    if (r == 0 && im->version && (!self || self->is_parent))
+        r = datsync_drive_list(d, im->version, im->len ? im->path : "/", 0, listing_drive, &drive, NULL);
+    if (r == DATSYNC_E_NOT_FOUND)
+        r = 0;
+    if (r == 0) {
+        listing_sort(&disk);
+        listing_sort(&drive);
+        r = import_merge(im, &disk, &drive, &names);
+    }
+    if (r == 0 && !im->stopped && names == 0)
+        r = import_empty(im, info, self);
+    listing_free(&disk);
+    listing_free(&drive);
+    return r;
+}
+
+int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
+{
+    static const datsync_import_options plain = {NULL, NULL, NULL, 0, 0};
+    importing *im;
+    int64_t changes;
+    int r = 0, k;
+    if (!d->has_tree)
+        return DATSYNC_E_UNSUPPORTED;
+    if (!datsync_drive_writable(d) && !(drive_is_owner(d) && o && o->dry_run))
+        return DATSYNC_E_READ_ONLY;
+    if (d->surveyed == NONE && (r = drive_survey(d, datsync_drive_version(d))) < 0)
+        return r;
+    im = mem_zeroed(&d->env, sizeof *im);
+    if (!im)
+        return DATSYNC_E_NOMEM;
+    im->d = d;
+    im->o = o ? o : &plain;
+    im->version = datsync_drive_version(d);
+    r = import_folder(im, NULL, NULL);
+    changes = im->changes;
+    if (r == 0 && im->stopped)
+        r = DATSYNC_E_AGAIN;
+    mem_free(&d->env, im);
+    k = datsync_drive_flush(d);
+    return r < 0 ? r : k < 0 ? k : changes;
+}
+
+/* ================================================================ drive: laying out ============================= */
+
+static uint64_t target_end(const target *t)
+{
+    return t->offset + t->blocks;
+}
+
+static void content_added(watcher *w, uint64_t start, uint64_t end)
+{
+    datsync_drive *d = (datsync_drive *)w;
+    size_t i;
+    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
+        target *t = &d->targets[i];
+        uint64_t n = MIN(end, target_end(t)) - MAX(start, t->offset);
+        t->missing -= MIN(n, t->missing);
+        d->wanted -= MIN(n, d->wanted);
+        if (n && !t->missing && !t->error)
+            d->ended++;
+    }
+}
+
+static void content_cleared(watcher *w, uint64_t start, uint64_t end)
+{
+    datsync_drive *d = (datsync_drive *)w;
+    size_t i;
+    d->data_index = NONE;
+    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
+        target *t = &d->targets[i];
+        uint64_t missing = t->blocks - datsync_feed_count(d->content, t->offset, target_end(t));
+        if (missing && !t->missing && !t->error)
+            d->ended--;
+        d->wanted += missing > t->missing ? missing - t->missing : 0;
+        t->missing = missing;
+    }
+}
+
+static void target_fail(datsync_drive *d, target *t, int error)
+{
+    if (!t->error && t->missing)
+        d->ended++;
+    if (!t->error)
+        t->error = error;
+}
+
+static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int error)
+{
+    d->refused++;
+    drive_tell(d, DATSYNC_EV_REFUSED, path, seq, 0, error);
+}
+
+static void aside_remove(datsync_drive *d, uint64_t seq)
+{
+    char name[48];
+    file_close(d, seq);
+    aside_name(name, seq, ".bits");
+    (void)d->tree.unlink(d->tree.ctx, name);
+    aside_name(name, seq, "");
+    (void)d->tree.unlink(d->tree.ctx, name);
+    d->unsynced = 1;
+}
+
+static void target_drop(datsync_drive *d, size_t i)
+{
+    target *t = &d->targets[i];
+    d->wanted -= MIN(t->missing, d->wanted);
+    d->ended -= t->error || !t->missing;
+    memmove(t, t + 1, (d->target_count - i - 1) * sizeof *t);
+    d->target_count--;
+}
+
+/* What came of it is nobody's. */
+static int target_discard(datsync_drive *d, size_t i)
+{
+    target t = d->targets[i];
+    int r;
+    target_drop(d, i);
+    r = bits_fill(&d->env, &d->content->wanted, t.offset, target_end(&t), 0);
+    if (d->has_tree && !d->archive && r >= 0) {
+        r = feed_retract(d->content, t.offset, target_end(&t));
+        aside_remove(d, t.seq);
+    }
+    return r < 0 ? r : 0;
+}
+
+/* Make the folders on the way to a path. */
+static int folders_make(datsync_drive *d, const char *path)
+{
+    char part[DATSYNC_MAX_PATH + 2];
+    const char *slash = path;
+    int r = 0;
+    while (r == 0 && (slash = strchr(slash, '/')) != NULL) {
+        memcpy(part, path, (size_t)(slash - path));
+        part[slash - path] = 0;
+        r = d->tree.mkdir(d->tree.ctx, part);
+        slash++;
+    }
+    return r;
+}
+
+static uint32_t mode_of(const datsync_drive *d, uint32_t mode, uint32_t fallback)
+{
+    (void)d;
+    mode &= 0777u; /* neither setuid nor sticky */
+    return (mode ? mode : fallback) | 0400u;
+}
+
+/* ------------------------------------------------ planning */
+
+static int mark_live(void *ctx, const datsync_entry *e)
+{
+    bits_env *b = ctx;
+    return e->error ? 0 : MIN(bits_set(b->env, b->b, e->version, 1), 0);
+}
+
+/* A file that was deleted upstream goes, if it is as it was written. */
+static void plan_delete_one(datsync_drive *d, const datsync_entry *e)
+{
+    char path[DATSYNC_MAX_PATH + 2], *slash;
+    datsync_file_info info;
+    uint64_t seq = e->version;
+    int r;
+    strcpy(path, e->path);
+    if (is_folder(e)) {
+        (void)d->tree.rmdir(d->tree.ctx, path + 1);
+        return;
+    }
+    r = d->tree.stat(d->tree.ctx, path + 1, &info);
+    if (r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER)
+        return;
+    if (r == 0 && !d->layout.force && !looks_same(&info, &e->stat) && file_matches(d, path + 1, &e->stat) <= 0)
+        r = DATSYNC_E_CHANGED;
+    if (r == 0)
+        r = d->tree.unlink(d->tree.ctx, path + 1);
+    if (r < 0) {
+        drive_refuse(d, seq, path, r);
+        return;
+    }
+    d->unsynced = 1;
+    drive_tell(d, DATSYNC_EV_REMOVED, path, seq, 0, 0);
+    while ((slash = strrchr(path, '/')) != path) { /* folders that are empty now */
+        *slash = 0;
+        if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
+            break;
+    }
+}
+
+static int plan_delete(datsync_drive *d, const bits *before)
+{
+    child *live = NULL, *found, key;
+    size_t count = 0, cap = 0;
+    uint64_t seq, end = bits_length(before);
+    datsync_entry e;
+    int r = 0;
+    for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++) {
+        if ((r = mem_grow(&d->env, &live, &cap, count + 1, sizeof *live)) < 0 || (r = entry_load(d, seq, &e)) < 0)
+            break;
+        live[count].name = name_hash(d, name_of(e.path));
+        live[count++].seq = 0;
+    }
+    if (count)
+        qsort(live, count, sizeof *live, child_compare);
+    for (seq = 0; r == 0 && (seq = bits_next(before, seq, end, 1)) < end; seq++) {
+        if (bits_get(&d->live, seq))
+            continue;
+        if ((r = entry_load(d, seq, &e)) < 0)
+            break;
+        key.name = name_hash(d, name_of(e.path));
+        key.seq = 0;
+        found = count ? bsearch(&key, live, count, sizeof key, child_compare) : NULL;
+        if (!found)
+            plan_delete_one(d, &e);
+    }
+    mem_free(&d->env, live);
+    return r;
+}
+
+static int plan_clean_one(void *arg, const char *name)
+{
+    datsync_drive *d = arg;
+    uint64_t seq = 0;
+    const char *p = name;
+    while (*p >= '0' && *p <= '9' && p - name < 12)
+        seq = 10 * seq + (uint64_t)(*p++ - '0');
+    if (p != name && (*p == 0 || strcmp(p, ".bits") == 0) && !bits_get(&d->live, seq))
+        aside_remove(d, seq);
+    return 0;
+}
+
+static uint64_t plan_bytes(datsync_drive *d)
+{
+    uint64_t seq, total = 0;
+    datsync_entry e;
+    for (seq = 0; (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++)
+        if (entry_load(d, seq, &e) == 0 && !is_folder(&e) && e.stat.blocks &&
+            (!d->layout.select || d->layout.select(d->layout.ctx, e.path))) {
+            uint64_t held = datsync_feed_count(d->content, e.stat.offset, e.stat.offset + e.stat.blocks);
+            total += held == 0 ? e.stat.size : e.stat.size / e.stat.blocks * (e.stat.blocks - held);
+        }
+    return total;
+}
+
+/* A version is going to be laid out. What is live no more is first unclaimed, then deleted; `metadata.latest` tells of the version
+ * before the first file is replaced, as the deployed implementation has it. */
+static int drive_plan(datsync_drive *d, uint64_t version)
+{
+    bits before;
+    bits_env marks;
+    uint64_t laid = d->has_tree ? latest_read(d) : NONE;
+    size_t i;
+    int r = 0;
+    memset(&before, 0, sizeof before);
+    marks.env = &d->env;
+    marks.b = &before;
+    d->planned = 0;
+    if (laid != NONE && laid != version && laid <= datsync_drive_version(d))
+        r = datsync_drive_list(d, laid, "/", 1, mark_live, &marks, NULL);
+    if (r == DATSYNC_E_MORE)
+        r = 0;
+    if (r == 0)
+        r = drive_survey(d, version);
+    for (i = d->target_count; i-- > 0 && r == 0;)
+        if (!bits_get(&d->live, d->targets[i].seq))
+            r = target_discard(d, i);
+    if (r == 0 && d->content)
+        r = datsync_feed_flush(d->content);
+    if (r == 0 && d->has_tree) {
+        if (bits_length(&before))
+            r = plan_delete(d, &before);
+        if (r == 0 && laid != version)
+            r = latest_write(d, version);
+        if (r == 0)
+            (void)d->tree.list(d->tree.ctx, ".dat/partial", plan_clean_one, d);
+        if (r == 0)
+            r = tree_sync(d);
+    }
+    bits_free(&d->env, &before);
+    if (r < 0)
+        return r;
+    d->plan = version;
+    d->cursor = 1;
+    d->planned = 1;
+    d->told = d->has_old = 0;
+    d->old_count = 0;
+    drive_tell(d, DATSYNC_EV_PLAN, NULL, version, plan_bytes(d), 0);
+    return 0;
+}
+
+/* ------------------------------------------------ may a file be replaced? */
+
+/* The versions before: by their paths. */
+static int old_build(datsync_drive *d)
+{
+    datsync_entry e;
+    uint64_t seq;
+    int r = 0;
+    for (seq = 1; seq <= d->plan && r == 0; seq++) {
+        if (bits_get(&d->live, seq) || !datsync_feed_has(d->metadata, seq))
+            continue;
+        r = entry_load(d, seq, &e);
+        if (r == DATSYNC_E_ENTRY)
+            r = 0;
+        if (r < 0 || e.deleted || e.error || is_folder(&e))
+            continue;
+        if ((r = mem_grow(&d->env, &d->old, &d->old_cap, d->old_count + 1, sizeof *d->old)) < 0)
+            break;
+        d->old[d->old_count].name = name_hash(d, name_of(e.path));
+        d->old[d->old_count++].seq = seq;
+    }
+    if (d->old_count)
+        qsort(d->old, d->old_count, sizeof *d->old, child_compare);
+    d->has_old = 1;
+    return r;
+}
+
+static int is_old_version(datsync_drive *d, const char *path, const datsync_file_info *info)
+{
+    uint64_t name = name_hash(d, name_of(path));
+    size_t lo = 0, hi;
+    datsync_entry e;
+    int r = 0;
+    if (!d->has_old && (r = old_build(d)) < 0)
+        return r;
+    for (hi = d->old_count; lo < hi;) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (d->old[mid].name < name)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    for (; lo < d->old_count && d->old[lo].name == name && r == 0; lo++)
+        if ((r = entry_load(d, d->old[lo].seq, &e)) == 0 && e.stat.size == info->size)
+            r = looks_same(info, &e.stat) ? 1 : file_matches(d, path + 1, &e.stat);
+    return r;
+}
+
+/* Zeros only, or behind the end? */
+static int file_blank(datsync_drive *d, intptr_t handle, uint64_t from, uint64_t to)
+{
+    uint8_t buf[4096];
+    while (from < to) {
+        int64_t n = d->tree.read(d->tree.ctx, handle, from, buf, (size_t)MIN(to - from, (uint64_t)sizeof buf));
+        if (n < 0 || !all_zero(buf, (size_t)n))
+            return 0;
+        if (n == 0)
+            return 1;
+        from += (uint64_t)n;
+    }
+    return 1;
+}
+
+/* The deployed implementation writes into the files themselves: does this one hold what is claimed of it, and nothing else? */
+static int is_half_download(datsync_drive *d, const char *path, const datsync_stat *stat, const datsync_file_info *info)
+{
+    uint64_t i, end = stat->offset + stat->blocks, begin, at = 0, offset;
+    intptr_t handle;
+    int good = 1;
+    if (info->size > stat->size || bits_next(&d->content->claimed, stat->offset, end, 1) >= end ||
+        block_offset(d->content, stat->offset, &begin) < 0 || d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
+        return 0;
+    for (i = stat->offset; good && (i = bits_next(&d->content->claimed, i, end, 1)) < end; i++) {
+        good = block_offset(d->content, i, &offset) == 0 && offset - begin >= at &&
+               file_blank(d, handle, at, offset - begin);
+        at = good ? offset - begin : 0;
+        good = good && file_block_good(d, handle, i, &at) > 0;
+    }
+    good = good && file_blank(d, handle, at, info->size);
+    d->tree.close(d->tree.ctx, handle);
+    return good;
+}
+
+/* ------------------------------------------------ files that are on their way */
+
+/* Blocks that were laid aside before. */
+static int aside_load(datsync_drive *d, const target *t)
+{
+    char name[48];
+    intptr_t handle;
+    datsync_file_info info;
+    uint8_t *buf;
+    uint64_t i;
+    size_t len = (size_t)((t->blocks + 7) / 8);
+    int64_t n;
+    int r = 0;
+    aside_name(name, t->seq, "");
+    if (d->tree.stat(d->tree.ctx, name, &info) < 0)
+        return 0;
+    aside_name(name, t->seq, ".bits");
+    if (d->tree.open(d->tree.ctx, name, 0, &handle) < 0)
+        return 0;
+    buf = mem_resize(&d->env, NULL, len);
+    n = buf ? d->tree.read(d->tree.ctx, handle, 0, buf, len) : DATSYNC_E_NOMEM;
+    d->tree.close(d->tree.ctx, handle);
+    for (i = 0; n == (int64_t)len && i < t->blocks && r >= 0; i++)
+        if (buf[i / 8] & 0x80 >> (i & 7) && bits_get(&d->content->tree, 2 * (t->offset + i)) &&
+            (r = block_claim(d->content, t->offset + i, 1)) > 0)
+            tell_added(d->content, t->offset + i, t->offset + i + 1);
+    mem_free(&d->env, buf);
+    return r < 0 ? r : 0;
+}
+
+static int aside_save(datsync_drive *d, target *t)
+{
+    char name[48];
+    intptr_t handle;
+    uint64_t i;
+    size_t len = (size_t)((t->blocks + 7) / 8);
+    uint8_t *buf = mem_zeroed(&d->env, len);
+    int r;
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    for (i = bits_next(&d->content->have, t->offset, target_end(t), 1); i < target_end(t);
+         i = bits_next(&d->content->have, i + 1, target_end(t), 1))
+        buf[(i - t->offset) / 8] |= (uint8_t)(0x80 >> ((i - t->offset) & 7));
+    aside_name(name, t->seq, ".bits");
+    r = d->tree.open(d->tree.ctx, name, 1, &handle);
+    if (r == 0) {
+        r = d->tree.write(d->tree.ctx, handle, 0, buf, len);
+        d->tree.close(d->tree.ctx, handle);
+    }
+    mem_free(&d->env, buf);
+    t->saved = t->missing;
+    d->unsynced = 1;
+    return r;
+}
+
+/* Bring a block that is held elsewhere aside. */
+static int aside_copy(datsync_drive *d, const target *t, uint64_t index)
+{
+    uint64_t offset;
+    intptr_t handle;
+    int64_t n = content_block(d, index);
+    int r = n < 0 ? (int)n : block_offset(d->content, index, &offset);
+    if (r == 0 && (offset < t->at || offset - t->at + (uint64_t)n > t->size))
+        r = DATSYNC_E_RANGE;
+    if (r == 0)
+        r = file_open(d, t->seq, 1, "", &handle);
+    if (r == 0 && n)
+        r = d->tree.write(d->tree.ctx, handle, offset - t->at, d->data, (size_t)n);
+    d->unsynced = 1;
+    return r;
+}
+
+/* What the file in its place holds of it, or another one that shares the bytes. */
+static int aside_gather(datsync_drive *d, const target *t)
+{
+    uint64_t i;
+    int r = 0;
+    for (i = t->offset; r == 0 && (i = bits_next(&d->content->have, i, target_end(t), 1)) < target_end(t); i++) {
+        r = aside_copy(d, t, i);
+        if (r < 0 && !is_fatal(r))
+            r = feed_retract(d->content, i, i + 1);
+    }
+    return r;
+}
+
+/* The file in its place is the right one: all that was missing are the claims. */
+static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat)
+{
+    uint64_t i, end = stat->offset + stat->blocks;
+    int r = 0;
+    for (i = stat->offset; i < end && r >= 0; i++)
+        if ((r = block_claim(d->content, i, 1)) > 0)
+            tell_added(d->content, i, i + 1);
+    if (r >= 0 && d->content->aside)
+        r = feed_settle_claims(d->content, stat->offset, end);
+    (void)d->tree.set(d->tree.ctx, path + 1, mode_of(d, stat->mode, 0644), stat->mtime);
+    aside_remove(d, seq);
+    if (r >= 0)
+        drive_tell(d, DATSYNC_EV_ENTRY, path, seq, stat->size, 0);
+    return r < 0 ? r : 0;
+}
+
+static int begin_folder(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat)
+{
+    int r;
+    if (!d->has_tree)
+        return 0;
+    r = folders_make(d, path + 1);
+    if (r == 0)
+        r = d->tree.mkdir(d->tree.ctx, path + 1);
+    if (r == 0)
+        r = d->tree.set(d->tree.ctx, path + 1, mode_of(d, stat->mode, 0755) | 0700u, stat->mtime);
+    d->unsynced = 1;
+    if (r < 0)
+        drive_refuse(d, seq, path, r);
+    else
+        drive_tell(d, DATSYNC_EV_ENTRY, path, seq, 0, 0);
+    return r == DATSYNC_E_NOMEM ? r : 0;
+}
+
+/* What stands in the entry's place? 1: the file itself, or nothing that may be touched; 0: it is to be laid out. */
+static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat, target *t)
+{
+    datsync_file_info info;
+    uint64_t end = stat->offset + stat->blocks;
+    int r = d->tree.stat(d->tree.ctx, path + 1, &info);
+    if (r == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER) {
+        if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
+            r = DATSYNC_E_IS_FOLDER;
+        else
+            r = DATSYNC_E_NO_ENTRY;
+    }
+    if (r == 0 && (info.mode & MODE_TYPE) != MODE_FILE)
+        r = DATSYNC_E_LINK;
+    if (r == DATSYNC_E_NO_ENTRY)
+        return 0;
+    if (r == 0) {
+        t->was_there = 1;
+        t->was_size = info.size;
+        t->was_mtime = info.mtime;
+        if (looks_same(&info, stat) &&
+            (d->archive || bits_next(&d->content->claimed, stat->offset, end, 0) >= end))
+            return 1;
+        r = file_matches(d, path + 1, stat);
+        if (r > 0)
+            return (r = target_adopt(d, seq, path, stat)) < 0 ? r : 1;
+        if (r == 0 && !d->layout.force && !looks_same(&info, stat) && !is_half_download(d, path + 1, stat, &info))
+            r = is_old_version(d, path, &info) > 0 ? 0 : DATSYNC_E_CHANGED;
+    }
+    if (r == 0 || r == DATSYNC_E_NOMEM)
+        return r;
+    drive_refuse(d, seq, path, r);
+    r = d->archive ? 0 : feed_retract(d->content, stat->offset, end);
+    return r < 0 ? r : 1;
+}
+
+/* Begin with the next file. 1: not now, another one that shares its blocks is on its way. */
+static int target_begin(datsync_drive *d, uint64_t seq)
+{
+    char path[DATSYNC_MAX_PATH + 2];
+    datsync_entry e;
+    datsync_stat stat;
+    target t;
+    size_t i;
+    int r = entry_load(d, seq, &e);
+    if (r < 0)
+        return r;
+    strcpy(path, e.path);
+    stat = e.stat;
+    if (d->layout.select && !d->layout.select(d->layout.ctx, path))
+        return 0;
+    if (is_folder(&e))
+        return begin_folder(d, seq, path, &stat);
+    memset(&t, 0, sizeof t);
+    t.seq = seq;
+    t.offset = stat.offset;
+    t.blocks = stat.blocks;
+    t.at = stat.byte_offset;
+    t.size = stat.size;
+    t.mode = stat.mode;
+    t.mtime = stat.mtime;
+    t.copy = d->archive;
+    i = target_at(d, t.offset);
+    if (i < d->target_count && d->targets[i].offset < target_end(&t) && t.blocks)
+        return 1;
+    if (d->has_tree && (r = begin_place(d, seq, path, &stat, &t)) != 0)
+        return r < 0 ? r : 0;
+    if (d->has_tree && !d->archive && ((r = aside_gather(d, &t)) < 0 || (r = aside_load(d, &t)) < 0)) {
+        if (is_fatal(r) && r != DATSYNC_E_NO_SPACE && r != DATSYNC_E_ACCESS)
+            return r;
+        drive_refuse(d, seq, path, r);
+        return 0;
+    }
+    if (!d->targets && !(d->targets = mem_resize(&d->env, NULL, DRIVE_TARGETS * sizeof *d->targets)))
+        return DATSYNC_E_NOMEM;
+    t.missing = t.saved = t.blocks - datsync_feed_count(d->content, t.offset, target_end(&t));
+    i = target_at(d, t.offset);
+    memmove(&d->targets[i + 1], &d->targets[i], (d->target_count - i) * sizeof t);
+    d->targets[i] = t;
+    d->target_count++;
+    d->wanted += t.missing;
+    d->ended += !t.missing;
+    return t.missing ? datsync_feed_want(d->content, t.offset, target_end(&t)) : 0;
+}
+
+/* ------------------------------------------------ files that are whole */
+
+/* Everything is aside: is it what the entry says? */
+static int finish_check(datsync_drive *d, target *t)
+{
+    uint64_t begin = t->at, end = t->at, i;
+    intptr_t handle;
+    int r = 0;
+    if (t->blocks && ((r = block_offset(d->content, t->offset, &begin)) < 0 || (r = block_offset(d->content, target_end(t), &end)) < 0))
+        return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_RANGE : r;
+    if ((t->blocks && begin != t->at) || end - begin != t->size)
+        return DATSYNC_E_RANGE;
+    if (t->copy)
+        for (i = t->offset; i < target_end(t) && r == 0; i++)
+            r = aside_copy(d, t, i);
+    if (r == 0 && !t->size)
+        r = file_open(d, t->seq, 1, "", &handle);
+    return r;
+}
+
+/* Put it into its place. */
+static int finish_rename(datsync_drive *d, const target *t, const char *path)
+{
+    datsync_file_info info;
+    char name[48];
+    int r = d->tree.stat(d->tree.ctx, path, &info);
+    if (r < 0 && r != DATSYNC_E_NO_ENTRY)
+        return r;
+    if (r == 0 && !d->layout.force && (!t->was_there || info.size != t->was_size || info.mtime != t->was_mtime))
+        return DATSYNC_E_CHANGED; /* since we began */
+    file_close(d, t->seq);
+    aside_name(name, t->seq, "");
+    if ((r = d->tree.set(d->tree.ctx, name, mode_of(d, t->mode, 0644), t->mtime)) < 0 || (r = folders_make(d, path)) < 0)
+        return r;
+    d->unsynced = 1;
+    return d->tree.rename(d->tree.ctx, name, path);
+}
+
+static int finish_tell(datsync_drive *d, size_t i)
+{
+    char path[DATSYNC_MAX_PATH + 2];
+    target t = d->targets[i];
+    datsync_entry e;
+    int r = entry_load(d, t.seq, &e);
+    if (r < 0)
+        return r;
+    strcpy(path, e.path);
+    if (t.error) {
+        r = target_discard(d, i);
+        drive_refuse(d, t.seq, path, t.error);
+        return r;
+    }
+    target_drop(d, i);
+    if (t.has_bits) {
+        char name[48];
+        aside_name(name, t.seq, ".bits");
+        (void)d->tree.unlink(d->tree.ctx, name);
+    }
+    drive_tell(d, DATSYNC_EV_ENTRY, path, t.seq, t.size, 0);
+    return 0;
+}
+
+static int targets_rename(datsync_drive *d)
+{
+    datsync_entry e;
+    size_t i;
+    int r = 0, k;
+    for (i = 0; i < d->target_count && r == 0; i++) {
+        target *t = &d->targets[i];
+        if (t->missing || t->error)
+            continue;
+        if ((r = entry_load(d, t->seq, &e)) < 0)
+            break;
+        if ((k = finish_rename(d, t, e.path + 1)) < 0)
+            target_fail(d, t, k);
+    }
+    if (r == 0)
+        r = tree_sync(d);
+    for (i = 0; i < d->target_count && r == 0 && d->content->aside; i++)
+        if (!d->targets[i].missing && !d->targets[i].error && d->targets[i].blocks)
+            r = feed_settle_claims(d->content, d->targets[i].offset, target_end(&d->targets[i]));
+    return r;
+}
+
+/* Sync what was laid aside and note it; put what is whole into its place, sync that, and only then claim it in the bitfield. So
+ * nobody meets half a file, and a crash costs at most the last group. */
+static int targets_commit(datsync_drive *d)
+{
+    size_t i;
+    int r = datsync_feed_flush(d->content), k;
+    d->aside_bytes = 0;
+    d->aside_since = NONE;
+    for (i = 0; i < d->target_count && r == 0 && d->has_tree; i++) {
+        target *t = &d->targets[i];
+        if (t->error)
+            continue;
+        if (!t->missing) {
+            if ((k = finish_check(d, t)) < 0)
+                target_fail(d, t, k);
+        } else if (!d->archive && t->missing != t->saved) {
+            t->has_bits = 1;
+            if ((k = aside_save(d, t)) < 0)
+                target_fail(d, t, k);
+        }
+    }
+    if (r == 0 && d->has_tree)
+        r = tree_sync(d);
+    if (r == 0 && d->has_tree && d->ended)
+        r = targets_rename(d);
+    if (r == 0)
+        r = datsync_feed_flush(d->content);
+    for (i = d->target_count; i-- > 0 && r == 0;)
+        if (d->targets[i].error || !d->targets[i].missing)
+            r = finish_tell(d, i);
+    return r;
+}
+
+int datsync_drive_flush(datsync_drive *d)
+{
+    int r = d->content ? batch_flush(d) : 0, k;
+    if (r == 0 && d->content && d->target_count)
+        r = targets_commit(d);
+    k = d->content ? datsync_feed_flush(d->content) : 0;
+    r = r < 0 ? r : k;
+    k = datsync_feed_flush(d->metadata);
+    r = r < 0 ? r : k;
+    if (d->has_tree) {
+        k = tree_sync(d);
+        r = r < 0 ? r : k;
+    }
+    return r;
+}
+
+void datsync_drive_layout(datsync_drive *d, const datsync_layout *layout)
+{
+    d->layout = *layout;
+    d->planned = 0;
+}
+
+/* ------------------------------------------------ the synchronizer's side */
+
+static void drive_hold(datsync_drive *d, int hold)
+{
+    d->metadata->hold = hold;
+    if (d->content)
+        d->content->hold = hold;
+}
+
+/* Before anything is announced: is what is claimed still there? */
+static int drive_ready(datsync_drive *d, unsigned mode)
+{
+    datsync_drive_check quick = {NULL, NULL, 0};
+    int64_t r = 0;
+    d->downloading = (mode & DATSYNC_DOWNLOAD) && !datsync_drive_writable(d) && !(d->flags & DATSYNC_READ_ONLY);
+    drive_hold(d, d->downloading);
+    if (!d->content)
+        return 0;
+    if (d->downloading)
+        datsync_feed_unwant(d->content);
+    if (!d->has_tree || d->archive)
+        return 0;
+    r = drive_survey(d, drive_version_here(d));
+    if (r == DATSYNC_E_MORE) {
+        d->surveyed = NONE; /* not all of the metadata is here; planning will do it */
+        return 0;
+    }
+    if (r == 0)
+        r = drive_check(d, &quick);
+    return r < 0 ? (int)r : datsync_feed_flush(d->content);
+}
+
+/* Begin with as many files as fit: 1 if there are more that could be begun at once. */
+static int drive_fill(datsync_drive *d)
+{
+    unsigned turns;
+    for (turns = 0; d->cursor <= d->plan && d->target_count < DRIVE_TARGETS && d->wanted < DRIVE_AHEAD; turns++) {
+        uint64_t seq = bits_next(&d->live, d->cursor, d->plan + 1, 1);
+        size_t i;
+        int r;
+        if (turns == 256)
+            return 1;
+        d->cursor = seq;
+        if (seq > d->plan)
+            break;
+        for (i = 0; i < d->target_count && d->targets[i].seq != seq; i++)
+            continue;
+        r = i < d->target_count ? 0 : target_begin(d, seq);
+        if (r < 0)
+            return r;
+        if (r > 0)
+            break;
+        d->cursor = seq + 1;
+    }
+    return 0;
+}
+
+/* Blocks from `end` on are nobody's: files that would need them are none. */
+static void drive_beyond(datsync_drive *d, uint64_t end)
+{
+    size_t i;
+    for (i = d->target_count; i-- > 0 && target_end(&d->targets[i]) > end;)
+        if (d->targets[i].missing)
+            target_fail(d, &d->targets[i], DATSYNC_E_RANGE);
+}
+
+/* One step of the download; `complete`: all of the metadata that is offered is here. Returns 1 if there is more to do at once. */
+static int drive_step(datsync_drive *d, uint64_t now, int complete)
+{
+    uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest;
+    int r = 0, more = 0;
+    if (!d->downloading || (!d->content && newest))
+        return 0;
+    if (complete && (!d->planned || d->plan != version)) {
+        if (version > newest)
+            return DATSYNC_E_NOT_FOUND;
+        if ((r = drive_plan(d, version)) < 0)
+            return r;
+    }
+    if (!d->planned)
+        return 0;
+    more = drive_fill(d);
+    if (more < 0)
+        return more;
+    if (d->aside_since == NONE && (d->ended || d->aside_bytes))
+        d->aside_since = now;
+    if (d->content && d->aside_since != NONE &&
+        ((d->ended == d->target_count && !more) || d->ended >= DRIVE_TARGETS / 2 || d->aside_bytes >= DATSYNC_GROUP_BYTES ||
+         now - d->aside_since >= DATSYNC_GROUP_MS) &&
+        (r = targets_commit(d)) < 0)
+        return r;
+    if (!more && d->cursor > d->plan && !d->target_count && !d->told) {
+        if ((r = datsync_drive_flush(d)) < 0)
+            return r;
+        d->told = 1;
+        drive_hold(d, 0);
+        drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan, d->refused, 0);
+    }
+    return more || (d->cursor <= d->plan && d->wanted < DRIVE_AHEAD && d->target_count < DRIVE_TARGETS && !d->target_count);
+}
+
 /* ================================================================ synchronizer ================================== */
 
 /* An address that was given to dial: how often it failed, and when it is tried again. */
@@ -5260,7 +8377,16 @@ typedef struct shared_feed {
     unsigned mode;
     uint64_t told_length, complete_length; /* + 1; 0: not complete */
     int failed;
+    int quiet; /* part of a drive, which tells itself when it is complete */
 } shared_feed;
+
+typedef struct shared_drive {
+    struct shared_drive *next;
+    datsync *ds;
+    datsync_drive *drive;
+    unsigned mode;
+    int opened, failed, told, busy; /* busy: there is more to do at once */
+} shared_drive;
 
 struct datsync {
     datsync_env env;
@@ -5271,8 +8397,11 @@ struct datsync {
     struct datsync_pool pool;
     shared_feed *feeds;
     size_t feed_count, feed_cap;
+    shared_drive *drives;
     intptr_t *listeners;
     size_t listener_count, listener_cap;
+    datsync_pollfd *fds; /* of datsync_poll */
+    size_t fd_cap;
     link *links;
     dial *dials;
     uint64_t now, tick_at, accept_at; /* accept_at: listeners rest until then, accepting failed */
@@ -5286,6 +8415,7 @@ static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *addr
     datsync_event e;
     if (!ds->opt.on_event)
         return;
+    memset(&e, 0, sizeof e);
     e.type = type;
     e.feed = feed;
     e.address = address;
@@ -5658,12 +8788,126 @@ static void feeds_step(datsync *ds)
             feed_is_complete(ds, s->feed)) {
             r = s->feed->uncommitted ? datsync_feed_flush(s->feed) : 0;
             s->complete_length = s->feed->length + 1;
-            if (r >= 0)
+            if (r >= 0 && !s->quiet)
                 ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, s->feed->length, 0, 0);
         }
         if (r < 0)
             feed_fail(ds, s->feed, r);
     }
+}
+
+/* ------------------------------------------------ drives */
+
+static void on_drive_event(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error)
+{
+    const shared_drive *s = ctx;
+    datsync *ds = s->ds;
+    datsync_event e;
+    if (!ds->opt.on_event)
+        return;
+    memset(&e, 0, sizeof e);
+    e.type = type;
+    e.drive = s->drive;
+    e.feed = type == DATSYNC_EV_CONTENT ? s->drive->content : NULL;
+    e.path = path;
+    e.index = index;
+    e.size = size;
+    e.error = error;
+    ds->opt.on_event(ds->opt.ctx, ds, &e);
+}
+
+/* The content is known: share it, on the connections that are there, too. */
+static int drive_add_content(shared_drive *s)
+{
+    datsync *ds = s->ds;
+    link *l;
+    int r = drive_ready(s->drive, s->mode);
+    if (r < 0 || (r = datsync_add(ds, s->drive->content, s->mode)) < 0)
+        return r;
+    ds->feeds[ds->feed_count - 1].quiet = 1;
+    s->opened = 1;
+    on_drive_event(s, DATSYNC_EV_CONTENT, NULL, 0, 0, 0);
+    for (l = ds->links; l; l = l->next)
+        if (l->peer && !l->error && l->peer->handshaken)
+            link_open_rest(l);
+    ds->kick = 1;
+    return 0;
+}
+
+/* What no connection offers, after each has said what it has, is not to be had. */
+static void drive_bound(const shared_drive *s)
+{
+    const datsync *ds = s->ds;
+    const datsync_feed *content = s->drive->content;
+    uint64_t end = content->length;
+    const link *l;
+    int peers = 0;
+    if (ds->opt.live)
+        return;
+    for (l = ds->links; l; l = l->next) {
+        const channel *c = l->peer ? channel_by_feed(l->peer, content) : NULL;
+        if (l->state == LINK_CONNECTING || !c || !c->wants_answered || c->wants_out || ds->now - l->since < SETTLE_MS)
+            return;
+        peers++;
+        end = MAX(end, c->remote_length);
+    }
+    if (peers)
+        drive_beyond(s->drive, end);
+}
+
+static void drives_step(datsync *ds)
+{
+    shared_drive *s;
+    for (s = ds->drives; s; s = s->next) {
+        datsync_drive *d = s->drive;
+        uint64_t wanted = d->wanted;
+        int r = 0;
+        if (s->failed)
+            continue;
+        if (!d->content && datsync_feed_has(d->metadata, 0))
+            r = drive_open_content(d);
+        if (r >= 0 && d->content && !s->opened)
+            r = drive_add_content(s);
+        if (r >= 0 && d->content && d->target_count)
+            drive_bound(s);
+        if (r >= 0)
+            r = drive_step(d, ds->now, datsync_complete(ds, d->metadata));
+        s->busy = r > 0;
+        ds->kick |= d->wanted != wanted || (d->told && !d->metadata->hold && r >= 0 && !s->told);
+        s->told = d->told;
+        if (r < 0) {
+            s->failed = 1;
+            feed_fail(ds, d->metadata, r);
+        }
+    }
+}
+
+int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
+{
+    shared_drive *s, **last = &ds->drives;
+    int r;
+    s = mem_zeroed(&ds->env, sizeof *s);
+    if (!s)
+        return DATSYNC_E_NOMEM;
+    s->ds = ds;
+    s->drive = d;
+    s->mode = mode;
+    d->event_ctx = s;
+    d->on_event = on_drive_event;
+    r = datsync_add(ds, d->metadata, mode);
+    if (r == 0) {
+        ds->feeds[ds->feed_count - 1].quiet = 1;
+        r = d->content ? drive_add_content(s) : drive_ready(d, mode);
+    }
+    if (r < 0) {
+        d->on_event = NULL;
+        mem_free(&ds->env, s);
+        return r;
+    }
+    while (*last)
+        last = &(*last)->next;
+    *last = s;
+    return 0;
 }
 
 /* ------------------------------------------------ the loop */
@@ -5726,8 +8970,11 @@ uint64_t datsync_deadline(const datsync *ds)
     const link *l;
     const dial *d;
     size_t i;
+    const shared_drive *s;
     if (ds->kick)
         return ds->now;
+    for (s = ds->drives; s; s = s->next)
+        at = s->busy ? ds->now : s->drive->aside_since != NONE ? MIN(at, s->drive->aside_since + DATSYNC_GROUP_MS) : at;
     for (l = ds->links; l; l = l->next) {
         if (l->state == LINK_CONNECTING)
             at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
@@ -5779,6 +9026,7 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
             }
     }
     feeds_step(ds);
+    drives_step(ds);
     if (ds->now >= ds->tick_at) {
         ds->tick_at = ds->now + 1000;
         for (l = ds->links; l; l = l->next)
@@ -5789,26 +9037,31 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
     return 0;
 }
 
+int datsync_poll(datsync *ds, unsigned timeout_ms)
+{
+    uint64_t now, at = datsync_deadline(ds);
+    size_t n = datsync_pollfds(ds, NULL, 0);
+    int r;
+    if (!ds->env.clock || !ds->has_net)
+        return DATSYNC_E_UNSUPPORTED;
+    if ((r = mem_grow(&ds->env, &ds->fds, &ds->fd_cap, n + 1, sizeof *ds->fds)) < 0)
+        return r;
+    now = ds->env.clock(ds->env.ctx);
+    (void)datsync_pollfds(ds, ds->fds, n);
+    r = ds->net.poll(ds->net.ctx, ds->fds, n, at <= now ? 0 : (int)MIN(at - now, timeout_ms));
+    return r < 0 ? r : datsync_step(ds, ds->fds, n, ds->env.clock(ds->env.ctx));
+}
+
 int datsync_run(datsync *ds)
 {
-    datsync_pollfd *fds = NULL;
-    size_t cap = 0;
     int r = 0;
     if (!ds->env.clock || !ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
     while (r >= 0 && !ds->stop && !(ds->opt.stopped && ds->opt.stopped(ds->opt.ctx))) {
-        uint64_t now = ds->env.clock(ds->env.ctx), at = datsync_deadline(ds);
-        size_t n = datsync_pollfds(ds, NULL, 0);
-        if (!n && !ds->listener_count && !datsync_candidates(ds) && !ds->opt.live)
+        if (!datsync_candidates(ds) && !ds->listener_count && !ds->opt.live)
             break; /* nothing is left to do */
-        if ((r = mem_grow(&ds->env, &fds, &cap, n + 1, sizeof *fds)) < 0)
-            break;
-        (void)datsync_pollfds(ds, fds, n);
-        r = ds->net.poll(ds->net.ctx, fds, n, at <= now ? 0 : (int)MIN(at - now, 60000));
-        if (r >= 0)
-            r = datsync_step(ds, fds, n, ds->env.clock(ds->env.ctx));
+        r = datsync_poll(ds, 60000);
     }
-    mem_free(&ds->env, fds);
     return r < 0 ? r : 0;
 }
 
@@ -5871,6 +9124,16 @@ int datsync_free(datsync *ds)
     for (i = 0; i < ds->feed_count; i++)
         if (!ds->feeds[i].failed && (k = datsync_feed_flush(ds->feeds[i].feed)) < 0 && r == 0)
             r = k;
+    while (ds->drives) {
+        shared_drive *s = ds->drives;
+        ds->drives = s->next;
+        s->drive->on_event = NULL;
+        if (!s->failed && (k = datsync_drive_flush(s->drive)) < 0 && r == 0)
+            r = k;
+        drive_hold(s->drive, 0);
+        mem_free(&env, s);
+    }
+    mem_free(&env, ds->fds);
     mem_free(&env, ds->listeners);
     mem_free(&env, ds->feeds);
     mem_free(&env, ds);
@@ -6024,6 +9287,17 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_AGAIN, "nothing to do yet"},
         {DATSYNC_E_ADDRESS, "the address cannot be resolved"},
         {DATSYNC_E_UNREACHABLE, "the address cannot be reached"},
+        {DATSYNC_E_HEADER, "this is not a drive: its first block is no header of one"},
+        {DATSYNC_E_INDEX, "an entry's index points forward, in a circle or at another folder"},
+        {DATSYNC_E_ENTRY, "an entry is malformed, or neither a file nor a folder"},
+        {DATSYNC_E_PATH, "not a path that a drive may have"},
+        {DATSYNC_E_RANGE, "its offset or size is not that of bytes in the content"},
+        {DATSYNC_E_NAME, "the file system cannot hold this name"},
+        {DATSYNC_E_LINK, "a symbolic link or special file is in the way"},
+        {DATSYNC_E_NOT_FOLDER, "a file is where a folder must be"},
+        {DATSYNC_E_IS_FOLDER, "a folder is where a file must be"},
+        {DATSYNC_E_CHANGED, "it was changed here and is kept"},
+        {DATSYNC_E_BUSY, "it changes while it is read, or another program holds it"},
     };
     size_t i;
     for (i = 0; i < sizeof list / sizeof *list; i++)

@@ -1370,6 +1370,7 @@ struct datsync_feed {
 
     datsync_feed *companion; /* a drive's content, for its metadata: it is committed first, and a connection is done with both
                                 or with none */
+    uint64_t putting; /* the block that is being written: a drive's store goes by it */
     int hold;    /* more is going to be wanted: nobody is told that this is all */
     int checked; /* the bytes lie in files that anybody changes: each block is held against the tree before it goes out */
 };
@@ -1550,7 +1551,7 @@ static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t l
     if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
         (r = gather_flush(f)) < 0)
         return r;
-    if (len >= DIRECT_BYTES)
+    if (len >= DIRECT_BYTES || f->checked)
         return feed_write(f, DATSYNC_PART_DATA, at, buf, len);
     if (!f->gather && !(f->gather = mem_resize(&f->env, NULL, GATHER_BYTES)))
         return DATSYNC_E_NOMEM;
@@ -2964,6 +2965,7 @@ static int put_store(datsync_feed *f, putting *p)
     if (p->value.data && !bits_get(&f->have, p->index)) {
         if ((r = block_offset(f, p->index, &offset)) < 0)
             return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
+        f->putting = p->index;
         if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0)
             return r;
         block_offset_next(f, p->index, offset, p->value.len);
@@ -5419,9 +5421,12 @@ struct datsync_drive {
     drive_file files[DRIVE_FILES];
     uint64_t file_clock;
     int unsynced; /* something beneath the root was written */
+    char made[DATSYNC_MAX_PATH + 2]; /* the folder that was made last */
+    int has_aside; /* something was laid aside before this plan */
 
     /* downloading */
     int downloading, planned, told;
+    int all; /* the whole history is wanted, not only what is laid out */
     datsync_layout layout;
     uint64_t plan, cursor, refused;
     child *old; /* the path's hash and number of each entry that is live no more */
@@ -5472,7 +5477,7 @@ static datsync_bytes name_trim(datsync_bytes b)
     return b;
 }
 
-static datsync_bytes name_of(const char *path)
+static datsync_bytes path_name(const char *path)
 {
     datsync_bytes b;
     b.data = (const uint8_t *)path;
@@ -5766,7 +5771,7 @@ static int64_t index_descend(datsync_drive *d, uint64_t seq, datsync_bytes name,
 
 int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed)
 {
-    datsync_bytes name = name_of(path), none;
+    datsync_bytes name = path_name(path), none;
     seqs list;
     drive_node n;
     int64_t r = version > datsync_drive_version(d) ? DATSYNC_E_INVALID : version == 0 ? DATSYNC_E_NOT_FOUND : 0;
@@ -5821,7 +5826,7 @@ static int walk_tell_folder(walk *w, datsync_bytes part)
     path[1 + len + part.len] = 0;
     e.path = path;
     e.stat.mode = MODE_FOLDER | 0755u;
-    e.error = name_check(w->d, name_of(path));
+    e.error = name_check(w->d, path_name(path));
     return walk_tell(w, &e);
 }
 
@@ -5888,7 +5893,7 @@ static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth)
 int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
                        uint64_t *needed)
 {
-    datsync_bytes name = name_of(path);
+    datsync_bytes name = path_name(path);
     walk w;
     seqs list;
     drive_node n;
@@ -6017,7 +6022,7 @@ static target *target_of_byte(const datsync_drive *d, uint64_t at)
     return lo < d->target_count && d->targets[lo].at <= at && !d->targets[lo].copy ? &d->targets[lo] : NULL;
 }
 
-static int drive_survey(datsync_drive *d, uint64_t version);
+static int drive_survey(datsync_drive *d, uint64_t version, int tell);
 static uint64_t drive_version_here(datsync_drive *d);
 
 /* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
@@ -6026,7 +6031,7 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
 {
     size_t done = 0;
     if (d->surveyed == NONE) {
-        int r = drive_survey(d, drive_version_here(d));
+        int r = drive_survey(d, drive_version_here(d), 0);
         if (r < 0)
             return r;
     }
@@ -6057,47 +6062,24 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
 
 static void target_fail(datsync_drive *d, target *t, int error);
 
-/* Blocks that came, laid aside. Their place is found by the verified tree, not by what entries claim. What can't be written is the
- * matter of its file alone. */
-static int content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
+/* A block that came is laid aside. It belongs to the file that has its number, whatever entries claim of bytes. What can't be written
+ * is the matter of its file alone. */
+static void content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
 {
-    while (len) {
-        uint64_t index, inside, begin;
-        size_t n, i;
-        intptr_t handle;
-        datsync_node leaf;
-        target *t;
-        int r;
-        if (datsync_feed_seek(d->content, at, &index, &inside) < 0 || tree_get(d->content, 2 * index, &leaf) < 0)
-            return DATSYNC_E_CORRUPT;
-        n = (size_t)MIN((uint64_t)len, leaf.size - inside);
-        i = target_at(d, index);
-        t = i < d->target_count && d->targets[i].offset <= index ? &d->targets[i] : NULL;
-        if (t && !t->error && !t->copy) {
-            r = block_offset(d->content, t->offset, &begin);
-            if (r == 0 && begin != t->at)
-                r = DATSYNC_E_RANGE;
-            if (r == 0)
-                r = file_open(d, t->seq, 1, "", &handle);
-            while (r == 0 && n < len && at + n < t->at + t->size) { /* the blocks behind it, in the same write */
-                if (tree_get(d->content, 2 * ++index, &leaf) < 0)
-                    break;
-                n += (size_t)MIN(leaf.size, (uint64_t)(len - n));
-            }
-            if (r == 0 && at + n > t->at + t->size)
-                r = DATSYNC_E_RANGE;
-            if (r == 0)
-                r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, n);
-            if (r < 0)
-                target_fail(d, t, r);
-            d->unsynced = 1;
-            d->aside_bytes += n;
-        }
-        at += n;
-        buf += n;
-        len -= n;
-    }
-    return 0;
+    uint64_t index = d->content->putting;
+    size_t i = target_at(d, index);
+    target *t = i < d->target_count ? &d->targets[i] : NULL;
+    intptr_t handle;
+    int r;
+    if (!t || t->offset > index || t->error || t->copy)
+        return;
+    r = at < t->at || at - t->at > t->size || len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
+    if (r == 0)
+        r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, len);
+    if (r < 0)
+        target_fail(d, t, r);
+    d->unsynced = 1;
+    d->aside_bytes += len;
 }
 
 static int tree_sync(datsync_drive *d)
@@ -6132,8 +6114,10 @@ static int content_write(void *ctx, int part, uint64_t offset, const void *buf, 
     datsync_drive *d = ctx;
     if (part == DATSYNC_PART_SECRET_KEY || (in_files(d, part) && (!d->downloading || !len)))
         return 0; /* it is derived; an owner's bytes lie in his files already */
-    return in_files(d, part) ? content_files_write(d, offset, buf, len)
-                             : d->content_store.write(d->content_store.ctx, part, offset, buf, len);
+    if (!in_files(d, part))
+        return d->content_store.write(d->content_store.ctx, part, offset, buf, len);
+    content_files_write(d, offset, buf, len);
+    return 0;
 }
 
 static int64_t content_size(void *ctx, int part)
@@ -6541,17 +6525,25 @@ static int child_compare(const void *a, const void *b)
     return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
+static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int error)
+{
+    d->refused++;
+    drive_tell(d, DATSYNC_EV_REFUSED, path, seq, 0, error);
+}
+
 static int survey_live(void *ctx, const datsync_entry *e)
 {
     datsync_drive *d = ctx;
-    int r = 0;
+    if (e->error == 0)
+        return MIN(bits_set(&d->env, &d->live, e->version, 1), 0);
+    return 0;
+}
+
+static int survey_live_and_tell(void *ctx, const datsync_entry *e)
+{
     if (e->error)
-        d->refused++;
-    if (e->error)
-        drive_tell(d, DATSYNC_EV_REFUSED, e->path, e->version, 0, e->error);
-    else
-        r = bits_set(&d->env, &d->live, e->version, 1);
-    return r < 0 ? r : 0;
+        drive_refuse(ctx, e->version, e->path, e->error);
+    return survey_live(ctx, e);
 }
 
 /* In folders, blocks that are no live file's are nowhere. */
@@ -6570,8 +6562,8 @@ static int survey_retract(datsync_drive *d, const bits *alive)
     return r;
 }
 
-/* Find out which entries are live in a version, and where the bytes of each are. */
-static int drive_survey(datsync_drive *d, uint64_t version)
+/* Find out which entries are live in a version, and where the bytes of each are; `tell` of those that must not be laid out. */
+static int drive_survey(datsync_drive *d, uint64_t version, int tell)
 {
     uint64_t seq;
     bits alive;
@@ -6582,7 +6574,7 @@ static int drive_survey(datsync_drive *d, uint64_t version)
     d->place_count = 0;
     d->surveyed = NONE;
     d->refused = 0;
-    r = datsync_drive_list(d, version, "/", 1, survey_live, d, NULL);
+    r = datsync_drive_list(d, version, "/", 1, tell ? survey_live_and_tell : survey_live, d, NULL);
     for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
@@ -6702,6 +6694,10 @@ static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
     d->tree.close(d->tree.ctx, handle);
     if (r < 0)
         return r;
+    if (whole && !good) { /* what is left of it must not be taken for a download that was interrupted */
+        r = feed_retract(d->content, begin, end);
+        return r < 0 ? r : DATSYNC_E_CHANGED;
+    }
     if (!good || (whole && info.size != stat.size))
         return DATSYNC_E_CHANGED;
     /* it was only touched: give a clone's file its time back, and the next look is quick */
@@ -6739,7 +6735,7 @@ int64_t datsync_drive_verify(datsync_drive *d, const datsync_drive_check *check)
     int r;
     if (!d->has_tree || !d->content)
         return d->has_tree ? 0 : DATSYNC_E_UNSUPPORTED;
-    if ((r = drive_survey(d, drive_version_here(d))) < 0)
+    if ((r = drive_survey(d, drive_version_here(d), 0)) < 0)
         return r;
     good = drive_check(d, check);
     r = datsync_drive_flush(d);
@@ -6880,7 +6876,7 @@ static int level_load(datsync_drive *d, level *l, uint64_t seq, size_t depth)
 /* Have the folders on the way to a name at hand; those that it shares with the name before are. */
 static int levels_seek(datsync_drive *d, datsync_bytes name)
 {
-    size_t depth = name_depth(name), common = name_common(name_of(d->level_path), name), i;
+    size_t depth = name_depth(name), common = name_common(path_name(d->level_path), name), i;
     int r = 0;
     if (d->level_count > common + 1)
         d->level_count = common + 1;
@@ -7084,7 +7080,7 @@ static int drive_can_write(datsync_drive *d, const char *path)
 {
     if (!datsync_drive_writable(d))
         return DATSYNC_E_READ_ONLY;
-    return path[0] == '/' ? name_check(d, name_of(path)) : DATSYNC_E_PATH;
+    return path[0] == '/' ? name_check(d, path_name(path)) : DATSYNC_E_PATH;
 }
 
 static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat *given, datsync_read_fn *read, void *ctx,
@@ -7097,7 +7093,7 @@ static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat 
         return r;
     if (!(stat.mode & MODE_TYPE))
         stat.mode |= MODE_FILE;
-    seq = entry_append(d, name_of(path), &stat);
+    seq = entry_append(d, path_name(path), &stat);
     if (seq < 0)
         return seq;
     if ((r = entry_forget(d, old_seq, old)) < 0 || (r = entry_remember(d, (uint64_t)seq, &stat)) < 0)
@@ -7129,7 +7125,7 @@ int64_t datsync_drive_remove(datsync_drive *d, const char *path)
         r = datsync_drive_find(d, datsync_drive_version(d), path, &old, NULL);
     if (r < 0)
         return r;
-    seq = entry_append(d, name_of(path), NULL);
+    seq = entry_append(d, path_name(path), NULL);
     if (seq >= 0 && (r = entry_forget(d, old.version, &old.stat)) < 0)
         return r;
     r = batch_flush(d);
@@ -7338,7 +7334,7 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
             seq = r;
     }
     if (seq == 0)
-        seq = entry_append(d, name_of(im->path), &stat);
+        seq = entry_append(d, path_name(im->path), &stat);
     if (seq < 0) {
         im->changes--;
         return is_file_fault((int)seq) ? import_refuse(im, (int)seq) : (int)seq;
@@ -7394,7 +7390,7 @@ static int import_remove_one(importing *im, const char *path, uint64_t seq, cons
     int64_t r = 0;
     im->changes++;
     if (!im->o->dry_run) {
-        r = entry_append(im->d, name_of(path), NULL);
+        r = entry_append(im->d, path_name(path), NULL);
         if (r >= 0)
             r = entry_forget(im->d, seq, stat);
     }
@@ -7437,7 +7433,7 @@ static int import_one(importing *im, const char *name, int on_disk, const listed
     im->path[len] = '/';
     memcpy(im->path + len + 1, name, n + 1);
     im->len = len + 1 + n;
-    if (on_disk && (r = name_check(im->d, name_of(im->path))) < 0) {
+    if (on_disk && (r = name_check(im->d, path_name(im->path))) < 0) {
         on_disk = 0;
         if (strcmp(im->path, "/.dat") != 0)
             (void)import_refuse(im, r);
@@ -7486,7 +7482,7 @@ static int import_empty(importing *im, const datsync_file_info *info, const list
         stat_of_info(&stat, info);
         stat.offset = batch_end(im->d);
         stat.byte_offset = im->d->content->byte_length + im->d->batch_used;
-        seq = entry_append(im->d, name_of(im->path), &stat);
+        seq = entry_append(im->d, path_name(im->path), &stat);
         if (seq < 0)
             return (int)seq;
         if (entry_remember(im->d, (uint64_t)seq, &stat) < 0)
@@ -7552,7 +7548,7 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
         return DATSYNC_E_UNSUPPORTED;
     if (!datsync_drive_writable(d) && !(drive_is_owner(d) && o && o->dry_run))
         return DATSYNC_E_READ_ONLY;
-    if (d->surveyed == NONE && (r = drive_survey(d, datsync_drive_version(d))) < 0)
+    if (d->surveyed == NONE && (r = drive_survey(d, datsync_drive_version(d), 0)) < 0)
         return r;
     im = mem_zeroed(&d->env, sizeof *im);
     if (!im)
@@ -7613,12 +7609,6 @@ static void target_fail(datsync_drive *d, target *t, int error)
         t->error = error;
 }
 
-static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int error)
-{
-    d->refused++;
-    drive_tell(d, DATSYNC_EV_REFUSED, path, seq, 0, error);
-}
-
 static void aside_remove(datsync_drive *d, uint64_t seq)
 {
     char name[48];
@@ -7645,6 +7635,8 @@ static int target_discard(datsync_drive *d, size_t i)
     target t = d->targets[i];
     int r;
     target_drop(d, i);
+    if (d->all)
+        return 0;
     r = bits_fill(&d->env, &d->content->wanted, t.offset, target_end(&t), 0);
     if (d->has_tree && !d->archive && r >= 0) {
         r = feed_retract(d->content, t.offset, target_end(&t));
@@ -7653,24 +7645,31 @@ static int target_discard(datsync_drive *d, size_t i)
     return r < 0 ? r : 0;
 }
 
-/* Make the folders on the way to a path. */
-static int folders_make(datsync_drive *d, const char *path)
+/* Make the folders on the way to a path. `again`: the last one that was made may be gone. */
+static int folders_make(datsync_drive *d, const char *path, int again)
 {
     char part[DATSYNC_MAX_PATH + 2];
-    const char *slash = path;
+    const char *slash = strrchr(path, '/');
+    size_t len = slash ? (size_t)(slash - path) : 0;
     int r = 0;
+    if (!again && len == strlen(d->made) && memcmp(path, d->made, len) == 0)
+        return 0;
+    memcpy(d->made, path, len);
+    d->made[len] = 0;
+    slash = path;
     while (r == 0 && (slash = strchr(slash, '/')) != NULL) {
         memcpy(part, path, (size_t)(slash - path));
         part[slash - path] = 0;
         r = d->tree.mkdir(d->tree.ctx, part);
         slash++;
     }
+    if (r < 0)
+        d->made[0] = 0;
     return r;
 }
 
-static uint32_t mode_of(const datsync_drive *d, uint32_t mode, uint32_t fallback)
+static uint32_t mode_of(uint32_t mode, uint32_t fallback)
 {
-    (void)d;
     mode &= 0777u; /* neither setuid nor sticky */
     return (mode ? mode : fallback) | 0400u;
 }
@@ -7725,7 +7724,7 @@ static int plan_delete(datsync_drive *d, const bits *before)
     for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++) {
         if ((r = mem_grow(&d->env, &live, &cap, count + 1, sizeof *live)) < 0 || (r = entry_load(d, seq, &e)) < 0)
             break;
-        live[count].name = name_hash(d, name_of(e.path));
+        live[count].name = name_hash(d, path_name(e.path));
         live[count++].seq = 0;
     }
     if (count)
@@ -7735,7 +7734,7 @@ static int plan_delete(datsync_drive *d, const bits *before)
             continue;
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
-        key.name = name_hash(d, name_of(e.path));
+        key.name = name_hash(d, path_name(e.path));
         key.seq = 0;
         found = count ? bsearch(&key, live, count, sizeof key, child_compare) : NULL;
         if (!found)
@@ -7754,6 +7753,7 @@ static int plan_clean_one(void *arg, const char *name)
         seq = 10 * seq + (uint64_t)(*p++ - '0');
     if (p != name && (*p == 0 || strcmp(p, ".bits") == 0) && !bits_get(&d->live, seq))
         aside_remove(d, seq);
+    d->has_aside |= name[0] != '.';
     return 0;
 }
 
@@ -7788,7 +7788,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     if (r == DATSYNC_E_MORE)
         r = 0;
     if (r == 0)
-        r = drive_survey(d, version);
+        r = drive_survey(d, version, 1);
     for (i = d->target_count; i-- > 0 && r == 0;)
         if (!bits_get(&d->live, d->targets[i].seq))
             r = target_discard(d, i);
@@ -7799,6 +7799,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
             r = plan_delete(d, &before);
         if (r == 0 && laid != version)
             r = latest_write(d, version);
+        d->has_aside = d->target_count > 0;
         if (r == 0)
             (void)d->tree.list(d->tree.ctx, ".dat/partial", plan_clean_one, d);
         if (r == 0)
@@ -7834,7 +7835,7 @@ static int old_build(datsync_drive *d)
             continue;
         if ((r = mem_grow(&d->env, &d->old, &d->old_cap, d->old_count + 1, sizeof *d->old)) < 0)
             break;
-        d->old[d->old_count].name = name_hash(d, name_of(e.path));
+        d->old[d->old_count].name = name_hash(d, path_name(e.path));
         d->old[d->old_count++].seq = seq;
     }
     if (d->old_count)
@@ -7845,7 +7846,7 @@ static int old_build(datsync_drive *d)
 
 static int is_old_version(datsync_drive *d, const char *path, const datsync_file_info *info)
 {
-    uint64_t name = name_hash(d, name_of(path));
+    uint64_t name = name_hash(d, path_name(path));
     size_t lo = 0, hi;
     datsync_entry e;
     int r = 0;
@@ -7882,14 +7883,14 @@ static int file_blank(datsync_drive *d, intptr_t handle, uint64_t from, uint64_t
 /* The deployed implementation writes into the files themselves: does this one hold what is claimed of it, and nothing else? */
 static int is_half_download(datsync_drive *d, const char *path, const datsync_stat *stat, const datsync_file_info *info)
 {
-    uint64_t i, end = stat->offset + stat->blocks, begin, at = 0, offset;
+    uint64_t i, end = stat->offset + stat->blocks, begin = stat->byte_offset, at = 0, offset;
     intptr_t handle;
     int good = 1;
     if (info->size > stat->size || bits_next(&d->content->claimed, stat->offset, end, 1) >= end ||
-        block_offset(d->content, stat->offset, &begin) < 0 || d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
+        d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
         return 0;
     for (i = stat->offset; good && (i = bits_next(&d->content->claimed, i, end, 1)) < end; i++) {
-        good = block_offset(d->content, i, &offset) == 0 && offset - begin >= at &&
+        good = block_offset(d->content, i, &offset) == 0 && offset >= begin && offset - begin >= at &&
                file_blank(d, handle, at, offset - begin);
         at = good ? offset - begin : 0;
         good = good && file_block_good(d, handle, i, &at) > 0;
@@ -7913,7 +7914,7 @@ static int aside_load(datsync_drive *d, const target *t)
     int64_t n;
     int r = 0;
     aside_name(name, t->seq, "");
-    if (d->tree.stat(d->tree.ctx, name, &info) < 0)
+    if (!d->has_aside || d->tree.stat(d->tree.ctx, name, &info) < 0)
         return 0;
     aside_name(name, t->seq, ".bits");
     if (d->tree.open(d->tree.ctx, name, 0, &handle) < 0)
@@ -7994,7 +7995,7 @@ static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const 
             tell_added(d->content, i, i + 1);
     if (r >= 0 && d->content->aside)
         r = feed_settle_claims(d->content, stat->offset, end);
-    (void)d->tree.set(d->tree.ctx, path + 1, mode_of(d, stat->mode, 0644), stat->mtime);
+    (void)d->tree.set(d->tree.ctx, path + 1, mode_of(stat->mode, 0644), stat->mtime);
     aside_remove(d, seq);
     if (r >= 0)
         drive_tell(d, DATSYNC_EV_ENTRY, path, seq, stat->size, 0);
@@ -8006,11 +8007,11 @@ static int begin_folder(datsync_drive *d, uint64_t seq, const char *path, const 
     int r;
     if (!d->has_tree)
         return 0;
-    r = folders_make(d, path + 1);
+    r = folders_make(d, path + 1, 1);
     if (r == 0)
         r = d->tree.mkdir(d->tree.ctx, path + 1);
     if (r == 0)
-        r = d->tree.set(d->tree.ctx, path + 1, mode_of(d, stat->mode, 0755) | 0700u, stat->mtime);
+        r = d->tree.set(d->tree.ctx, path + 1, mode_of(stat->mode, 0755) | 0700u, stat->mtime);
     d->unsynced = 1;
     if (r < 0)
         drive_refuse(d, seq, path, r);
@@ -8101,7 +8102,7 @@ static int target_begin(datsync_drive *d, uint64_t seq)
     d->target_count++;
     d->wanted += t.missing;
     d->ended += !t.missing;
-    return t.missing ? datsync_feed_want(d->content, t.offset, target_end(&t)) : 0;
+    return t.missing && !d->all ? datsync_feed_want(d->content, t.offset, target_end(&t)) : 0;
 }
 
 /* ------------------------------------------------ files that are whole */
@@ -8136,10 +8137,13 @@ static int finish_rename(datsync_drive *d, const target *t, const char *path)
         return DATSYNC_E_CHANGED; /* since we began */
     file_close(d, t->seq);
     aside_name(name, t->seq, "");
-    if ((r = d->tree.set(d->tree.ctx, name, mode_of(d, t->mode, 0644), t->mtime)) < 0 || (r = folders_make(d, path)) < 0)
+    if ((r = d->tree.set(d->tree.ctx, name, mode_of(t->mode, 0644), t->mtime)) < 0 || (r = folders_make(d, path, 0)) < 0)
         return r;
     d->unsynced = 1;
-    return d->tree.rename(d->tree.ctx, name, path);
+    r = d->tree.rename(d->tree.ctx, name, path);
+    if (r == DATSYNC_E_NO_ENTRY && (r = folders_make(d, path, 1)) == 0)
+        r = d->tree.rename(d->tree.ctx, name, path);
+    return r;
 }
 
 static int finish_tell(datsync_drive *d, size_t i)
@@ -8261,11 +8265,12 @@ static int drive_ready(datsync_drive *d, unsigned mode)
     drive_hold(d, d->downloading);
     if (!d->content)
         return 0;
-    if (d->downloading)
+    d->all = d->archive && d->has_tree && !d->layout.select && !d->layout.version;
+    if (d->downloading && !d->all)
         datsync_feed_unwant(d->content);
     if (!d->has_tree || d->archive)
         return 0;
-    r = drive_survey(d, drive_version_here(d));
+    r = drive_survey(d, drive_version_here(d), 0);
     if (r == DATSYNC_E_MORE) {
         d->surveyed = NONE; /* not all of the metadata is here; planning will do it */
         return 0;
@@ -8309,8 +8314,9 @@ static void drive_beyond(datsync_drive *d, uint64_t end)
             target_fail(d, &d->targets[i], DATSYNC_E_RANGE);
 }
 
-/* One step of the download; `complete`: all of the metadata that is offered is here. Returns 1 if there is more to do at once. */
-static int drive_step(datsync_drive *d, uint64_t now, int complete)
+/* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content. Returns 1 if there
+ * is more to do at once. */
+static int drive_step(datsync_drive *d, uint64_t now, int complete, int history)
 {
     uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest;
     int r = 0, more = 0;
@@ -8334,14 +8340,14 @@ static int drive_step(datsync_drive *d, uint64_t now, int complete)
          now - d->aside_since >= DATSYNC_GROUP_MS) &&
         (r = targets_commit(d)) < 0)
         return r;
-    if (!more && d->cursor > d->plan && !d->target_count && !d->told) {
+    if (!more && d->cursor > d->plan && !d->target_count && !d->told && (history || !d->all)) {
         if ((r = datsync_drive_flush(d)) < 0)
             return r;
         d->told = 1;
         drive_hold(d, 0);
         drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan, d->refused, 0);
     }
-    return more || (d->cursor <= d->plan && d->wanted < DRIVE_AHEAD && d->target_count < DRIVE_TARGETS && !d->target_count);
+    return more || (d->cursor <= d->plan && !d->target_count);
 }
 
 /* ================================================================ synchronizer ================================== */
@@ -8855,6 +8861,18 @@ static void drive_bound(const shared_drive *s)
         drive_beyond(s->drive, end);
 }
 
+/* Is everything here that is offered? A dat that is not an archive has no history to offer. */
+static int drive_has_history(const datsync *ds, const datsync_feed *content)
+{
+    const link *l;
+    for (l = ds->links; l; l = l->next) {
+        const channel *c = l->peer && content ? channel_by_feed(l->peer, content) : NULL;
+        if (!l->error && (!link_settled(l, c) || (c && !channel_idle(c))))
+            return 0;
+    }
+    return 1;
+}
+
 static void drives_step(datsync *ds)
 {
     shared_drive *s;
@@ -8871,7 +8889,7 @@ static void drives_step(datsync *ds)
         if (r >= 0 && d->content && d->target_count)
             drive_bound(s);
         if (r >= 0)
-            r = drive_step(d, ds->now, datsync_complete(ds, d->metadata));
+            r = drive_step(d, ds->now, datsync_complete(ds, d->metadata), !d->all || drive_has_history(ds, d->content));
         s->busy = r > 0;
         ds->kick |= d->wanted != wanted || (d->told && !d->metadata->hold && r >= 0 && !s->told);
         s->told = d->told;
@@ -8995,6 +9013,7 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
 {
     link *l, *next;
     dial *d;
+    shared_drive *s;
     size_t i, k;
     ds->now = MAX(ds->now, now);
     for (i = 0; i < count; i++)
@@ -9032,6 +9051,8 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
         for (l = ds->links; l; l = l->next)
             if (l->state == LINK_OPEN && !l->error && datsync_peer_tick(l->peer, ds->now) < 0)
                 link_fail(l, l->peer->error);
+        for (s = ds->drives; s; s = s->next)
+            file_close(s->drive, NONE); /* others may want to replace them */
         ds_event(ds, DATSYNC_EV_TICK, NULL, NULL, 0, 0, 0);
     }
     return 0;

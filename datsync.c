@@ -5632,7 +5632,7 @@ static int node_level(datsync_drive *d, const drive_node *n, size_t want, seqs *
     int k = datsync_varint_decode(n->paths.data, n->paths.len, &header), r;
     out->count = 0;
     if (k < 0)
-        return n->paths.len ? DATSYNC_E_INDEX : 0;
+        return DATSYNC_E_INDEX;
     at = (size_t)k;
     for (depth = 0; at < n->paths.len; depth++) {
         if ((k = datsync_varint_decode(n->paths.data + at, n->paths.len - at, &count)) < 0)

@@ -12,4 +12,6 @@ to be fast. It needs the Python standard library and libsodium. Bottom up:
     feed      a feed in memory: append, prove, verify and put
     sleep     SLEEP folders: read, write, audit
     peer      a scripted peer on a TCP socket, and a correct simple server and downloader
+    drive     drives: messages, index, log, a drive in memory, on disk and on a connection
+    evil      drives that no honest owner would make
 """

@@ -1,8 +1,8 @@
 'use strict'
 // Records vectors/ from the deployed JavaScript packages: node record.js [OUT]   (OUT: default ../../vectors)
 // Every id, nonce and random choice comes from fixed seeds, so that a second run writes the same bytes.
-// Replaces messages.json, rle.json, digest.json, bitfield.json, crypto.json, conversations/ and sleep/ in OUT, and leaves
-// README.md and schema.json, which are written by hand.
+// Replaces messages.json, rle.json, digest.json, bitfield.json, crypto.json, conversations/, sleep/, drives.json and drives/ in
+// OUT, and leaves README.md and schema.json, which are written by hand, and drives/dat-13*, which dat itself wrote.
 // env: DEPS as in common.js
 const fs = require('fs')
 const path = require('path')
@@ -21,7 +21,7 @@ load('sodium-universal').randombytes_buf = function (buffer) { random.bytes(buff
 Math.random = () => random.bytes(4).readUInt32LE(0) / 4294967296
 
 const versions = {}
-for (const name of ['hypercore', 'hypercore7', 'hypercore-protocol', 'hypercore-crypto', 'bitfield-rle', 'flat-tree', 'sparse-bitfield', 'random-access-file', 'random-access-memory']) {
+for (const name of ['hypercore', 'hypercore7', 'hypercore-protocol', 'hypercore-crypto', 'bitfield-rle', 'flat-tree', 'sparse-bitfield', 'random-access-file', 'random-access-memory', 'hyperdrive', 'append-tree', 'dat-storage']) {
   versions[name === 'hypercore7' ? 'hypercore 7' : name] = JSON.parse(fs.readFileSync(path.join(deps, 'node_modules', name, 'package.json'))).version
 }
 function from (...names) { return Object.fromEntries(names.map(n => [n, versions[n]])) }
@@ -76,13 +76,14 @@ function runs (bytes) {
 
 async function main () {
   const tools = { random, from, write, ranges, runs, out }
-  for (const name of ['messages.json', 'rle.json', 'digest.json', 'bitfield.json', 'crypto.json', 'conversations', 'sleep']) {
+  for (const name of ['messages.json', 'rle.json', 'digest.json', 'bitfield.json', 'crypto.json', 'conversations', 'sleep', 'drives.json']) {
     fs.rmSync(path.join(out, name), { recursive: true, force: true })
   }
   await require('./record-codecs')(tools)
   await require('./record-messages')(tools)
   await require('./record-sleep')(tools)
   await require('./record-conversations')(tools)
+  await require('./record-drives')(tools)
   process.exit(0)
 }
 main().catch(err => { console.error(err); process.exit(1) })

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 
@@ -20,13 +21,23 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 #define CLI_BATCH_BYTES 8388608u
 #define CLI_BLOCK_SIZE 65536u
 #define CLI_TIMEOUT_S 30u
-/* --peer and --range, each so often. */
+/* --peer, --range and --select, each so often. */
 #define CLI_MAX_PEERS 64u
 #define CLI_MAX_RANGES 64u
+#define CLI_MAX_SELECTS 64u
+/* Bytes of a .datignore and of a dat.json. */
+#define CLI_MAX_FILE 1048576u
 /* Milliseconds between two pictures of the bar, and between two plain lines. */
 #define CLI_BAR_MS 100u
 #define CLI_LINE_MS 10000u
+/* Milliseconds for which an import leaves the network alone; between two scans of a folder, and how many times longer than a
+ * scan takes. */
+#define CLI_TURN_MS 20u
+#define CLI_SCAN_MS 1000u
+#define CLI_SCAN_TIMES 20u
 #define CLI_PORT "3282"
+
+#define COUNT(table) (sizeof(table) / sizeof(table)[0])
 
 typedef struct range {
     uint64_t start, end;
@@ -34,36 +45,63 @@ typedef struct range {
 
 typedef struct cli {
     const struct command *command;
-    const char *words[2]; /* what stands beside the options; `append` has more of them in files */
+    const char *words[3]; /* what stands beside the options; `append` has more of them in files */
     int word_count;
     char **files;
     int file_count;
     /* options */
     int help, json, quiet, no_sync, lines, live, no_listen;
-    const char *listen, *secret_key;
+    int watch, archive, force, with_hidden, long_form, recursive;
+    const char *listen, *secret_key, *secret_dir;
+    const char *title, *description, *author, *license;
     char only_port[8]; /* what `listen` points to for a bare PORT */
     const char *peers[CLI_MAX_PEERS];
     size_t peer_count;
     range ranges[CLI_MAX_RANGES];
     size_t range_count;
-    uint64_t block_size, timeout, max_peers;
+    const char *selects[CLI_MAX_SELECTS];
+    size_t select_count;
+    uint64_t block_size, timeout, max_peers, checkout;
     /* state */
-    int said; /* an error has been told */
+    int said;      /* an error has been told */
+    int bar_drawn; /* the last line of standard error is a bar */
     datsync_env env;
 } cli;
 
 typedef struct command {
+    int feed; /* `datsync feed NAME` */
     const char *name;
     const char *usage;
     const char *about;
     int min, max; /* words beside the options; max -1: any number */
-    unsigned bit; /* in the options table */
+    uint32_t bit; /* in the options table */
     int (*run)(cli *c);
 } command;
 
-enum { CREATE = 1, APPEND = 2, CAT = 4, INFO = 8, VERIFY = 16, SHARE = 32, CLONE = 64 };
+enum {
+    FEED_CREATE = 1,
+    FEED_APPEND = 1 << 1,
+    FEED_CAT = 1 << 2,
+    FEED_INFO = 1 << 3,
+    FEED_VERIFY = 1 << 4,
+    FEED_SHARE = 1 << 5,
+    FEED_CLONE = 1 << 6,
+    CREATE = 1 << 7,
+    SHARE = 1 << 8,
+    CLONE = 1 << 9,
+    PULL = 1 << 10,
+    SYNC = 1 << 11,
+    LOG = 1 << 12,
+    STATUS = 1 << 13,
+    KEYS = 1 << 14,
+    VERIFY = 1 << 15,
+    LS = 1 << 16,
+    CAT = 1 << 17,
+    ALL_DRIVE = (1 << 18) - 128,
+    ALL = (1 << 18) - 1
+};
 
-/* ---------------------------------------------------------------- JSON ------------------------------------------ */
+/* ---------------------------------------------------------------- text ------------------------------------------ */
 
 /* The length of the UTF-8 sequence at s, 0 if it is none. */
 static size_t utf8_length(const unsigned char *s)
@@ -91,38 +129,89 @@ static size_t utf8_length(const unsigned char *s)
     return len;
 }
 
-static void json_text(const char *text)
+/* The code point at *s, which is moved behind it; a byte that is no UTF-8 stands for itself, beyond all code points. */
+static uint32_t next_char(const char **s)
 {
-    const unsigned char *s = (const unsigned char *)text;
+    const unsigned char *at = (const unsigned char *)*s;
+    size_t len = utf8_length(at);
+    uint32_t ch = at[0];
 
-    putchar('"');
-    while (*s != 0) {
-        size_t len = utf8_length(s);
-        if (len == 0) {
-            fputs("\\ufffd", stdout);
-            len = 1;
-        } else if (*s == '"' || *s == '\\') {
-            printf("\\%c", *s);
-        } else if (*s < 0x20 || *s == 0x7f) {
-            printf("\\u%04x", *s);
-        } else {
-            fwrite(s, 1, len, stdout);
-        }
-        s += len;
+    if (len == 0) {
+        *s += 1;
+        return 0x110000u + ch;
     }
-    putchar('"');
+    if (len > 1) {
+        ch &= 0x7fu >> len;
+        for (size_t i = 1; i < len; i++) {
+            ch = ch << 6 | (at[i] & 0x3fu);
+        }
+    }
+    *s += len;
+    return ch;
+}
+
+/* What no terminal should get from strangers: controls, what turns the writing around, what is no UTF-8. */
+static int is_unsafe(uint32_t ch)
+{
+    return ch < 0x20 || (ch >= 0x7f && ch < 0xa0) || ch == 0x200e || ch == 0x200f || (ch >= 0x2028 && ch <= 0x202e) ||
+           (ch >= 0x2066 && ch <= 0x2069) || ch >= 0x110000u;
+}
+
+/* Text that may be anybody's; unsafe bytes as \xNN. */
+static void put_safe(FILE *out, const char *text)
+{
+    while (*text != 0) {
+        const char *from = text;
+        uint32_t ch = next_char(&text);
+        if (!is_unsafe(ch)) {
+            fwrite(from, 1, (size_t)(text - from), out);
+            continue;
+        }
+        while (from < text) {
+            fprintf(out, "\\x%02x", (unsigned char)*from++);
+        }
+    }
+}
+
+typedef void put_fn(void *to, const char *text, size_t len);
+
+static void put_file(void *to, const char *text, size_t len)
+{
+    fwrite(text, 1, len, to);
+}
+
+/* A JSON string, with its quotes. */
+static void json_escape(put_fn *put, void *to, const char *text)
+{
+    char escape[16];
+
+    put(to, "\"", 1);
+    while (*text != 0) {
+        const char *from = text;
+        uint32_t ch = next_char(&text);
+        if (ch == '"' || ch == '\\') {
+            snprintf(escape, sizeof escape, "\\%c", (int)ch);
+        } else if (is_unsafe(ch)) {
+            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)(ch >= 0x110000u ? 0xfffdu : ch));
+        } else {
+            put(to, from, (size_t)(text - from));
+            continue;
+        }
+        put(to, escape, strlen(escape));
+    }
+    put(to, "\"", 1);
 }
 
 static void json_begin(const char *event)
 {
     fputs("{\"event\":", stdout);
-    json_text(event);
+    json_escape(put_file, stdout, event);
 }
 
 static void json_string(const char *name, const char *value)
 {
     printf(",\"%s\":", name);
-    json_text(value);
+    json_escape(put_file, stdout, value);
 }
 
 static void json_number(const char *name, uint64_t value)
@@ -135,6 +224,13 @@ static void json_bool(const char *name, int value)
     printf(",\"%s\":%s", name, value ? "true" : "false");
 }
 
+/* An error of the library's: its number and its sentence. */
+static void json_reason(int error)
+{
+    printf(",\"code\":%d", error);
+    json_string("reason", datsync_strerror(error));
+}
+
 static void json_end(void)
 {
     fputs("}\n", stdout);
@@ -143,10 +239,27 @@ static void json_end(void)
 
 /* ---------------------------------------------------------------- words ----------------------------------------- */
 
+static void bar_clear(cli *c)
+{
+    if (c->bar_drawn) {
+        fputs("\r\033[K", stderr);
+        c->bar_drawn = 0;
+    }
+}
+
+/* datsync: feed clone: */
+static void put_name(const cli *c)
+{
+    fputs("datsync: ", stderr);
+    if (c->command != NULL) {
+        fprintf(stderr, "%s%s: ", c->command->feed ? "feed " : "", c->command->name);
+    }
+}
+
 /* The one line of what went wrong; returns the exit code. Only the first one of a run is told. */
 static int fail(cli *c, int code, const char *format, ...)
 {
-    char line[1024];
+    char line[DATSYNC_MAX_PATH + 1024];
     va_list args;
 
     if (c->said) {
@@ -156,13 +269,10 @@ static int fail(cli *c, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    for (char *at = line; *at != 0; at++) {
-        if (*at == '\n' || *at == '\r') {
-            *at = ' ';
-        }
-    }
-    fprintf(stderr, "datsync: %s%s%s\n", c->command != NULL ? c->command->name : "", c->command != NULL ? ": " : "",
-            line);
+    bar_clear(c);
+    put_name(c);
+    put_safe(stderr, line);
+    fputc('\n', stderr);
     if (c->json) {
         json_begin("error");
         json_number("code", (uint64_t)code);
@@ -172,16 +282,69 @@ static int fail(cli *c, int code, const char *format, ...)
     return code;
 }
 
+/* One of many that went wrong: a line for it, while the rest goes on. */
+static void complain(cli *c, const char *what, const char *why)
+{
+    bar_clear(c);
+    put_name(c);
+    put_safe(stderr, what);
+    fputs(": ", stderr);
+    put_safe(stderr, why);
+    fputc('\n', stderr);
+}
+
+/* A line for people: what happened, where. */
+static void note(cli *c, const char *format, ...)
+{
+    char line[DATSYNC_MAX_PATH + 1024];
+    va_list args;
+
+    if (c->quiet || c->json) {
+        return;
+    }
+    bar_clear(c);
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    put_safe(stderr, line);
+    fputc('\n', stderr);
+}
+
 /* A file of the user's: what the C library says of it. */
 static int fail_file(cli *c, const char *file, int number)
 {
     return fail(c, FAILED, "%s: %s", file, number != 0 ? strerror(number) : "cannot be read");
 }
 
+static int folder_key(const char *dir, const char *name, uint8_t key[32]);
+
+/* The other kind's commands may be what is meant. */
 static int fail_feed(cli *c, const char *dir, int error)
 {
+    uint8_t key[32];
+
+    if (error == DATSYNC_E_NOT_FOUND && folder_key(dir, ".dat/metadata.key", key)) {
+        return fail(c, FAILED, "%s: no feed is here, but a drive: use datsync without `feed`, as in datsync clone",
+                    dir);
+    }
     if (error == DATSYNC_E_NOT_FOUND) {
         return fail(c, FAILED, "%s: no feed is here", dir);
+    }
+    return fail(c, FAILED, "%s: %s", dir, datsync_strerror(error));
+}
+
+static int fail_drive(cli *c, const char *dir, int error)
+{
+    uint8_t key[32];
+
+    if (error == DATSYNC_E_NOT_FOUND && folder_key(dir, "key", key)) {
+        return fail(c, FAILED, "%s: no drive is here, but a feed: use datsync feed, as in datsync feed clone", dir);
+    }
+    if (error == DATSYNC_E_NOT_FOUND) {
+        return fail(c, FAILED, "%s: no drive is here", dir);
+    }
+    if (error == DATSYNC_E_HEADER) {
+        return fail(c, FAILED, "%s: this is no drive; a bare feed is fetched with datsync feed clone", dir);
     }
     return fail(c, FAILED, "%s: %s", dir, datsync_strerror(error));
 }
@@ -219,6 +382,560 @@ static const char *duration(char out[32], double seconds)
         snprintf(out, 32, "%u:%02u", (unsigned)(s / 60), (unsigned)(s % 60));
     }
     return out;
+}
+
+/* 0.25 s, 2:03 */
+static const char *elapsed(char out[32], double seconds)
+{
+    if (seconds >= 60) {
+        return duration(out, seconds);
+    }
+    snprintf(out, 32, "%.2f s", seconds);
+    return out;
+}
+
+/* ---------------------------------------------------------------- the user's files ------------------------------- */
+
+/* Bytes that grow, with a NUL behind them. */
+typedef struct growing {
+    char *text;
+    size_t len, cap;
+    int failed;
+} growing;
+
+static void put_buffer(void *to, const char *text, size_t len)
+{
+    growing *b = to;
+
+    if (b->len + len + 1 > b->cap) {
+        size_t cap = 2 * (b->len + len) + 256;
+        char *grown = realloc(b->text, cap);
+        if (grown == NULL) {
+            b->failed = 1;
+            return;
+        }
+        b->text = grown;
+        b->cap = cap;
+    }
+    memcpy(b->text + b->len, text, len);
+    b->len += len;
+    b->text[b->len] = 0;
+}
+
+/* A small file beneath a folder, whole: 0, or an error (DATSYNC_E_NO_ENTRY; DATSYNC_E_TOO_BIG). Links are not followed. */
+static int read_whole(const datsync_tree *tree, const char *path, growing *out)
+{
+    char piece[16384];
+    intptr_t file;
+    int64_t got = 1;
+
+    memset(out, 0, sizeof *out);
+    int error = tree->open(tree->ctx, path, 0, &file);
+    if (error < 0) {
+        return error;
+    }
+    while (got > 0 && out->len <= CLI_MAX_FILE && !out->failed) {
+        got = tree->read(tree->ctx, file, out->len, piece, sizeof piece);
+        put_buffer(out, piece, got > 0 ? (size_t)got : 0);
+    }
+    tree->close(tree->ctx, file);
+    error = got < 0 ? (int)got : out->failed ? DATSYNC_E_NOMEM : out->len > CLI_MAX_FILE ? DATSYNC_E_TOO_BIG : 0;
+    if (error < 0) {
+        free(out->text);
+        memset(out, 0, sizeof *out);
+    }
+    return error;
+}
+
+static void close_tree(datsync_tree *tree)
+{
+    if (tree->close_tree != NULL) {
+        tree->close_tree(tree->ctx);
+    }
+    memset(tree, 0, sizeof *tree);
+}
+
+/* The key that a folder keeps in the file of this name: 1 if there is one. */
+static int folder_key(const char *dir, const char *name, uint8_t key[32])
+{
+    datsync_tree tree;
+    growing text;
+    int there = 0;
+
+    memset(&tree, 0, sizeof tree);
+    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+        return 0;
+    }
+    if (read_whole(&tree, name, &text) == 0) {
+        there = text.len == 32;
+        memcpy(key, text.text, there ? 32 : 0);
+        free(text.text);
+    }
+    close_tree(&tree);
+    return there;
+}
+
+/* ---------------------------------------------------------------- globs ----------------------------------------- */
+
+/* [a-z], [!a]: p is behind the bracket. Returns the place behind the closing one, NULL if there is none. */
+static const char *match_set(const char *p, uint32_t ch, int *hit)
+{
+    int negate = *p == '!' || *p == '^', found = 0;
+
+    p += negate;
+    for (int first = 1; first || *p != ']'; first = 0) {
+        if (*p == 0 || *p == '/' || (*p == '\\' && (p[1] == 0 || p[1] == '/'))) {
+            return NULL;
+        }
+        p += *p == '\\';
+        uint32_t low = next_char(&p), high = low;
+        if (*p == '-' && p[1] != ']' && p[1] != 0 && p[1] != '/') {
+            p++;
+            p += *p == '\\' && p[1] != 0 && p[1] != '/';
+            high = next_char(&p);
+        }
+        found |= ch >= low && ch <= high;
+    }
+    *hit = found != negate;
+    return p + 1;
+}
+
+/* One character of a name against what stands at *p, which is moved over it if they match. */
+static int match_one(const char **p, const char *p_end, const char **s)
+{
+    const char *at = *p, *name = *s;
+    int hit = 0;
+
+    if (at >= p_end) {
+        return 0;
+    }
+    uint32_t ch = next_char(&name);
+    if (*at == '?') {
+        hit = 1;
+        at++;
+    } else if (*at == '[') {
+        at = match_set(at + 1, ch, &hit);
+    } else {
+        at += *at == '\\';
+        hit = next_char(&at) == ch;
+    }
+    if (hit) {
+        *p = at;
+        *s = name;
+    }
+    return hit;
+}
+
+/* One name against one segment of a pattern. Only the last star need ever be tried again. */
+static int match_name(const char *p, const char *p_end, const char *s, const char *s_end)
+{
+    const char *star = NULL, *mark = NULL;
+
+    while (s < s_end) {
+        if (p < p_end && *p == '*') {
+            star = ++p;
+            mark = s;
+        } else if (!match_one(&p, p_end, &s)) {
+            if (star == NULL) {
+                return 0;
+            }
+            next_char(&mark);
+            s = mark;
+            p = star;
+        }
+    }
+    while (p < p_end && *p == '*') {
+        p++;
+    }
+    return p == p_end;
+}
+
+/* A whole path, without a slash before it: `**` stands for any number of folders, at the end for all that is beneath. */
+static int match_path(const char *p, const char *s)
+{
+    const char *star = NULL, *mark = NULL;
+
+    while (*s != 0) {
+        const char *p_end = p + strcspn(p, "/"), *s_end = s + strcspn(s, "/");
+        if (p_end - p == 2 && p[0] == '*' && p[1] == '*') {
+            if (*p_end == 0) {
+                return 1;
+            }
+            star = p = p_end + 1;
+            mark = s;
+        } else if (*p != 0 && match_name(p, p_end, s, s_end)) {
+            p = p_end + (*p_end != 0);
+            s = s_end + (*s_end != 0);
+        } else if (star != NULL) {
+            mark += strcspn(mark, "/");
+            mark += *mark != 0;
+            s = mark;
+            p = star;
+        } else {
+            return 0;
+        }
+    }
+    return *p == 0;
+}
+
+static const char *glob_fault(const char *p)
+{
+    int hit;
+
+    if (*p == 0) {
+        return "an empty pattern";
+    }
+    while (*p != 0) {
+        if (*p == '\\' && (p[1] == 0 || p[1] == '/')) {
+            return "a backslash with nothing behind it";
+        }
+        if (*p == '[') {
+            p = match_set(p + 1, 0, &hit);
+            if (p == NULL) {
+                return "a [ without its ]";
+            }
+        } else {
+            p += 1 + (*p == '\\');
+        }
+    }
+    return NULL;
+}
+
+/* Is this path, or a folder that it lies in, what the user asked for? */
+static int is_selected(void *ctx, const char *path)
+{
+    const cli *c = ctx;
+    char part[DATSYNC_MAX_PATH + 1];
+
+    path += *path == '/';
+    size_t len = strlen(path);
+    if (len >= sizeof part) {
+        return 0;
+    }
+    for (size_t at = 1; at <= len; at++) {
+        if (path[at] != '/' && path[at] != 0) {
+            continue;
+        }
+        memcpy(part, path, at);
+        part[at] = 0;
+        for (size_t i = 0; i < c->select_count; i++) {
+            if (match_path(c->selects[i], part)) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- .datignore ------------------------------------ */
+
+typedef struct rule {
+    const char *pattern;
+    int negate, folder, anchored;
+} rule;
+
+typedef struct ignoring {
+    char *text; /* the file, cut into patterns */
+    rule *rules;
+    size_t count;
+    int with_hidden;
+} ignoring;
+
+static void ignoring_free(ignoring *ig)
+{
+    free(ig->text);
+    free(ig->rules);
+    memset(ig, 0, sizeof *ig);
+}
+
+/* One line, which is cut as needed: NULL if it is a rule or nothing, else what is wrong with it. */
+static const char *read_rule(char *line, size_t len, rule *out)
+{
+    memset(out, 0, sizeof *out);
+    if (memchr(line, 0, len) != NULL) {
+        return "a NUL byte";
+    }
+    line[len] = 0;
+    while (len > 0 && (line[len - 1] == '\r' || line[len - 1] == ' ') && !(len > 1 && line[len - 2] == '\\')) {
+        line[--len] = 0;
+    }
+    if (len == 0 || line[0] == '#') {
+        return NULL;
+    }
+    out->negate = line[0] == '!';
+    line += out->negate;
+    len -= (size_t)out->negate;
+    if (len > 1 && line[len - 1] == '/') {
+        out->folder = 1;
+        line[--len] = 0;
+    }
+    out->anchored = strchr(line, '/') != NULL;
+    out->pattern = line + (line[0] == '/');
+    return glob_fault(out->pattern);
+}
+
+/* Reads the folder's .datignore, which need not be there. `bad` is called for each line that is no pattern. */
+static int read_ignore(ignoring *ig, const datsync_tree *tree, void (*bad)(void *ctx, size_t line, const char *why),
+                       void *ctx)
+{
+    growing text;
+    size_t lines = 1;
+
+    int error = read_whole(tree, ".datignore", &text);
+    if (error < 0) {
+        return error == DATSYNC_E_NO_ENTRY ? 0 : error;
+    }
+    for (size_t i = 0; i < text.len; i++) {
+        lines += text.text[i] == '\n';
+    }
+    ig->text = text.text;
+    ig->rules = calloc(lines, sizeof *ig->rules);
+    if (ig->rules == NULL) {
+        return DATSYNC_E_NOMEM;
+    }
+    size_t at = text.len >= 3 && memcmp(text.text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    for (size_t line = 1; line <= lines; line++) {
+        char *end = memchr(text.text + at, '\n', text.len - at);
+        size_t len = end != NULL ? (size_t)(end - text.text) - at : text.len - at;
+        const char *why = read_rule(text.text + at, len, &ig->rules[ig->count]);
+        if (why != NULL) {
+            bad(ctx, line, why);
+        } else if (ig->rules[ig->count].pattern != NULL) {
+            ig->count++;
+        }
+        at += len + 1;
+    }
+    return 0;
+}
+
+/* What is left out without being asked: hidden files but .well-known/dat, and what the Finder leaves everywhere. */
+static int is_hidden(const ignoring *ig, const char *path, const char *name, int is_folder)
+{
+    static const char known[] = ".well-known";
+    size_t len = sizeof known - 1;
+
+    if (strcmp(name, ".DS_Store") == 0) {
+        return 1;
+    }
+    if (ig->with_hidden) {
+        return 0;
+    }
+    if (strncmp(path, known, len) == 0 && path[len] == '/' && name == path + len + 1) {
+        return strcmp(name, "dat") != 0;
+    }
+    return name[0] == '.' && !(is_folder && strcmp(path, known) == 0);
+}
+
+/* One path by itself: the last rule that fits decides. */
+static int is_ruled_out(const ignoring *ig, const char *path, int is_folder)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    int out = is_hidden(ig, path, name, is_folder);
+
+    for (size_t i = 0; i < ig->count; i++) {
+        const rule *r = &ig->rules[i];
+        if (r->negate == out && (is_folder || !r->folder) && match_path(r->pattern, r->anchored ? path : name)) {
+            out = !r->negate;
+        }
+    }
+    return out;
+}
+
+/* A path is left out if it is, or any folder that it lies in. */
+static int is_ignored(const ignoring *ig, const char *path, int is_folder)
+{
+    char part[DATSYNC_MAX_PATH + 1];
+
+    path += *path == '/';
+    size_t len = strlen(path);
+    if (len >= sizeof part) {
+        return 0; /* the drive refuses it */
+    }
+    for (size_t at = 1; at < len; at++) {
+        if (path[at] == '/') {
+            memcpy(part, path, at);
+            part[at] = 0;
+            if (is_ruled_out(ig, part, 1)) {
+                return 1;
+            }
+        }
+    }
+    return is_ruled_out(ig, path, is_folder);
+}
+
+/* ---------------------------------------------------------------- dat.json -------------------------------------- */
+
+static const char *const about_names[] = {"title", "description", "url", "author", "license"};
+
+enum { ABOUT = 5, ABOUT_URL = 2, ABOUT_MAX = 1024 };
+
+/* What dat.json says of a drive; empty where it says nothing. */
+typedef struct about {
+    char text[ABOUT][ABOUT_MAX];
+} about;
+
+static const char *json_space(const char *s)
+{
+    return s + strspn(s, " \t\r\n");
+}
+
+static uint32_t json_hex(const char *s)
+{
+    char digits[5] = {0};
+
+    if (strspn(s, "0123456789abcdefABCDEF") < 4) {
+        return 0xfffd;
+    }
+    memcpy(digits, s, 4);
+    return (uint32_t)strtoul(digits, NULL, 16);
+}
+
+/* The UTF-8 of a code point; returns its length. */
+static size_t put_utf8(char out[4], uint32_t ch)
+{
+    static const unsigned char first[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    size_t len = ch < 0x80 ? 1 : ch < 0x800 ? 2 : ch < 0x10000 ? 3 : 4;
+
+    for (size_t i = len; i-- > 1;) {
+        out[i] = (char)(0x80 | (ch & 0x3f));
+        ch >>= 6;
+    }
+    out[0] = (char)(len == 1 ? ch : first[len] | ch);
+    return len;
+}
+
+/* What follows a backslash at *s, which is moved over it. */
+static uint32_t json_escaped(const char **s)
+{
+    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+    const char *found = **s != 0 ? strchr(from, **s) : NULL;
+    uint32_t ch = (unsigned char)**s;
+
+    if (ch != 'u') {
+        *s += **s != 0;
+        return found != NULL ? (uint32_t)to[found - from] : ch;
+    }
+    ch = json_hex(*s + 1);
+    *s += 1 + (strspn(*s + 1, "0123456789abcdefABCDEF") >= 4 ? 4 : 0);
+    if (ch >= 0xd800 && ch < 0xdc00 && (*s)[0] == '\\' && (*s)[1] == 'u') {
+        uint32_t low = json_hex(*s + 2);
+        if (low >= 0xdc00 && low < 0xe000) {
+            *s += 6;
+            return 0x10000 + ((ch - 0xd800) << 10) + (low - 0xdc00);
+        }
+    }
+    return ch == 0 || (ch >= 0xd800 && ch < 0xe000) ? 0xfffd : ch;
+}
+
+/* The string whose quote s stands at, cut to cap: the place behind it, NULL if it does not end. */
+static const char *json_read(const char *s, char *out, size_t cap)
+{
+    size_t len = 0;
+    char piece[4];
+
+    for (s++; *s != '"';) {
+        size_t count = 1;
+        if (*s == 0) {
+            return NULL;
+        }
+        if (*s != '\\') {
+            piece[0] = *s++;
+        } else {
+            s++;
+            count = put_utf8(piece, json_escaped(&s));
+        }
+        if (len + count < cap) {
+            memcpy(out + len, piece, count);
+            len += count;
+        }
+    }
+    out[len] = 0;
+    return s + 1;
+}
+
+/* Over any value: NULL if it does not end. */
+static const char *json_skip(const char *s)
+{
+    char none[1];
+    size_t depth = 0;
+
+    for (;;) {
+        s = json_space(s);
+        if (*s == 0 || (depth == 0 && (*s == ',' || *s == '}'))) {
+            return *s == 0 ? NULL : s;
+        }
+        if (*s == '"') {
+            s = json_read(s, none, sizeof none);
+            if (s == NULL) {
+                return NULL;
+            }
+            continue;
+        }
+        depth += *s == '{' || *s == '[';
+        depth -= (*s == '}' || *s == ']') && depth > 0;
+        s++;
+    }
+}
+
+/* The members that are strings, as far as it is JSON. */
+static void scan_about(const char *s, about *out)
+{
+    char name[64];
+
+    memset(out, 0, sizeof *out);
+    s = json_space(s);
+    for (char before = '{'; *s == before; before = ',') {
+        s = json_space(s + 1);
+        s = *s == '"' ? json_read(s, name, sizeof name) : NULL;
+        s = s != NULL ? json_space(s) : NULL;
+        if (s == NULL || *s != ':') {
+            return;
+        }
+        s = json_space(s + 1);
+        for (int i = 0; i < ABOUT && *s == '"'; i++) {
+            if (strcmp(name, about_names[i]) == 0) {
+                json_read(s, out->text[i], ABOUT_MAX);
+            }
+        }
+        s = json_skip(s);
+        if (s == NULL) {
+            return;
+        }
+    }
+}
+
+/* Makes dat.json where there is none. An error, or 1 if one was there. */
+static int write_about(const cli *c, const datsync_tree *tree, const char *key)
+{
+    const char *values[ABOUT] = {c->title, c->description, "", c->author, c->license};
+    datsync_file_info info;
+    growing text = {0};
+    char url[80];
+    intptr_t file;
+
+    int error = tree->stat(tree->ctx, "dat.json", &info);
+    if (error != DATSYNC_E_NO_ENTRY) {
+        return error < 0 ? error : 1;
+    }
+    snprintf(url, sizeof url, "dat://%s/", key);
+    values[ABOUT_URL] = url;
+    for (int i = 0, count = 0; i < ABOUT; i++) {
+        if (values[i] != NULL) {
+            put_buffer(&text, count++ == 0 ? "{\n  " : ",\n  ", 4);
+            json_escape(put_buffer, &text, about_names[i]);
+            put_buffer(&text, ": ", 2);
+            json_escape(put_buffer, &text, values[i]);
+        }
+    }
+    put_buffer(&text, "\n}\n", 3);
+    error = text.failed ? DATSYNC_E_NOMEM : tree->open(tree->ctx, "dat.json", 1, &file);
+    if (error == 0) {
+        error = tree->write(tree->ctx, file, 0, text.text, text.len);
+        tree->close(tree->ctx, file);
+    }
+    free(text.text);
+    return error == 0 ? tree->sync(tree->ctx) : error;
 }
 
 /* ---------------------------------------------------------------- opening --------------------------------------- */
@@ -282,7 +999,8 @@ static int open_feed(cli *c, const opening *how, datsync_feed **feed)
         return code;
     }
     error = datsync_feed_open(feed, &options);
-    if (error == DATSYNC_E_ACCESS && (how->flags & DATSYNC_CREATE) == 0 && (c->command->bit & (SHARE | VERIFY))) {
+    if (error == DATSYNC_E_ACCESS && (how->flags & DATSYNC_CREATE) == 0 &&
+        (c->command->bit & (FEED_SHARE | FEED_VERIFY))) {
         opening again = *how; /* it can still be read: what can't be written can't be changed by others either */
         again.flags = DATSYNC_READ_ONLY;
         return (how->flags & DATSYNC_READ_ONLY) ? fail_feed(c, how->dir, error) : open_feed(c, &again, feed);
@@ -301,7 +1019,126 @@ static int close_feed(cli *c, const char *dir, datsync_feed *feed, int code)
     return error != 0 && code == DONE ? FAILED : code;
 }
 
-/* ---------------------------------------------------------------- create ---------------------------------------- */
+/* What becomes of a drive's folder while it is opened. */
+static int open_drive_plugs(const cli *c, const opening *how, datsync_drive_options *options)
+{
+    size_t size = strlen(how->dir) + sizeof "/.dat";
+    char *inside = malloc(size);
+
+    if (inside == NULL) {
+        return DATSYNC_E_NOMEM;
+    }
+    snprintf(inside, size, "%s/.dat", how->dir);
+    int error = datsync_os_tree(&options->tree, how->dir, how->flags);
+    if (error == 0) {
+        error = datsync_os_store(&options->metadata, inside, "metadata.", how->flags);
+    }
+    if (error == 0) {
+        error = datsync_os_store(&options->content, inside, "content.", how->flags);
+    }
+    if (error == 0) {
+        error = datsync_os_secrets(&options->secrets, c->secret_dir);
+        if (error < 0 && c->secret_dir == NULL && !how->fresh && how->secret_key == NULL) {
+            error = 0; /* there is no home folder, and nothing to put there */
+        }
+    }
+    free(inside);
+    return error;
+}
+
+static void close_drive_plugs(datsync_drive_options *options)
+{
+    if (options->metadata.close != NULL) {
+        options->metadata.close(options->metadata.ctx);
+    }
+    if (options->content.close != NULL) {
+        options->content.close(options->content.ctx);
+    }
+    if (options->secrets.close != NULL) {
+        options->secrets.close(options->secrets.ctx);
+    }
+    close_tree(&options->tree);
+}
+
+/* What the folder holds already, told in words before the drive itself is opened. */
+static int check_folder(cli *c, const opening *how)
+{
+    uint8_t key[32];
+    char text[65];
+    int there = folder_key(how->dir, ".dat/metadata.key", key);
+
+    if (!there) {
+        return (how->flags & DATSYNC_CREATE) ? DONE : fail_drive(c, how->dir, DATSYNC_E_NOT_FOUND);
+    }
+    hex(text, key);
+    if (how->fresh) {
+        return fail(c, FAILED, "%s: is a drive already, dat://%s", how->dir, text);
+    }
+    if (how->key != NULL && !same_key(key, how->key)) {
+        return fail(c, FAILED, "%s: holds another drive, dat://%s", how->dir, text);
+    }
+    return DONE;
+}
+
+/* Opens the drive in a folder: an exit code. */
+static int open_drive(cli *c, const opening *how, datsync_drive **drive)
+{
+    datsync_drive_options options;
+
+    int code = check_folder(c, how);
+    if (code != DONE) {
+        return code;
+    }
+    memset(&options, 0, sizeof options);
+    options.env = &c->env;
+    options.key = how->key;
+    options.secret_key = how->secret_key;
+    options.flags = how->flags | (c->no_sync ? DATSYNC_NO_SYNC : 0u) | (c->archive ? DATSYNC_ARCHIVE : 0u);
+    errno = 0;
+    int error = open_drive_plugs(c, how, &options);
+    int number = error == DATSYNC_E_IO ? errno : 0;
+    if (error == 0) {
+        error = datsync_drive_open(drive, &options);
+    } else {
+        close_drive_plugs(&options);
+    }
+    if (number != 0) {
+        return fail_file(c, how->dir, number);
+    }
+    if (error == DATSYNC_E_ACCESS && how->flags == 0 && (c->command->bit & (SHARE | VERIFY))) {
+        opening again = *how; /* it can still be read: what can't be written can't be changed by others either */
+        again.flags = DATSYNC_READ_ONLY;
+        return open_drive(c, &again, drive);
+    }
+    return error != 0 ? fail_drive(c, how->dir, error) : DONE;
+}
+
+/* Commits; an error of that is the command's. */
+static int close_drive(cli *c, const char *dir, datsync_drive *drive, int code)
+{
+    int error = datsync_drive_close(drive);
+
+    if (error != 0 && !c->said) {
+        return fail_drive(c, dir, error);
+    }
+    return error != 0 && code == DONE ? FAILED : code;
+}
+
+/* The drive in the first word's folder, for a command that only looks at it. */
+static int look_into(cli *c, const char *dir, datsync_drive **drive)
+{
+    opening how = {dir, NULL, NULL, DATSYNC_READ_ONLY, 0};
+
+    return open_drive(c, &how, drive);
+}
+
+/* The words from `first` on: a folder, by default this one. */
+static const char *folder_word(const cli *c, int first)
+{
+    return c->word_count > first ? c->words[first] : ".";
+}
+
+/* ---------------------------------------------------------------- feed create ------------------------------------- */
 
 static int read_secret_key(cli *c, uint8_t secret[64])
 {
@@ -320,7 +1157,7 @@ static int read_secret_key(cli *c, uint8_t secret[64])
     return got == 64 && rest == 0 ? DONE : fail(c, FAILED, "%s: a secret key has 64 bytes", c->secret_key);
 }
 
-static int run_create(cli *c)
+static int feed_create(cli *c)
 {
     uint8_t secret[64];
     char key[65];
@@ -351,7 +1188,7 @@ static int run_create(cli *c)
     return code;
 }
 
-/* ---------------------------------------------------------------- append ---------------------------------------- */
+/* ---------------------------------------------------------------- feed append ------------------------------------- */
 
 /* Blocks that wait for one signature. They lie in `bytes` one behind the other; the last one is still growing. */
 typedef struct batch {
@@ -548,7 +1385,7 @@ static int append_all(cli *c, datsync_feed *feed)
     return code;
 }
 
-static int run_append(cli *c)
+static int feed_append(cli *c)
 {
     datsync_feed *feed = NULL;
     opening how = {c->words[0], NULL, NULL, 0, 0};
@@ -585,7 +1422,7 @@ static int run_append(cli *c)
     return code;
 }
 
-/* ---------------------------------------------------------------- cat, info, verify ----------------------------- */
+/* ---------------------------------------------------------------- feed cat, info, verify -------------------------- */
 
 static int cat_block(cli *c, datsync_feed *feed, uint64_t index, uint8_t **buffer, size_t *cap)
 {
@@ -616,7 +1453,7 @@ static int cat_block(cli *c, datsync_feed *feed, uint64_t index, uint8_t **buffe
     return ferror(stdout) ? FAILED : DONE;
 }
 
-static int run_cat(cli *c)
+static int feed_cat(cli *c)
 {
     datsync_feed *feed = NULL;
     uint8_t *buffer = NULL;
@@ -648,7 +1485,7 @@ static int run_cat(cli *c)
     return close_feed(c, how.dir, feed, code);
 }
 
-static int run_info(cli *c)
+static int feed_info(cli *c)
 {
     datsync_feed *feed = NULL;
     char key[65], discovery[65];
@@ -683,6 +1520,7 @@ static int run_info(cli *c)
 typedef struct verifying {
     cli *c;
     uint64_t bad;
+    const char *prefix; /* of the files' names */
 } verifying;
 
 static const char *const part_names[DATSYNC_PARTS] = {"key", "secret_key", "tree", "signatures", "bitfield", "data"};
@@ -696,17 +1534,32 @@ static void on_fault(void *ctx, uint64_t index, int part)
     if (v->c->json) {
         json_begin("bad");
         json_number("index", index);
-        json_string("file", name);
+        printf(",\"file\":\"%s%s\"", v->prefix, name);
         json_end();
     } else {
-        printf("bad %llu %s\n", (unsigned long long)index, name);
+        printf("bad %llu %s%s\n", (unsigned long long)index, v->prefix, name);
     }
 }
 
-static int run_verify(cli *c)
+static int tell_verified(const verifying *v, const char *dir, uint64_t good, const char *what)
+{
+    if (v->c->json) {
+        json_begin("verified");
+        json_number("ok", good);
+        json_number("bad", v->bad);
+        json_end();
+    } else if (v->bad == 0) {
+        printf("ok %llu\n", (unsigned long long)good);
+    }
+    return v->bad == 0 ? DONE
+                       : fail(v->c, FAILED, "%s: faults: %llu; good %s: %llu", dir, (unsigned long long)v->bad, what,
+                              (unsigned long long)good);
+}
+
+static int feed_verify(cli *c)
 {
     datsync_feed *feed = NULL;
-    verifying v = {c, 0};
+    verifying v = {c, 0, ""};
     opening how = {c->words[0], NULL, NULL, 0, 0};
 
     int code = open_feed(c, &how, &feed);
@@ -714,50 +1567,333 @@ static int run_verify(cli *c)
         return code;
     }
     int64_t good = datsync_feed_audit(feed, on_fault, &v);
-    if (good < 0) {
-        code = fail_feed(c, how.dir, (int)good);
-    } else if (c->json) {
-        json_begin("verified");
-        json_number("ok", (uint64_t)good);
-        json_number("bad", v.bad);
-        json_end();
-    } else if (v.bad == 0) {
-        printf("ok %llu\n", (unsigned long long)good);
-    }
-    if (code == DONE && v.bad > 0) {
-        code = fail(c, FAILED, "%s: faults: %llu; good blocks: %llu", how.dir, (unsigned long long)v.bad,
-                    (unsigned long long)good);
-    }
+    code = good < 0 ? fail_feed(c, how.dir, (int)good) : tell_verified(&v, how.dir, (uint64_t)good, "blocks");
     return close_feed(c, how.dir, feed, code);
 }
 
-/* ---------------------------------------------------------------- share, clone ---------------------------------- */
+/* ---------------------------------------------------------------- progress -------------------------------------- */
 
+/* Rates, over half a second or more, smoothed. */
+typedef struct meter {
+    uint64_t at, blocks, bytes;
+    double block_rate, byte_rate; /* a second */
+} meter;
+
+static void measure(meter *m, uint64_t now, uint64_t blocks, uint64_t bytes)
+{
+    double seconds = (double)(now - m->at) / 1000.0;
+
+    if (seconds < 0.5) {
+        return;
+    }
+    double weight = m->byte_rate > 0 ? 0.3 : 1.0;
+    m->block_rate += weight * ((double)(blocks - m->blocks) / seconds - m->block_rate);
+    m->byte_rate += weight * ((double)(bytes - m->bytes) / seconds - m->byte_rate);
+    m->at = now;
+    m->blocks = blocks;
+    m->bytes = bytes;
+}
+
+/* A bar for held of total (none if total is 0), and the text, in the terminal's last line. */
+static void draw_bar(cli *c, int columns, uint64_t held, uint64_t total, const char *text)
+{
+    int room = columns - (int)strlen(text) - 5;
+
+    fputs("\r\033[K", stderr);
+    room = room > 40 ? 40 : room;
+    if (total > 0 && room >= 8) {
+        int filled = (int)((double)held / (double)total * room);
+        fputc('[', stderr);
+        for (int i = 0; i < room; i++) {
+            fputc(i < filled ? '=' : i == filled ? '>' : ' ', stderr);
+        }
+        fputs("] ", stderr);
+    }
+    fprintf(stderr, "%.*s", columns > 1 ? columns - 1 : 0, text);
+    fflush(stderr);
+    c->bar_drawn = 1;
+}
+
+static int terminal(const cli *c)
+{
+    return c->quiet || c->json ? 0 : datsync_os_terminal();
+}
+
+/* ---------------------------------------------------------------- importing ------------------------------------- */
+
+/* What was told already, as hashes: a folder that is watched has the same faults at each look. */
+typedef struct told {
+    uint64_t *slots;
+    size_t count, cap;
+} told;
+
+static size_t told_slot(const told *t, uint64_t hash)
+{
+    size_t at = (size_t)hash & (t->cap - 1);
+
+    while (t->slots[at] != 0 && t->slots[at] != hash) {
+        at = (at + 1) & (t->cap - 1);
+    }
+    return at;
+}
+
+/* 1 the first time. */
+static int told_first(told *t, const char *text, int64_t number)
+{
+    uint64_t hash = 14695981039346656037u ^ (uint64_t)number; /* FNV-1a */
+
+    for (; *text != 0; text++) {
+        hash = (hash ^ (unsigned char)*text) * 1099511628211u;
+    }
+    hash |= hash == 0;
+    if (2 * t->count >= t->cap) {
+        told grown = {calloc(t->cap > 0 ? 2 * t->cap : 64, sizeof *t->slots), t->count, t->cap > 0 ? 2 * t->cap : 64};
+        if (grown.slots == NULL) {
+            return 1;
+        }
+        for (size_t i = 0; i < t->cap; i++) {
+            if (t->slots[i] != 0) {
+                grown.slots[told_slot(&grown, t->slots[i])] = t->slots[i];
+            }
+        }
+        free(t->slots);
+        *t = grown;
+    }
+    size_t at = told_slot(t, hash);
+    int first = t->slots[at] == 0;
+    t->slots[at] = hash;
+    t->count += (size_t)first;
+    return first;
+}
+
+typedef struct importing {
+    cli *c;
+    const char *dir;
+    datsync_drive *drive;
+    datsync_tree tree; /* a second look at the folder, for what is the command's own there */
+    datsync *ds;       /* while the folder is watched: the network goes on */
+    int only_count;    /* tell nothing */
+    int network;       /* its error, which ended the import */
+    ignoring rules;
+    told told;
+    uint64_t counts[DATSYNC_REFUSED + 1]; /* of this import, by enum datsync_change */
+    uint64_t files, bytes, ended_bytes;   /* that are done of it */
+    uint64_t began, turned_at, shown_at, shown_bytes;
+    meter meter;
+    int columns;
+} importing;
+
+static void importing_end(importing *im)
+{
+    ignoring_free(&im->rules);
+    free(im->told.slots);
+    close_tree(&im->tree);
+}
+
+static int importing_begin(importing *im, cli *c, const char *dir, datsync_drive *drive)
+{
+    memset(im, 0, sizeof *im);
+    im->c = c;
+    im->dir = dir;
+    im->drive = drive;
+    im->columns = terminal(c);
+    int error = datsync_os_tree(&im->tree, dir, DATSYNC_READ_ONLY);
+    return error < 0 ? fail_drive(c, dir, error) : DONE;
+}
+
+static void on_bad_rule(void *ctx, size_t line, const char *why)
+{
+    importing *im = ctx;
+    char what[64];
+
+    snprintf(what, sizeof what, ".datignore, line %llu", (unsigned long long)line);
+    if (!im->only_count && told_first(&im->told, why, -(int64_t)line)) {
+        complain(im->c, what, why);
+    }
+}
+
+static int on_ignore(void *ctx, const char *path, int is_folder)
+{
+    const importing *im = ctx;
+
+    return is_ignored(&im->rules, path, is_folder);
+}
+
+static void show_import(importing *im, uint64_t now)
+{
+    char text[160], size[32], rate[32];
+    uint64_t pause = im->columns > 0 ? CLI_BAR_MS : CLI_LINE_MS;
+
+    if (im->c->json || im->c->quiet || im->ds != NULL || now - im->shown_at < pause || im->bytes == im->shown_bytes) {
+        return;
+    }
+    measure(&im->meter, now, im->files, im->bytes);
+    im->shown_at = now;
+    im->shown_bytes = im->bytes;
+    snprintf(text, sizeof text, "importing  %llu file%s  %s  %s/s", (unsigned long long)im->files,
+             im->files == 1 ? "" : "s", amount(size, (double)im->bytes), amount(rate, im->meter.byte_rate));
+    if (im->columns > 0) {
+        draw_bar(im->c, im->columns, 0, 0, text);
+    } else {
+        note(im->c, "%s", text);
+    }
+}
+
+static void tell_import(importing *im, const datsync_import_event *event)
+{
+    static const char *const names[] = {"added", "updated", "removed"};
+
+    if (event->change == DATSYNC_REFUSED) {
+        if (told_first(&im->told, event->path, event->error)) {
+            complain(im->c, event->path, datsync_strerror(event->error));
+            if (im->c->json) {
+                json_begin("refused");
+                json_string("path", event->path);
+                json_reason(event->error);
+                json_end();
+            }
+        }
+    } else if (im->c->json) {
+        json_begin("import");
+        json_string("change", names[event->change]);
+        json_string("path", event->path);
+        json_number("size", event->size);
+        json_end();
+    } else if (im->ds != NULL) {
+        note(im->c, "%s %s", names[event->change], event->path);
+    }
+}
+
+static int on_import(void *ctx, const datsync_import_event *event)
+{
+    importing *im = ctx;
+    uint64_t now = datsync_os_clock(NULL);
+    int brings = event->change == DATSYNC_ADDED || event->change == DATSYNC_UPDATED;
+
+    im->bytes = im->ended_bytes + (brings ? event->done : 0);
+    if (!brings || event->done == event->size || im->only_count) {
+        im->ended_bytes = im->bytes;
+        im->files += (uint64_t)brings;
+        im->counts[event->change]++;
+        if (event->change != DATSYNC_UNCHANGED && !im->only_count) {
+            tell_import(im, event);
+        }
+    }
+    if (!im->only_count) {
+        show_import(im, now);
+    }
+    if (im->ds != NULL && now - im->turned_at >= CLI_TURN_MS) {
+        int error = datsync_poll(im->ds, 0);
+        im->turned_at = datsync_os_clock(NULL);
+        im->network = error < 0 ? error : im->network;
+    }
+    return im->network < 0 || datsync_os_stopped(NULL) != 0;
+}
+
+static void tell_imported(importing *im)
+{
+    const uint64_t *n = im->counts;
+    char size[32], time[32];
+    int changed = n[DATSYNC_ADDED] + n[DATSYNC_UPDATED] + n[DATSYNC_REMOVED] > 0;
+
+    if (im->ds != NULL && !changed) {
+        return;
+    }
+    if (im->c->json) {
+        json_begin("imported");
+        json_number("added", n[DATSYNC_ADDED]);
+        json_number("updated", n[DATSYNC_UPDATED]);
+        json_number("removed", n[DATSYNC_REMOVED]);
+        json_number("refused", n[DATSYNC_REFUSED]);
+        json_number("version", datsync_drive_version(im->drive));
+        json_end();
+    } else if (im->ds == NULL && changed) {
+        note(im->c, "imported: %llu added, %llu updated, %llu removed; %s in %s", (unsigned long long)n[DATSYNC_ADDED],
+             (unsigned long long)n[DATSYNC_UPDATED], (unsigned long long)n[DATSYNC_REMOVED],
+             amount(size, (double)im->bytes), elapsed(time, (double)(datsync_os_clock(NULL) - im->began + 1) / 1000.0));
+    }
+    bar_clear(im->c);
+}
+
+/* Brings the drive up to its folder: an exit code. What is refused is told and counted; it is no error here. */
+static int import_folder(importing *im)
+{
+    datsync_import_options options;
+
+    ignoring_free(&im->rules);
+    memset(im->counts, 0, sizeof im->counts);
+    im->files = im->bytes = im->ended_bytes = im->shown_bytes = 0;
+    im->rules.with_hidden = im->c->with_hidden;
+    im->began = im->shown_at = im->meter.at = datsync_os_clock(NULL);
+    int error = read_ignore(&im->rules, &im->tree, on_bad_rule, im);
+    if (error < 0) {
+        return fail(im->c, FAILED, "%s/.datignore: %s", im->dir, datsync_strerror(error));
+    }
+    memset(&options, 0, sizeof options);
+    options.ctx = im;
+    options.ignore = on_ignore;
+    options.on_event = on_import;
+    options.dry_run = im->only_count;
+    int64_t changes = datsync_drive_import(im->drive, &options);
+    error = im->network < 0 ? im->network : changes < 0 ? (int)changes : 0;
+    if (error == 0 && !im->only_count) {
+        error = datsync_drive_flush(im->drive);
+    }
+    if (error == DATSYNC_E_AGAIN && datsync_os_stopped(NULL)) {
+        bar_clear(im->c);
+        return (im->c->command->bit & (SHARE | SYNC))
+                   ? INTERRUPTED
+                   : fail(im->c, INTERRUPTED, "%s: interrupted; what was imported is kept", im->dir);
+    }
+    if (error < 0) {
+        return fail_drive(im->c, im->dir, error);
+    }
+    if (!im->only_count) {
+        tell_imported(im);
+    }
+    return DONE;
+}
+
+/* The last line when files were left behind. */
+static int fail_refused(cli *c, const char *dir, uint64_t count, const char *what)
+{
+    return fail(c, FAILED, "%s: %llu %s, named above, %s %s", dir, (unsigned long long)count,
+                count == 1 ? "entry" : "entries", count == 1 ? "was" : "were", what);
+}
+
+/* ---------------------------------------------------------------- transfer -------------------------------------- */
+
+/* A feed or a drive on the network. */
 typedef struct transfer {
     cli *c;
     const char *dir;
     datsync *ds;
-    datsync_feed *feed;
+    datsync_feed *feed;   /* a drive's is its metadata */
+    datsync_drive *drive; /* NULL for a bare feed */
+    importing *watch;     /* the owner's folder, where it is watched */
     char key[65];
-    int sharing, complete, timed_out;
-    int failed;          /* a store's error */
-    uint64_t peers_seen; /* connections that spoke this feed's key */
+    int sharing, live, complete, timed_out, ended;
+    int broken;                              /* importing failed, and has said why */
+    int failed;                              /* a store's error */
+    uint64_t version, plan_bytes, plan_done; /* what is being laid out, and the bytes of content to download for it */
+    uint64_t entries, refused;               /* laid out in this run; not laid out of the last version */
+    uint64_t peers_seen;                     /* connections that spoke this feed's key */
     uint64_t began;
-    uint64_t fresh_at, fresh_blocks;                 /* when the last verified byte was seen */
+    uint64_t fresh_at, fresh_count;                  /* when the last verified byte was seen */
     uint64_t blocks, bytes, sent_blocks, sent_bytes; /* of this run */
     uint64_t shown_at, shown_change;
-    uint64_t rate_at, rate_blocks, rate_bytes; /* since the last tick */
-    double block_rate, byte_rate;              /* a second, smoothed */
-    int columns, link_told, bar_drawn;
+    meter meter;
+    int columns, link_told;
     char trouble[512]; /* the last thing that went wrong with a peer, for the last line */
 } transfer;
 
 static uint64_t changed(const transfer *t)
 {
-    return t->blocks + t->sent_blocks;
+    return t->blocks + t->sent_blocks + t->entries;
 }
 
-/* What is wanted and what of it is here, in blocks, as far as the feed's length is known. */
+/* What is wanted and what of it is here: of a feed in blocks, as far as its length is known; of a drive the bytes of the
+ * version that is being laid out, once it is known what there is. */
 static void counts(const transfer *t, uint64_t *held, uint64_t *total)
 {
     uint64_t length = datsync_feed_length(t->feed), offered = datsync_offered(t->ds, t->feed);
@@ -765,8 +1901,11 @@ static void counts(const transfer *t, uint64_t *held, uint64_t *total)
     const range *ranges = t->c->range_count > 0 ? t->c->ranges : &all;
     size_t count = t->c->range_count > 0 ? t->c->range_count : 1;
 
-    *held = 0;
-    *total = 0;
+    *held = t->plan_done < t->plan_bytes ? t->plan_done : t->plan_bytes;
+    *total = t->plan_bytes;
+    if (t->drive != NULL) {
+        return;
+    }
     /* What a peer offers is only its word; a wild one would make the bar useless. */
     if (offered > length && offered <= DATSYNC_MAX_BLOCKS) {
         length = offered;
@@ -780,74 +1919,43 @@ static void counts(const transfer *t, uint64_t *held, uint64_t *total)
     }
 }
 
-static void bar_clear(transfer *t)
+/* 3 of 4 blocks; 1.2 MB of 3.4 MB */
+static const char *portion(const transfer *t, char out[96], uint64_t held, uint64_t total)
 {
-    if (t->bar_drawn) {
-        fputs("\r\033[K", stderr);
-        t->bar_drawn = 0;
-    }
-}
+    char left[32], right[32];
 
-/* A line for people: what happened, where. */
-static void note(transfer *t, const char *format, ...)
-{
-    va_list args;
-
-    if (t->c->quiet || t->c->json) {
-        return;
+    if (t->drive != NULL) {
+        snprintf(out, 96, "%s of %s", amount(left, (double)held), amount(right, (double)total));
+    } else {
+        snprintf(out, 96, "%llu of %llu blocks", (unsigned long long)held, (unsigned long long)total);
     }
-    bar_clear(t);
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fputc('\n', stderr);
+    return out;
 }
 
 static void describe(const transfer *t, char *out, size_t cap)
 {
-    char size[32], rate[32], left[32];
+    char size[32], rate[32], left[32], part[96];
     uint64_t held, total;
     unsigned peers = datsync_peers(t->ds);
     const char *plural = peers == 1 ? "" : "s";
+    double speed = t->drive != NULL ? t->meter.byte_rate : t->meter.block_rate;
 
     if (t->sharing) {
-        snprintf(out, cap, "%s sent  %s/s  %u peer%s", amount(size, (double)t->sent_bytes), amount(rate, t->byte_rate),
-                 peers, plural);
+        snprintf(out, cap, "%s sent  %s/s  %u peer%s", amount(size, (double)t->sent_bytes),
+                 amount(rate, t->meter.byte_rate), peers, plural);
         return;
     }
     counts(t, &held, &total);
-    if (total == 0) {
+    if (total == 0 && t->blocks > 0) {
+        snprintf(out, cap, "%llu entries known  %u peer%s", (unsigned long long)datsync_feed_length(t->feed), peers,
+                 plural);
+    } else if (total == 0) {
         snprintf(out, cap, peers > 0 ? "asking %u peer%s" : "no peer yet", peers, plural);
-        return;
+    } else {
+        snprintf(out, cap, "%3u%%  %s  %s  %s/s  %s left  %u peer%s", (unsigned)((double)held * 100 / (double)total),
+                 portion(t, part, held, total), amount(size, (double)t->bytes), amount(rate, t->meter.byte_rate),
+                 speed > 0 ? duration(left, (double)(total - held) / speed) : "?", peers, plural);
     }
-    snprintf(out, cap, "%3u%%  %llu of %llu blocks  %s  %s/s  %s left  %u peer%s", (unsigned)(held * 100 / total),
-             (unsigned long long)held, (unsigned long long)total, amount(size, (double)t->bytes),
-             amount(rate, t->byte_rate),
-             t->block_rate > 0 ? duration(left, (double)(total - held) / t->block_rate) : "?", peers, plural);
-}
-
-static void draw_bar(transfer *t)
-{
-    char text[256];
-    uint64_t held, total;
-    int room, filled;
-
-    describe(t, text, sizeof text);
-    counts(t, &held, &total);
-    fputs("\r\033[K", stderr);
-    room = t->columns - (int)strlen(text) - 5;
-    room = room > 40 ? 40 : room;
-    if (!t->sharing && total > 0 && room >= 8) {
-        filled = (int)((double)held / (double)total * room);
-        fputc('[', stderr);
-        for (int i = 0; i < room; i++) {
-            fputc(i < filled ? '=' : i == filled ? '>' : ' ', stderr);
-        }
-        fputs("] ", stderr);
-    }
-    fprintf(stderr, "%.*s", t->columns > 1 ? t->columns - 1 : 0, text);
-    fflush(stderr);
-    t->bar_drawn = 1;
 }
 
 static void tell_json_progress(const transfer *t)
@@ -860,32 +1968,22 @@ static void tell_json_progress(const transfer *t)
     json_number("total", total);
     json_number("bytes", t->bytes);
     json_number("sent", t->sent_bytes);
-    json_number("rate", (uint64_t)t->byte_rate);
+    json_number("rate", (uint64_t)t->meter.byte_rate);
     json_number("peers", datsync_peers(t->ds));
     json_end();
 }
 
-/* The rates, over half a second or more. */
-static void measure(transfer *t, uint64_t now)
+static void measure_transfer(transfer *t, uint64_t now)
 {
-    double seconds = (double)(now - t->rate_at) / 1000.0;
-    uint64_t blocks = changed(t), bytes = t->bytes + t->sent_bytes;
-
-    if (seconds < 0.5) {
-        return;
-    }
-    double weight = t->byte_rate > 0 ? 0.3 : 1.0;
-    t->block_rate += weight * ((double)(blocks - t->rate_blocks) / seconds - t->block_rate);
-    t->byte_rate += weight * ((double)(bytes - t->rate_bytes) / seconds - t->byte_rate);
-    t->rate_at = now;
-    t->rate_blocks = blocks;
-    t->rate_bytes = bytes;
+    measure(&t->meter, now, t->blocks + t->sent_blocks, t->bytes + t->sent_bytes);
 }
 
 /* Of a terminal: a bar, ten times a second; else a line now and then. JSON: once a second, when something moved. */
 static void show(transfer *t, uint64_t now, int tick)
 {
     cli *c = t->c;
+    char text[256];
+    uint64_t held = 0, total = 0;
 
     if (c->json) {
         if (tick && changed(t) != t->shown_change) {
@@ -897,32 +1995,51 @@ static void show(transfer *t, uint64_t now, int tick)
     } else if (t->columns > 0) {
         if (tick || now - t->shown_at >= CLI_BAR_MS) {
             t->shown_at = now;
-            measure(t, now);
-            draw_bar(t);
+            measure_transfer(t, now);
+            describe(t, text, sizeof text);
+            if (!t->sharing) {
+                counts(t, &held, &total);
+            }
+            draw_bar(c, t->columns, held, total, text);
         }
     } else if (tick && now - t->shown_at >= CLI_LINE_MS && changed(t) != t->shown_change) {
-        char text[256];
         t->shown_at = now;
         t->shown_change = changed(t);
         describe(t, text, sizeof text);
-        note(t, "%s", text);
+        note(c, "%s", text);
     }
+}
+
+static void stop(transfer *t)
+{
+    t->ended = 1;
+    datsync_stop(t->ds);
 }
 
 static void on_tick(transfer *t)
 {
     uint64_t now = datsync_os_clock(NULL);
 
-    if (t->blocks != t->fresh_blocks) {
-        t->fresh_blocks = t->blocks;
+    if (t->blocks + t->entries != t->fresh_count) {
+        t->fresh_count = t->blocks + t->entries;
         t->fresh_at = now;
     }
-    measure(t, now);
+    measure_transfer(t, now);
     show(t, now, 1);
     if (!t->sharing && !t->complete && t->c->timeout > 0 && now - t->fresh_at >= t->c->timeout * 1000u) {
         t->timed_out = 1;
-        datsync_stop(t->ds);
+        stop(t);
     }
+}
+
+/* A feed's first block may say that it is a drive's metadata. */
+static int is_drive_header(datsync_feed *feed)
+{
+    static const char header[] = "\n\nhyperdrive";
+    char block[128];
+    int64_t size = datsync_feed_has(feed, 0) ? datsync_feed_get(feed, 0, block, sizeof block) : 0;
+
+    return size >= (int64_t)sizeof header - 1 && memcmp(block, header, sizeof header - 1) == 0;
 }
 
 static void on_block(transfer *t, const datsync_event *event, int sent)
@@ -933,6 +2050,12 @@ static void on_block(transfer *t, const datsync_event *event, int sent)
     } else {
         t->blocks++;
         t->bytes += event->size;
+        if (t->drive != NULL && event->feed != t->feed) {
+            t->plan_done += event->size;
+        }
+        if (t->drive == NULL && event->index == 0 && is_drive_header(t->feed)) {
+            note(t->c, "this feed is a drive's: datsync clone dat://%s fetches its files", t->key);
+        }
     }
     if (t->columns > 0 && (changed(t) & 15) == 0) {
         show(t, datsync_os_clock(NULL), 0);
@@ -946,12 +2069,18 @@ static void tell_link(transfer *t)
     }
     t->link_told = 1;
     if (t->c->json) {
-        json_begin("feed");
+        json_begin(t->drive != NULL ? "drive" : "feed");
         json_string("key", t->key);
-        json_number("length", datsync_feed_length(t->feed));
-        json_number("held", datsync_feed_count(t->feed, 0, datsync_feed_length(t->feed)));
+        if (t->drive != NULL) {
+            json_number("version", datsync_drive_version(t->drive));
+            json_number("laid_out", datsync_drive_laid_out(t->drive));
+            json_bool("writable", datsync_drive_writable(t->drive));
+        } else {
+            json_number("length", datsync_feed_length(t->feed));
+            json_number("held", datsync_feed_count(t->feed, 0, datsync_feed_length(t->feed)));
+        }
         json_end();
-    } else if (t->sharing) {
+    } else if (t->c->command->bit & (FEED_SHARE | SHARE | SYNC)) {
         printf("dat://%s\n", t->key);
         fflush(stdout);
     }
@@ -964,8 +2093,10 @@ static void on_listening(transfer *t, const char *address)
         json_begin("listening");
         json_string("address", address);
         json_end();
+    } else if (t->c->command->bit == CAT) {
+        note(t->c, "listening on %s", address); /* standard output is the file's */
     } else {
-        bar_clear(t);
+        bar_clear(t->c);
         printf("listening on %s\n", address);
         fflush(stdout);
     }
@@ -979,7 +2110,7 @@ static void on_peer(transfer *t, const datsync_event *event)
         json_string("address", event->address);
         json_end();
     } else {
-        note(t, "%s: connected", event->address);
+        note(t->c, "%s: connected", event->address);
     }
 }
 
@@ -1021,46 +2152,95 @@ static void on_trouble(transfer *t, const datsync_event *event)
         if (event->type == DATSYNC_EV_REJECT) {
             json_number("index", event->index);
         }
-        printf(",\"code\":%d", event->error);
-        json_string("reason", why);
+        json_reason(event->error);
         if (event->type == DATSYNC_EV_UNREACHABLE) {
             json_bool("again", !dropped);
         }
         json_end();
     } else if (event->type == DATSYNC_EV_REJECT) {
-        note(t, "%s", t->trouble);
+        note(t->c, "%s", t->trouble);
     } else if (event->type == DATSYNC_EV_UNREACHABLE && !dropped && strcmp(before, t->trouble) == 0) {
         return; /* the same as before: people have read it */
     } else if (event->type == DATSYNC_EV_UNREACHABLE) {
-        note(t, "%s: %s; %s", event->address, why, dropped ? "given up" : "trying again");
+        note(t->c, "%s: %s; %s", event->address, why, dropped ? "given up" : "trying again");
     } else {
-        note(t, "%s: %s", event->address, why);
+        note(t->c, "%s: %s", event->address, why);
     }
 }
 
-static void on_complete(transfer *t)
+/* The feed, or a version of the drive, is here. */
+static void on_complete(transfer *t, const datsync_event *event)
 {
     uint64_t length = datsync_feed_length(t->feed);
 
-    if (t->sharing) {
+    if (t->sharing || (t->drive != NULL) != (event->type == DATSYNC_EV_VERSION)) {
         return;
     }
     t->complete = 1;
+    t->version = event->index;
+    t->refused = t->drive != NULL ? event->size : 0;
     if (t->c->json) {
         if (t->blocks > 0) {
-            measure(t, datsync_os_clock(NULL));
+            measure_transfer(t, datsync_os_clock(NULL));
             tell_json_progress(t);
         }
         json_begin("complete");
-        json_number("length", length);
-        json_number("held", datsync_feed_count(t->feed, 0, length));
+        if (t->drive != NULL) {
+            json_number("version", t->version);
+            json_number("refused", t->refused);
+        } else {
+            json_number("length", length);
+            json_number("held", datsync_feed_count(t->feed, 0, length));
+        }
         json_number("bytes", t->bytes);
         json_end();
-    } else if (t->c->live) {
-        note(t, "complete: %llu blocks", (unsigned long long)length);
+    } else if (t->live && t->drive != NULL) {
+        note(t->c, "complete: version %llu", (unsigned long long)t->version);
+    } else if (t->live) {
+        note(t->c, "complete: %llu blocks", (unsigned long long)length);
     }
-    if (!t->c->live) {
-        datsync_stop(t->ds);
+    if (!t->live) {
+        stop(t);
+    }
+}
+
+/* What a drive's laying out tells. */
+static void on_drive(transfer *t, const datsync_event *event)
+{
+    cli *c = t->c;
+
+    switch (event->type) {
+    case DATSYNC_EV_PLAN:
+        t->plan_bytes = event->size;
+        t->plan_done = 0;
+        break;
+    case DATSYNC_EV_ENTRY:
+        t->entries++;
+        if (c->json) {
+            json_begin("entry");
+            json_string("path", event->path);
+            json_number("version", event->index);
+            json_number("size", event->size);
+            json_end();
+        }
+        break;
+    case DATSYNC_EV_REMOVED:
+        t->entries++;
+        if (c->json) {
+            json_begin("removed");
+            json_string("path", event->path);
+            json_end();
+        }
+        break;
+    default:
+        complain(c, event->path, datsync_strerror(event->error));
+        if (c->json) {
+            json_begin("refused");
+            json_string("path", event->path);
+            json_reason(event->error);
+            json_end();
+        }
+        break;
     }
 }
 
@@ -1088,14 +2268,21 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
         on_block(t, event, 1);
         break;
     case DATSYNC_EV_COMPLETE:
-        on_complete(t);
+    case DATSYNC_EV_VERSION:
+        on_complete(t, event);
         break;
     case DATSYNC_EV_FAILED:
         t->failed = event->error;
-        datsync_stop(ds);
+        stop(t);
         break;
     case DATSYNC_EV_TICK:
         on_tick(t);
+        break;
+    case DATSYNC_EV_PLAN:
+    case DATSYNC_EV_ENTRY:
+    case DATSYNC_EV_REMOVED:
+    case DATSYNC_EV_REFUSED:
+        on_drive(t, event);
         break;
     default:
         break;
@@ -1103,12 +2290,17 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 }
 
 /* A share that wasn't told where listens on the usual port, or another if that is taken. */
+static int is_listening(const cli *c)
+{
+    return !c->no_listen && (c->listen != NULL || (c->command->bit & (FEED_SHARE | SHARE | SYNC)));
+}
+
 static int start_listening(transfer *t)
 {
     cli *c = t->c;
     int usual = c->listen == NULL;
 
-    if (c->no_listen || (usual && !t->sharing)) {
+    if (!is_listening(c)) {
         return DONE;
     }
     const char *address = usual ? ":" CLI_PORT : c->listen;
@@ -1132,148 +2324,243 @@ static int start_dialling(transfer *t)
     return DONE;
 }
 
+static int fail_store(const transfer *t, int error)
+{
+    return t->drive != NULL ? fail_drive(t->c, t->dir, error) : fail_feed(t->c, t->dir, error);
+}
+
+/* What became of a download that is not complete. */
+static int outcome_of_download(transfer *t)
+{
+    cli *c = t->c;
+    const char *colon = t->trouble[0] != 0 ? ": " : "", *what = t->drive != NULL ? "drive" : "feed";
+    char part[96], kept[96], *end;
+    uint64_t held, total;
+
+    counts(t, &held, &total);
+    portion(t, part, held, total);
+    strcpy(kept, part);
+    end = strstr(kept, " of ");
+    strcpy(end != NULL ? end : kept, t->drive != NULL ? "" : " blocks");
+    if (datsync_os_stopped(NULL)) {
+        return c->command->bit == SYNC ? DONE : fail(c, INTERRUPTED, "%s: interrupted; %s are kept", t->dir, kept);
+    }
+    if (t->peers_seen == 0) {
+        return fail(c, NO_PEER, "dat://%s: no peer served this %s%s%s", t->key, what, colon, t->trouble);
+    }
+    if (t->timed_out) {
+        return fail(c, FAILED, "%s: nothing came for %llu s; %s are kept%s%s", t->dir, (unsigned long long)c->timeout,
+                    part, colon, t->trouble);
+    }
+    return fail(c, FAILED, "%s: not complete, no peer is left; %s are kept%s%s", t->dir, part, colon, t->trouble);
+}
+
 /* What became of it, in the order of what matters. */
 static int outcome(transfer *t, int error)
 {
     cli *c = t->c;
     const char *colon = t->trouble[0] != 0 ? ": " : "";
-    uint64_t held, total;
 
     if (t->failed != 0 || error < 0) {
-        return fail_feed(c, t->dir, t->failed != 0 ? t->failed : error);
+        return fail_store(t, t->failed != 0 ? t->failed : error);
     }
-    if (t->sharing) {
-        if (datsync_os_stopped(NULL) || t->peers_seen > 0) {
-            return DONE;
-        }
-        return fail(c, NO_PEER, "dat://%s: no peer%s%s", t->key, colon, t->trouble);
+    if (t->broken) {
+        return FAILED;
     }
-    if (t->complete) {
+    if (t->complete && t->refused > 0) {
+        return fail_refused(c, t->dir, t->refused, "not laid out");
+    }
+    if (!t->sharing) {
+        return t->complete ? DONE : outcome_of_download(t);
+    }
+    if (datsync_os_stopped(NULL) || t->peers_seen > 0) {
         return DONE;
     }
-    counts(t, &held, &total);
-    if (datsync_os_stopped(NULL)) {
-        return fail(c, INTERRUPTED, "%s: interrupted; %llu blocks are kept", t->dir, (unsigned long long)held);
-    }
-    if (t->peers_seen == 0) {
-        return fail(c, NO_PEER, "dat://%s: no peer served this feed%s%s", t->key, colon, t->trouble);
-    }
-    if (t->timed_out) {
-        return fail(c, FAILED, "%s: nothing came for %llu s; %llu of %llu blocks are kept%s%s", t->dir,
-                    (unsigned long long)c->timeout, (unsigned long long)held, (unsigned long long)total, colon,
-                    t->trouble);
-    }
-    return fail(c, FAILED, "%s: not complete, no peer is left; %llu of %llu blocks are kept%s%s", t->dir,
-                (unsigned long long)held, (unsigned long long)total, colon, t->trouble);
+    return fail(c, NO_PEER, "dat://%s: no peer%s%s", t->key, colon, t->trouble);
 }
 
 static void tell_end(transfer *t, int code)
 {
-    char size[32], rate[32], time[32];
+    char size[32], rate[32], time[32], version[32] = "";
     double seconds = (double)(datsync_os_clock(NULL) - t->began + 1) / 1000.0;
     uint64_t bytes = t->sharing ? t->sent_bytes : t->bytes;
 
     if (code != DONE) {
         return;
     }
-    if (seconds < 60) {
-        snprintf(time, sizeof time, "%.2f s", seconds);
-    } else {
-        duration(time, seconds);
+    elapsed(time, seconds);
+    amount(size, (double)bytes);
+    if (t->drive != NULL) {
+        snprintf(version, sizeof version, "version %llu, ", (unsigned long long)t->version);
     }
     if (t->sharing) {
-        note(t, "sent %s in %s", amount(size, (double)bytes), time);
-    } else {
-        note(t, "complete: %s in %s, %s/s", amount(size, (double)bytes), time, amount(rate, (double)bytes / seconds));
+        note(t->c, "sent %s in %s", size, time);
+    } else if (t->complete) {
+        note(t->c, "complete: %s%s in %s, %s/s", version, size, time, amount(rate, (double)bytes / seconds));
     }
 }
 
-/* Share and clone, from the opened feed to the exit code. */
-static int run_transfer(cli *c, const char *dir, datsync_feed *feed, unsigned mode)
+/* The loop of an owner whose folder is watched: the network, and a look at the folder now and then. */
+static int run_watching(transfer *t)
 {
-    transfer t;
+    cli *c = t->c;
+    uint64_t due = datsync_os_clock(NULL) + CLI_SCAN_MS, took = 0;
+    int code = DONE;
+
+    t->watch->ds = t->ds;
+    while (code == DONE && !t->ended && !datsync_os_stopped(NULL) &&
+           (is_listening(c) || datsync_candidates(t->ds) > 0)) {
+        uint64_t now = datsync_os_clock(NULL);
+        if (now < due) {
+            int error = datsync_poll(t->ds, (unsigned)(due - now));
+            if (error < 0) {
+                t->watch->ds = NULL;
+                return error;
+            }
+            continue;
+        }
+        code = import_folder(t->watch);
+        const uint64_t *n = t->watch->counts;
+        uint64_t then = datsync_os_clock(NULL);
+        if (n[DATSYNC_ADDED] + n[DATSYNC_UPDATED] == 0) {
+            took = then - now; /* looking, not importing */
+        }
+        due = then + (took * CLI_SCAN_TIMES > CLI_SCAN_MS ? took * CLI_SCAN_TIMES : CLI_SCAN_MS);
+    }
+    t->watch->ds = NULL;
+    t->broken = code == FAILED;
+    return 0;
+}
+
+static int start_transfer(transfer *t, unsigned mode)
+{
+    int error = t->drive != NULL ? datsync_add_drive(t->ds, t->drive, mode) : datsync_add(t->ds, t->feed, mode);
+
+    if (error < 0) {
+        return fail_store(t, error);
+    }
+    int code = start_listening(t);
+    if (code == DONE) {
+        tell_link(t);
+        code = start_dialling(t);
+    }
+    return code;
+}
+
+/* From the opened feed or drive to the exit code. */
+static int run_transfer(transfer *t, unsigned mode)
+{
+    cli *c = t->c;
     datsync_options options;
 
-    memset(&t, 0, sizeof t);
-    t.c = c;
-    t.dir = dir;
-    t.feed = feed;
-    t.sharing = c->command->bit == SHARE;
-    t.columns = c->quiet || c->json ? 0 : datsync_os_terminal();
-    t.began = t.fresh_at = t.shown_at = t.rate_at = datsync_os_clock(NULL);
-    hex(t.key, datsync_feed_key(feed));
-
+    t->sharing = (mode & DATSYNC_DOWNLOAD) == 0;
+    t->columns = terminal(c);
+    t->began = t->fresh_at = t->shown_at = t->meter.at = datsync_os_clock(NULL);
     memset(&options, 0, sizeof options);
     options.env = &c->env;
     options.net = datsync_os_net();
     options.max_peers = (unsigned)c->max_peers;
-    options.live = c->live;
-    options.ctx = &t;
+    options.live = t->live;
+    options.ctx = t;
     options.on_event = on_event;
     options.stopped = datsync_os_stopped;
-    int error = datsync_new(&t.ds, &options, t.began);
+    int error = datsync_new(&t->ds, &options, t->began);
     if (error < 0) {
         return fail(c, FAILED, "%s", datsync_strerror(error));
     }
-    int code = DONE;
-    error = datsync_add(t.ds, feed, mode);
-    if (error < 0) {
-        code = fail_feed(c, dir, error);
-    }
+    int code = start_transfer(t, mode);
     if (code == DONE) {
-        code = start_listening(&t);
+        error = t->watch != NULL ? run_watching(t) : datsync_run(t->ds);
+        bar_clear(c);
+        code = outcome(t, error);
     }
-    if (code == DONE) {
-        tell_link(&t);
-        code = start_dialling(&t);
-    }
-    if (code == DONE) {
-        error = datsync_run(t.ds);
-        bar_clear(&t);
-        code = outcome(&t, error);
-    }
-    error = datsync_free(t.ds);
+    error = datsync_free(t->ds);
     if (error < 0 && code != FAILED) {
-        code = fail_feed(c, dir, error);
+        code = fail_store(t, error);
     }
-    bar_clear(&t);
-    tell_end(&t, code);
+    bar_clear(c);
+    tell_end(t, code);
     return code;
 }
 
-static int run_share(cli *c)
+static void transfer_of_feed(transfer *t, cli *c, const char *dir, datsync_feed *feed)
 {
-    datsync_feed *feed = NULL;
-    opening how = {c->words[0], NULL, NULL, 0, 0};
+    memset(t, 0, sizeof *t);
+    t->c = c;
+    t->dir = dir;
+    t->feed = feed;
+    t->live = c->live;
+    hex(t->key, datsync_feed_key(feed));
+}
 
+static void transfer_of_drive(transfer *t, cli *c, const char *dir, datsync_drive *drive)
+{
+    transfer_of_feed(t, c, dir, datsync_drive_metadata(drive));
+    t->drive = drive;
+}
+
+static int need_peer_to_share(cli *c)
+{
     if (c->no_listen && c->peer_count == 0) {
         return fail(c, USAGE, "with --no-listen, name a peer to dial with --peer HOST:PORT");
     }
-    datsync_os_signals();
-    int code = open_feed(c, &how, &feed);
-    if (code != DONE) {
-        return code;
-    }
-    code = run_transfer(c, how.dir, feed, DATSYNC_UPLOAD);
-    return close_feed(c, how.dir, feed, code);
+    return DONE;
 }
 
-static int run_clone(cli *c)
+static int need_peer_to_clone(cli *c)
 {
-    uint8_t key[32];
-    datsync_feed *feed = NULL;
-    opening how = {c->words[1], key, NULL, DATSYNC_CREATE, 0};
-
-    if (datsync_parse_link(key, c->words[0]) != 0) {
-        return fail(c, USAGE, "%s: a link has 64 hexadecimal digits, with or without dat:// before them", c->words[0]);
-    }
     if (c->peer_count == 0 && (c->listen == NULL || c->no_listen)) {
         return fail(c, USAGE,
                     "there is no discovery yet: name a peer with --peer HOST:PORT, or let one come with "
                     "--listen [HOST:]PORT");
     }
+    return DONE;
+}
+
+static int read_link(cli *c, const char *link, uint8_t key[32])
+{
+    if (datsync_parse_link(key, link) != 0) {
+        return fail(c, USAGE, "%s: a link has 64 hexadecimal digits, with or without dat:// before them", link);
+    }
+    return DONE;
+}
+
+static int feed_share(cli *c)
+{
+    datsync_feed *feed = NULL;
+    transfer t;
+    opening how = {c->words[0], NULL, NULL, 0, 0};
+
+    int code = need_peer_to_share(c);
+    if (code != DONE) {
+        return code;
+    }
     datsync_os_signals();
-    int code = open_feed(c, &how, &feed);
+    code = open_feed(c, &how, &feed);
+    if (code != DONE) {
+        return code;
+    }
+    transfer_of_feed(&t, c, how.dir, feed);
+    code = run_transfer(&t, DATSYNC_UPLOAD);
+    return close_feed(c, how.dir, feed, code);
+}
+
+static int feed_clone(cli *c)
+{
+    uint8_t key[32];
+    datsync_feed *feed = NULL;
+    transfer t;
+    opening how = {c->words[1], key, NULL, DATSYNC_CREATE, 0};
+
+    int code = read_link(c, c->words[0], key);
+    if (code == DONE) {
+        code = need_peer_to_clone(c);
+    }
+    if (code != DONE) {
+        return code;
+    }
+    datsync_os_signals();
+    code = open_feed(c, &how, &feed);
     if (code != DONE) {
         return code;
     }
@@ -1287,73 +2574,945 @@ static int run_clone(cli *c)
         code = error < 0 ? fail_feed(c, how.dir, error) : DONE;
     }
     if (code == DONE) {
-        code = run_transfer(c, how.dir, feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD);
+        transfer_of_feed(&t, c, how.dir, feed);
+        code = run_transfer(&t, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD);
     }
     return close_feed(c, how.dir, feed, code);
+}
+
+/* ---------------------------------------------------------------- create, share --------------------------------- */
+
+/* Makes the drive of a folder and its dat.json; imports nothing yet. */
+static int make_drive(cli *c, const char *dir, datsync_drive **drive)
+{
+    datsync_tree tree;
+    char key[65];
+    opening how = {dir, NULL, NULL, DATSYNC_CREATE, 1};
+
+    int code = open_drive(c, &how, drive);
+    if (code != DONE) {
+        return code;
+    }
+    hex(key, datsync_feed_key(datsync_drive_metadata(*drive)));
+    memset(&tree, 0, sizeof tree);
+    int error = datsync_drive_flush(*drive);
+    if (error == 0) {
+        error = datsync_os_tree(&tree, dir, 0);
+    }
+    if (error == 0) {
+        error = write_about(c, &tree, key);
+        close_tree(&tree);
+    }
+    if (error == 1 && (c->title != NULL || c->description != NULL || c->author != NULL || c->license != NULL)) {
+        note(c, "%s: its dat.json is kept as it is", dir);
+    }
+    if (error < 0) {
+        fail(c, FAILED, "%s: dat.json: %s", dir, datsync_strerror(error));
+        return close_drive(c, dir, *drive, FAILED);
+    }
+    if (c->json) {
+        json_begin("created");
+        json_string("key", key);
+        json_end();
+    }
+    return DONE;
+}
+
+static int run_create(cli *c)
+{
+    const char *dir = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    importing im;
+    char key[65];
+
+    datsync_os_signals();
+    int code = make_drive(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    if (!c->json) {
+        hex(key, datsync_feed_key(datsync_drive_metadata(drive)));
+        printf("dat://%s\n", key);
+        fflush(stdout);
+    }
+    code = importing_begin(&im, c, dir, drive);
+    if (code == DONE) {
+        code = import_folder(&im);
+    }
+    if (code == DONE && im.counts[DATSYNC_REFUSED] > 0) {
+        code = fail_refused(c, dir, im.counts[DATSYNC_REFUSED], "not imported");
+    }
+    importing_end(&im);
+    return close_drive(c, dir, drive, code);
+}
+
+/* The owner: import, then serve, and go on importing if it is watched. */
+static int share_as_owner(cli *c, transfer *t, int watch)
+{
+    importing im;
+
+    int code = importing_begin(&im, c, t->dir, t->drive);
+    if (code == DONE) {
+        tell_link(t);
+        code = import_folder(&im);
+    }
+    if (code == DONE) {
+        t->watch = watch ? &im : NULL;
+        t->live = watch;
+        code = run_transfer(t, DATSYNC_UPLOAD);
+    } else if (code == INTERRUPTED) {
+        code = DONE; /* as when it serves */
+    }
+    if (code == DONE && im.counts[DATSYNC_REFUSED] > 0) {
+        code = fail_refused(c, t->dir, im.counts[DATSYNC_REFUSED], "not imported");
+    }
+    importing_end(&im);
+    return code;
+}
+
+static int run_share(cli *c)
+{
+    const char *dir = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    uint8_t key[32];
+    transfer t;
+    opening how = {dir, NULL, NULL, 0, 0};
+
+    int code = need_peer_to_share(c);
+    if (code != DONE) {
+        return code;
+    }
+    datsync_os_signals();
+    code = folder_key(dir, ".dat/metadata.key", key) ? open_drive(c, &how, &drive) : make_drive(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    transfer_of_drive(&t, c, dir, drive);
+    if (datsync_drive_writable(drive)) {
+        code = share_as_owner(c, &t, c->watch);
+    } else {
+        code = run_transfer(&t, DATSYNC_UPLOAD);
+    }
+    return close_drive(c, dir, drive, code);
+}
+
+/* ---------------------------------------------------------------- clone, pull, sync ----------------------------- */
+
+static int stop_list(void *arg, const char *name)
+{
+    (void)name;
+    *(int *)arg = 1;
+    return 1;
+}
+
+/* A folder that has files, and no drive, is not ours to write to. */
+static int check_clone_folder(cli *c, const char *dir)
+{
+    datsync_tree tree;
+    datsync_file_info info;
+    int used = 0;
+
+    memset(&tree, 0, sizeof tree);
+    int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
+    if (error == 0) {
+        if (tree.stat(tree.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY) {
+            error = tree.list(tree.ctx, "", stop_list, &used);
+        }
+        close_tree(&tree);
+    }
+    if (error < 0 && error != DATSYNC_E_NO_ENTRY) {
+        return fail_drive(c, dir, error);
+    }
+    if (used && !c->force) {
+        return fail(c, FAILED, "%s: is not empty, and no drive is here (--force clones into it all the same)", dir);
+    }
+    return DONE;
+}
+
+static void lay_out(cli *c, datsync_drive *drive)
+{
+    datsync_layout layout;
+
+    memset(&layout, 0, sizeof layout);
+    layout.ctx = c;
+    layout.version = c->checkout;
+    layout.force = c->force;
+    layout.select = c->select_count > 0 ? is_selected : NULL;
+    datsync_drive_layout(drive, &layout);
+}
+
+/* Downloads into an opened drive, and closes it. */
+static int download(cli *c, const char *dir, datsync_drive *drive, int live)
+{
+    transfer t;
+    int code = DONE;
+
+    if (datsync_drive_writable(drive)) {
+        code =
+            fail(c, FAILED, "%s: is where this drive is written (its secret key is here); nothing can be newer", dir);
+    } else {
+        lay_out(c, drive);
+        transfer_of_drive(&t, c, dir, drive);
+        t.live = live;
+        code = run_transfer(&t, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD);
+    }
+    return close_drive(c, dir, drive, code);
+}
+
+static int run_clone(cli *c)
+{
+    uint8_t key[32];
+    char name[65];
+    datsync_drive *drive = NULL;
+
+    int code = read_link(c, c->words[0], key);
+    if (code == DONE) {
+        code = need_peer_to_clone(c);
+    }
+    if (code != DONE) {
+        return code;
+    }
+    hex(name, key);
+    opening how = {c->word_count > 1 ? c->words[1] : name, key, NULL, DATSYNC_CREATE, 0};
+    datsync_os_signals();
+    code = check_clone_folder(c, how.dir);
+    if (code == DONE) {
+        code = open_drive(c, &how, &drive);
+    }
+    return code == DONE ? download(c, how.dir, drive, c->live) : code;
+}
+
+static int run_pull(cli *c)
+{
+    datsync_drive *drive = NULL;
+    opening how = {folder_word(c, 0), NULL, NULL, 0, 0};
+
+    int code = need_peer_to_clone(c);
+    if (code != DONE) {
+        return code;
+    }
+    datsync_os_signals();
+    code = open_drive(c, &how, &drive);
+    return code == DONE ? download(c, how.dir, drive, 0) : code;
+}
+
+static int run_sync(cli *c)
+{
+    datsync_drive *drive = NULL;
+    transfer t;
+    opening how = {folder_word(c, 0), NULL, NULL, 0, 0};
+
+    int code = need_peer_to_share(c);
+    if (code != DONE) {
+        return code;
+    }
+    datsync_os_signals();
+    c->timeout = 0;
+    code = open_drive(c, &how, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    if (!datsync_drive_writable(drive)) {
+        return download(c, how.dir, drive, 1);
+    }
+    transfer_of_drive(&t, c, how.dir, drive);
+    code = share_as_owner(c, &t, 1);
+    return close_drive(c, how.dir, drive, code);
+}
+
+/* ---------------------------------------------------------------- log, status, keys ------------------------------ */
+
+static int is_folder_entry(const datsync_entry *entry)
+{
+    return (entry->stat.mode & 0170000) == 0040000;
+}
+
+static int number_width(uint64_t number)
+{
+    int width = 1;
+
+    for (; number >= 10; number /= 10) {
+        width++;
+    }
+    return width;
+}
+
+static void log_entry(const cli *c, const datsync_entry *entry, int width)
+{
+    if (c->json) {
+        json_begin("log");
+        json_number("version", entry->version);
+        json_string("change", entry->deleted ? "del" : "put");
+        json_string("path", entry->path);
+        json_number("size", entry->stat.size);
+        json_number("mode", entry->stat.mode);
+        json_number("mtime", entry->stat.mtime);
+        if (entry->error < 0) {
+            json_reason(entry->error);
+        }
+        json_end();
+        return;
+    }
+    printf("%*llu [%s] ", width, (unsigned long long)entry->version, entry->deleted ? "del" : "put");
+    put_safe(stdout, entry->path);
+    if (!entry->deleted) {
+        printf("%s %llu B", is_folder_entry(entry) ? "/" : "", (unsigned long long)entry->stat.size);
+    }
+    printf("%s%s\n", entry->error < 0 ? "  bad: " : "", entry->error < 0 ? datsync_strerror(entry->error) : "");
+}
+
+static int run_log(cli *c)
+{
+    const char *dir = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    datsync_entry entry;
+    uint64_t bytes = 0, missing = 0;
+
+    int code = look_into(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    uint64_t version = datsync_drive_version(drive);
+    for (uint64_t at = 1; at <= version && code == DONE && !ferror(stdout); at++) {
+        int error = datsync_drive_entry(drive, at, &entry, NULL);
+        if (error == DATSYNC_E_MORE || error == DATSYNC_E_NOT_FOUND) {
+            missing++;
+        } else if (error < 0) {
+            code = fail(c, FAILED, "%s: entry %llu: %s", dir, (unsigned long long)at, datsync_strerror(error));
+        } else {
+            bytes += entry.stat.size;
+            log_entry(c, &entry, number_width(version));
+        }
+    }
+    if (code == DONE && !c->json) {
+        printf("%llu %s, %llu B\n", (unsigned long long)(version - missing),
+               version - missing == 1 ? "entry" : "entries", (unsigned long long)bytes);
+    }
+    if (missing > 0) {
+        note(c, "%s: %llu entries are not here", dir, (unsigned long long)missing);
+    }
+    return close_drive(c, dir, drive, code);
+}
+
+typedef struct sums {
+    uint64_t files, bytes;
+} sums;
+
+static int on_sum(void *ctx, const datsync_entry *entry)
+{
+    sums *s = ctx;
+
+    if (!is_folder_entry(entry)) {
+        s->files++;
+        s->bytes += entry->stat.size;
+    }
+    return 0;
+}
+
+static void say_text(const cli *c, const char *name, const char *value)
+{
+    if (c->json) {
+        json_string(name, value);
+    } else {
+        printf("%s: ", name);
+        put_safe(stdout, value);
+        putchar('\n');
+    }
+}
+
+static void say_number(const cli *c, const char *name, uint64_t value)
+{
+    if (c->json) {
+        json_number(name, value);
+    } else {
+        printf("%s: %llu\n", name, (unsigned long long)value);
+    }
+}
+
+static void say_bool(const cli *c, const char *name, int value)
+{
+    if (c->json) {
+        json_bool(name, value);
+    } else {
+        printf("%s: %s\n", name, value ? "yes" : "no");
+    }
+}
+
+/* The secret key may be here while the drive is open for reading only. */
+static int is_owner(const datsync_drive *drive)
+{
+    return datsync_drive_writable(drive) || datsync_feed_secret_key(datsync_drive_metadata(drive)) != NULL;
+}
+
+static void say_about(const cli *c, const datsync_tree *tree)
+{
+    growing text;
+    about found;
+
+    if (read_whole(tree, "dat.json", &text) < 0) {
+        return;
+    }
+    scan_about(text.text, &found);
+    free(text.text);
+    for (int i = 0; i < ABOUT; i++) {
+        if (found.text[i][0] != 0) {
+            say_text(c, about_names[i], found.text[i]);
+        }
+    }
+}
+
+static void say_drive(const cli *c, datsync_drive *drive)
+{
+    const datsync_feed *content = datsync_drive_content(drive);
+    uint64_t version = datsync_drive_version(drive), blocks = content != NULL ? datsync_feed_length(content) : 0;
+    uint64_t held = content != NULL ? datsync_feed_count(content, 0, blocks) : 0;
+    sums sum = {0, 0};
+
+    say_number(c, "version", version);
+    say_number(c, "laid_out", datsync_drive_laid_out(drive));
+    if (version == 0 || datsync_drive_list(drive, version, "/", 1, on_sum, &sum, NULL) >= 0) {
+        say_number(c, "files", sum.files);
+        say_number(c, "bytes", sum.bytes);
+    }
+    if (c->json) {
+        json_number("held", held);
+        json_number("blocks", blocks);
+    } else {
+        printf("held: %llu of %llu blocks\n", (unsigned long long)held, (unsigned long long)blocks);
+    }
+    say_bool(c, "writable", is_owner(drive));
+    say_bool(c, "archive", datsync_drive_archive(drive));
+}
+
+static int run_status(cli *c)
+{
+    const char *dir = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    importing im;
+    char key[65];
+
+    datsync_os_signals();
+    int code = look_into(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    code = importing_begin(&im, c, dir, drive);
+    im.only_count = 1;
+    if (code == DONE && is_owner(drive)) {
+        code = import_folder(&im);
+    }
+    if (code == DONE) {
+        hex(key, datsync_feed_key(datsync_drive_metadata(drive)));
+        if (c->json) {
+            json_begin("status");
+        }
+        say_text(c, "key", key);
+        say_about(c, &im.tree);
+        say_drive(c, drive);
+        if (is_owner(drive)) {
+            say_number(c, "added", im.counts[DATSYNC_ADDED]);
+            say_number(c, "updated", im.counts[DATSYNC_UPDATED]);
+            say_number(c, "removed", im.counts[DATSYNC_REMOVED]);
+        }
+        if (c->json) {
+            json_end();
+        }
+    }
+    importing_end(&im);
+    return close_drive(c, dir, drive, code);
+}
+
+static void put_secret(const uint8_t secret[64])
+{
+    char left[65], right[65];
+
+    hex(left, secret);
+    hex(right, secret + 32);
+    printf("%s%s", left, right);
+    memset(left, 0, sizeof left);
+    memset(right, 0, sizeof right);
+}
+
+static int tell_keys(cli *c, const char *dir, datsync_drive *drive, int exporting)
+{
+    datsync_feed *feed = datsync_drive_metadata(drive);
+    const uint8_t *secret = exporting ? datsync_feed_secret_key(feed) : NULL;
+    char key[65], discovery[65];
+
+    if (exporting && secret == NULL) {
+        return fail(c, FAILED, "%s: the secret key of this drive is not here", dir);
+    }
+    hex(key, datsync_feed_key(feed));
+    hex(discovery, datsync_feed_discovery_key(feed));
+    if (c->json) {
+        json_begin("keys");
+        json_string("key", key);
+        json_string("discovery_key", discovery);
+        json_bool("writable", is_owner(drive));
+        if (secret != NULL) {
+            fputs(",\"secret_key\":\"", stdout);
+            put_secret(secret);
+            putchar('"');
+        }
+        json_end();
+    } else if (secret != NULL) {
+        put_secret(secret);
+        putchar('\n');
+    } else {
+        printf("dat://%s\ndiscovery key: %s\n", key, discovery);
+    }
+    return DONE;
+}
+
+/* 128 hexadecimal digits, with white space around them. */
+static int read_secret_hex(cli *c, uint8_t secret[64])
+{
+    char text[256] = {0};
+    char *at = text;
+
+    size_t got = fread(text, 1, sizeof text - 1, stdin);
+    at += strspn(at, " \t\r\n");
+    int good = got < sizeof text - 1 && strspn(at, "0123456789abcdefABCDEF") == 128 &&
+               at[128 + strspn(at + 128, " \t\r\n")] == 0;
+    for (int i = 0; i < 64 && good; i++) {
+        char digits[3] = {at[2 * i], at[2 * i + 1], 0};
+        secret[i] = (uint8_t)strtoul(digits, NULL, 16);
+    }
+    memset(text, 0, sizeof text);
+    return good ? DONE : fail(c, FAILED, "standard input: a secret key has 128 hexadecimal digits");
+}
+
+static int import_key(cli *c, const char *dir)
+{
+    uint8_t secret[64], key[32];
+    datsync_drive *drive = NULL;
+    opening how = {dir, NULL, secret, 0, 0};
+
+    if (!folder_key(dir, ".dat/metadata.key", key)) {
+        return fail_drive(c, dir, DATSYNC_E_NOT_FOUND);
+    }
+    int code = read_secret_hex(c, secret);
+    if (code == DONE && !same_key(key, secret + 32)) {
+        code = fail(c, FAILED, "%s: this is not the secret key of the drive that is here", dir);
+    }
+    if (code == DONE) {
+        code = open_drive(c, &how, &drive);
+    }
+    memset(secret, 0, sizeof secret);
+    if (code != DONE) {
+        return code;
+    }
+    if (c->json) {
+        code = tell_keys(c, dir, drive, 0);
+    } else {
+        note(c, "%s: is now the owner's folder", dir);
+    }
+    return close_drive(c, dir, drive, code);
+}
+
+static int run_keys(cli *c)
+{
+    const char *what = c->word_count > 0 ? c->words[0] : "";
+    int exporting = strcmp(what, "export") == 0, importing_it = strcmp(what, "import") == 0;
+    const char *dir = folder_word(c, exporting || importing_it);
+    datsync_drive *drive = NULL;
+
+    if (c->word_count > 1 && !exporting && !importing_it) {
+        return fail(c, USAGE, "%s: not one of export, import", what);
+    }
+    if (importing_it) {
+        return import_key(c, dir);
+    }
+    int code = look_into(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    code = tell_keys(c, dir, drive, exporting);
+    return close_drive(c, dir, drive, code);
+}
+
+/* ---------------------------------------------------------------- verify ---------------------------------------- */
+
+static void on_entry_fault(void *ctx, const datsync_entry *entry, int error)
+{
+    verifying *v = ctx;
+
+    v->bad++;
+    if (v->c->json) {
+        json_begin("bad");
+        json_string("path", entry->path);
+        json_reason(error);
+        json_end();
+    } else {
+        fputs("bad ", stdout);
+        put_safe(stdout, entry->path);
+        printf(": %s\n", datsync_strerror(error));
+    }
+}
+
+static int run_verify(cli *c)
+{
+    const char *dir = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    verifying v = {c, 0, "metadata."};
+    opening how = {dir, NULL, NULL, 0, 0};
+    datsync_drive_check check = {&v, on_entry_fault, 1};
+
+    int code = open_drive(c, &how, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    int64_t good = datsync_feed_audit(datsync_drive_metadata(drive), on_fault, &v);
+    if (good >= 0 && datsync_drive_archive(drive) && datsync_drive_content(drive) != NULL) {
+        v.prefix = "content.";
+        good = datsync_feed_audit(datsync_drive_content(drive), on_fault, &v);
+    }
+    if (good >= 0) {
+        good = datsync_drive_verify(drive, &check);
+    }
+    code = good < 0 ? fail_drive(c, dir, (int)good) : tell_verified(&v, dir, (uint64_t)good, "entries");
+    return close_drive(c, dir, drive, code);
+}
+
+/* ---------------------------------------------------------------- ls, cat --------------------------------------- */
+
+/* A path as the drive has it: one slash before it, none behind. NULL if it is too long. */
+static const char *drive_path(char out[DATSYNC_MAX_PATH + 2], const char *path)
+{
+    size_t len = strlen(path);
+
+    while (len > 0 && *path == '/') {
+        path++;
+        len--;
+    }
+    while (len > 0 && path[len - 1] == '/') {
+        len--;
+    }
+    if (len > DATSYNC_MAX_PATH) {
+        return NULL;
+    }
+    out[0] = '/';
+    memcpy(out + 1, path, len);
+    out[len + 1] = 0;
+    return out;
+}
+
+/* The version to look at. */
+static int chosen_version(cli *c, const char *dir, const datsync_drive *drive, uint64_t *version)
+{
+    uint64_t newest = datsync_drive_version(drive);
+
+    *version = c->checkout > 0 ? c->checkout : newest;
+    if (*version > newest) {
+        return fail(c, FAILED, "%s: the newest version known is %llu", dir, (unsigned long long)newest);
+    }
+    return DONE;
+}
+
+static int fail_path(cli *c, const char *dir, const char *path, int error)
+{
+    const char *why = error == DATSYNC_E_NOT_FOUND ? "no such file or folder in this version"
+                      : error == DATSYNC_E_MORE    ? "the entries that lead there are not here"
+                                                   : datsync_strerror(error);
+
+    return fail(c, FAILED, "%s: %s: %s", dir, path, why);
+}
+
+/* 2019-02-28 12:34, in UTC. */
+static const char *moment(char out[32], uint64_t ms)
+{
+    uint64_t seconds = ms / 1000;
+    time_t when = (time_t)seconds;
+    struct tm *parts = seconds < 253402300800u ? gmtime(&when) : NULL; /* up to the year 9999 */
+
+    if (parts == NULL || strftime(out, 32, "%Y-%m-%d %H:%M", parts) == 0) {
+        snprintf(out, 32, "%16s", "?");
+    }
+    return out;
+}
+
+typedef struct listing {
+    cli *c;
+    const char *path; /* that was asked for; told relative to it */
+    uint64_t count;
+} listing;
+
+static int on_listed(void *ctx, const datsync_entry *entry)
+{
+    listing *l = ctx;
+    size_t len = strcmp(l->path, "/") == 0 ? 0 : strlen(l->path);
+    const char *name = entry->path;
+    int folder = is_folder_entry(entry);
+    char time[32];
+
+    l->count++;
+    if (strncmp(name, l->path, len) == 0 && name[len] == '/') {
+        name += len + 1;
+    }
+    if (l->c->json) {
+        json_begin("ls");
+        json_string("path", entry->path);
+        json_bool("folder", folder);
+        json_number("mode", entry->stat.mode);
+        json_number("size", entry->stat.size);
+        json_number("mtime", entry->stat.mtime);
+        json_number("version", entry->version);
+        json_end();
+        return ferror(stdout);
+    }
+    if (l->c->long_form) {
+        printf("%c%03o %12llu %s ", folder ? 'd' : '-', (unsigned)(entry->stat.mode & 0777),
+               (unsigned long long)entry->stat.size,
+               folder && entry->version == 0 ? "               -" : moment(time, entry->stat.mtime));
+    }
+    put_safe(stdout, name);
+    puts(folder ? "/" : "");
+    return ferror(stdout);
+}
+
+static int run_ls(cli *c)
+{
+    const char *dir = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    datsync_entry entry;
+    char place[DATSYNC_MAX_PATH + 2];
+    uint64_t version = 0;
+    listing l = {c, drive_path(place, c->word_count > 1 ? c->words[1] : "/"), 0};
+
+    int code = look_into(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    code = l.path != NULL ? chosen_version(c, dir, drive, &version) : fail_path(c, dir, c->words[1], DATSYNC_E_TOO_BIG);
+    if (code == DONE && version > 0) {
+        int root = strcmp(l.path, "/") == 0;
+        int error = root ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, l.path, &entry, NULL);
+        if (error == 0 && !entry.deleted && !is_folder_entry(&entry)) {
+            l.path = "/";
+            on_listed(&l, &entry);
+        } else if (error == 0 || error == DATSYNC_E_NOT_FOUND) {
+            int found = error == 0;
+            error = datsync_drive_list(drive, version, l.path, c->recursive, on_listed, &l, NULL);
+            if (error == 0 && l.count == 0 && !root && !found) {
+                error = DATSYNC_E_NOT_FOUND;
+            }
+        }
+        if (error < 0) {
+            code = fail_path(c, dir, l.path, error);
+        }
+    }
+    return close_drive(c, dir, drive, code);
+}
+
+/* Writes one file of an opened drive to standard output. */
+static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *path)
+{
+    static uint8_t piece[CLI_BLOCK_SIZE];
+    char own[DATSYNC_MAX_PATH + 2];
+    datsync_entry entry;
+    uint64_t version;
+
+    int code = chosen_version(c, dir, drive, &version);
+    if (code != DONE) {
+        return code;
+    }
+    int error = version == 0 ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, path, &entry, NULL);
+    if (error == 0 && entry.deleted) {
+        error = DATSYNC_E_NOT_FOUND;
+    } else if (error == 0) {
+        error = is_folder_entry(&entry) ? DATSYNC_E_IS_FOLDER : entry.error;
+    }
+    if (error < 0) {
+        return fail_path(c, dir, path, error);
+    }
+    strcpy(own, path);
+    entry.path = own; /* the drive's lasts only until the next call */
+    for (uint64_t at = 0; at < entry.stat.size && !ferror(stdout);) {
+        int64_t got = datsync_drive_read(drive, &entry, at, piece, sizeof piece);
+        if (got <= 0) {
+            return got == DATSYNC_E_NOT_FOUND || got == 0
+                       ? fail(c, FAILED, "%s: %s: its bytes are not all here", dir, path)
+                       : fail_path(c, dir, path, (int)got);
+        }
+        fwrite(piece, 1, (size_t)got, stdout);
+        at += (uint64_t)got;
+    }
+    return ferror(stdout) ? FAILED : DONE;
+}
+
+/* The one file of `cat LINK`: patterns don't count here. */
+static int is_this_path(void *ctx, const char *path)
+{
+    const char *wanted = ctx;
+
+    return strcmp(path + (*path == '/'), wanted + 1) == 0;
+}
+
+static int cat_from_link(cli *c, const uint8_t key[32], char *path)
+{
+    datsync_drive_options options;
+    datsync_drive *drive = NULL;
+    datsync_layout layout;
+    transfer t;
+
+    int code = need_peer_to_clone(c);
+    if (code != DONE) {
+        return code;
+    }
+    datsync_os_signals();
+    memset(&options, 0, sizeof options);
+    options.env = &c->env;
+    options.key = key;
+    options.flags = DATSYNC_CREATE;
+    int error = datsync_drive_open(&drive, &options);
+    if (error < 0) {
+        return fail_drive(c, c->words[0], error);
+    }
+    memset(&layout, 0, sizeof layout);
+    layout.ctx = path;
+    layout.version = c->checkout;
+    layout.select = is_this_path;
+    datsync_drive_layout(drive, &layout);
+    transfer_of_drive(&t, c, c->words[0], drive);
+    code = run_transfer(&t, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD);
+    if (code == DONE) {
+        code = write_out(c, c->words[0], drive, path);
+    }
+    return close_drive(c, c->words[0], drive, code);
+}
+
+static int run_cat(cli *c)
+{
+    const char *from = c->words[0];
+    char place[DATSYNC_MAX_PATH + 2];
+    datsync_drive *drive = NULL;
+    uint8_t key[32], there[32];
+
+    if (drive_path(place, c->words[1]) == NULL) {
+        return fail_path(c, from, c->words[1], DATSYNC_E_TOO_BIG);
+    }
+    /* A clone's folder may have the key's name. */
+    if (datsync_parse_link(key, from) == 0 && !folder_key(from, ".dat/metadata.key", there)) {
+        return cat_from_link(c, key, place);
+    }
+    int code = look_into(c, from, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    code = write_out(c, from, drive, place);
+    return close_drive(c, from, drive, code);
 }
 
 /* ---------------------------------------------------------------- tables ---------------------------------------- */
 
 static const command commands[] = {
-    {"create", "DIR", "Make a feed with new keys in the folder DIR and print its link.", 1, 1, CREATE, run_create},
-    {"append", "DIR [FILE...]", "Append the files, or standard input, and print the new length.", 1, -1, APPEND,
-     run_append},
-    {"cat", "DIR", "Write the blocks to standard output.", 1, 1, CAT, run_cat},
-    {"info", "DIR", "Tell what the folder holds.", 1, 1, INFO, run_info},
-    {"verify", "DIR", "Read everything and check it: `ok N`, or a line `bad INDEX FILE` for each fault.", 1, 1, VERIFY,
+    {0, "create", "[DIR]", "Make a drive of DIR's files and print its link.", 0, 1, CREATE, run_create},
+    {0, "share", "[DIR]", "Import what changed, then serve until interrupted; first make a drive, if DIR is none.", 0,
+     1, SHARE, run_share},
+    {0, "clone", "LINK [DIR]", "Download a drive into the folder DIR, or go on with it; end when it is complete.", 1, 2,
+     CLONE, run_clone},
+    {0, "pull", "[DIR]", "Bring a clone up to date; end when it is complete.", 0, 1, PULL, run_pull},
+    {0, "sync", "[DIR]", "Until interrupted: the owner imports and serves, a clone downloads and serves.", 0, 1, SYNC,
+     run_sync},
+    {0, "log", "[DIR]", "Tell every change, the oldest first.", 0, 1, LOG, run_log},
+    {0, "status", "[DIR]", "Tell what the drive is and holds, and what isn't imported yet.", 0, 1, STATUS, run_status},
+    {0, "keys", "[export|import] [DIR]",
+     "Print the link and the discovery key; export: print the secret key; import: read it.", 0, 2, KEYS, run_keys},
+    {0, "verify", "[DIR]", "Read everything and check it: `ok N`, or a line `bad ...` for each fault.", 0, 1, VERIFY,
      run_verify},
-    {"share", "DIR", "Serve what the folder holds until interrupted.", 1, 1, SHARE, run_share},
-    {"clone", "LINK DIR", "Download into the folder DIR, or go on with it; end when it is complete.", 2, 2, CLONE,
-     run_clone},
+    {0, "ls", "[DIR] [PATH]", "List the files and folders of the newest version.", 0, 2, LS, run_ls},
+    {0, "cat", "LINK|DIR PATH", "Write one file to standard output.", 2, 2, CAT, run_cat},
+    {1, "create", "DIR", "Make a feed with new keys in the folder DIR and print its link.", 1, 1, FEED_CREATE,
+     feed_create},
+    {1, "append", "DIR [FILE...]", "Append the files, or standard input, and print the new length.", 1, -1, FEED_APPEND,
+     feed_append},
+    {1, "cat", "DIR", "Write the blocks to standard output.", 1, 1, FEED_CAT, feed_cat},
+    {1, "info", "DIR", "Tell what the folder holds.", 1, 1, FEED_INFO, feed_info},
+    {1, "verify", "DIR", "Read everything and check it: `ok N`, or a line `bad INDEX FILE` for each fault.", 1, 1,
+     FEED_VERIFY, feed_verify},
+    {1, "share", "DIR", "Serve what the folder holds until interrupted.", 1, 1, FEED_SHARE, feed_share},
+    {1, "clone", "LINK DIR", "Download into the folder DIR, or go on with it; end when it is complete.", 2, 2,
+     FEED_CLONE, feed_clone},
 };
 
-enum { NONE, TEXT, NUMBER, PEER, LISTEN, RANGE };
+enum { NONE, TEXT, NUMBER, PEER, LISTEN, RANGE, GLOB };
 
 typedef struct option_spec {
     const char *name;
     int kind;
     const char *value; /* its name in the help */
     const char *about;
-    unsigned commands;
+    uint32_t commands;
     size_t at; /* offset in struct cli */
     uint64_t min, max;
 } option_spec;
 
 #define AT(member) offsetof(cli, member)
-#define NETWORKED (SHARE | CLONE)
+#define NETWORKED (FEED_SHARE | FEED_CLONE | SHARE | CLONE | PULL | SYNC | CAT)
+#define IMPORTING (CREATE | SHARE | SYNC)
 
 static const option_spec option_specs[] = {
-    {"--secret-key", TEXT, "FILE", "use this secret key (64 bytes; - is standard input)", CREATE, AT(secret_key), 0, 0},
-    {"--block-size", NUMBER, "N", "bytes of a block (65536)", APPEND, AT(block_size), 1, DATSYNC_MAX_BLOCK},
-    {"--lines", NONE, NULL, "a block is a line, without its line feed", APPEND | CAT, AT(lines), 0, 0},
-    {"--range", RANGE, "A:B", "only the blocks A to B - 1; repeatable", CAT | CLONE, 0, 0, 0},
+    {"--title", TEXT, "TEXT", "for dat.json, if there is none yet", CREATE | SHARE, AT(title), 0, 0},
+    {"--description", TEXT, "TEXT", "the same", CREATE | SHARE, AT(description), 0, 0},
+    {"--author", TEXT, "TEXT", "the same", CREATE | SHARE, AT(author), 0, 0},
+    {"--license", TEXT, "TEXT", "the same", CREATE | SHARE, AT(license), 0, 0},
+    {"--watch", NONE, NULL, "go on importing what changes", SHARE, AT(watch), 0, 0},
+    {"--ignore-hidden", NONE, NULL, "leave out names that begin with a dot (as without it)", IMPORTING | STATUS, 0, 0,
+     0},
+    {"--no-ignore-hidden", NONE, NULL, "take in names that begin with a dot", IMPORTING | STATUS, AT(with_hidden), 0,
+     0},
+    {"--select", GLOB, "GLOB", "only these files and folders (* ** ? [a-z]); repeatable", CLONE | PULL | SYNC, 0, 0, 0},
+    {"--checkout", NUMBER, "VERSION", "this version, not the newest", CLONE | PULL | LS | CAT, AT(checkout), 1,
+     DATSYNC_MAX_BLOCKS},
+    {"--archive", NONE, NULL, "keep the content of all versions, in .dat", CREATE | SHARE | CLONE, AT(archive), 0, 0},
+    {"--force", NONE, NULL, "overwrite and delete also what was changed here", CLONE | PULL | SYNC, AT(force), 0, 0},
+    {"--long", NONE, NULL, "mode, size and time too (also -l)", LS, AT(long_form), 0, 0},
+    {"--recursive", NONE, NULL, "everything beneath", LS, AT(recursive), 0, 0},
+    {"--secret-key", TEXT, "FILE", "use this secret key (64 bytes; - is standard input)", FEED_CREATE, AT(secret_key),
+     0, 0},
+    {"--block-size", NUMBER, "N", "bytes of a block (65536)", FEED_APPEND, AT(block_size), 1, DATSYNC_MAX_BLOCK},
+    {"--lines", NONE, NULL, "a block is a line, without its line feed", FEED_APPEND | FEED_CAT, AT(lines), 0, 0},
+    {"--range", RANGE, "A:B", "only the blocks A to B - 1; repeatable", FEED_CAT | FEED_CLONE, 0, 0, 0},
     {"--listen", LISTEN, "[HOST:]PORT", "take connections here (0: any port; unix:PATH: a socket file)", NETWORKED,
      AT(listen), 0, 0},
     {"--no-listen", NONE, NULL, "take no connections", NETWORKED, AT(no_listen), 0, 0},
     {"--peer", PEER, "HOST:PORT", "dial this peer; repeatable", NETWORKED, 0, 0, 0},
     {"--max-peers", NUMBER, "N", "connections at once (64)", NETWORKED, AT(max_peers), 1, 65535},
     {"--no-discovery", NONE, NULL, "look for no peers (there is no discovery yet)", NETWORKED, 0, 0, 0},
-    {"--timeout", NUMBER, "S", "give up after S seconds without a new byte (30; 0: never)", CLONE, AT(timeout), 0,
-     1000000000},
-    {"--live", NONE, NULL, "stay when complete: fetch what is appended, and serve", CLONE, AT(live), 0, 0},
+    {"--timeout", NUMBER, "S", "give up after S seconds without a new byte (30; 0: never)",
+     FEED_CLONE | CLONE | PULL | CAT, AT(timeout), 0, 1000000000},
+    {"--live", NONE, NULL, "stay when complete: fetch what is added, and serve", FEED_CLONE | CLONE, AT(live), 0, 0},
+    {"--secret-dir", TEXT, "DIR", "where secret keys are kept (.dat/secret_keys in the home folder)", ALL_DRIVE,
+     AT(secret_dir), 0, 0},
     {"--no-sync", NONE, NULL, "don't wait for the disk: a power cut may lose claimed blocks or fork one's own feed",
-     CREATE | APPEND | CLONE, AT(no_sync), 0, 0},
-    {"--json", NONE, NULL, "standard output: one JSON object a line", ~(unsigned)CAT, AT(json), 0, 0},
-    {"--quiet", NONE, NULL, "results and errors only", ~0u, AT(quiet), 0, 0},
-    {"--help", NONE, NULL, "this text (also -h)", ~0u, AT(help), 0, 0},
+     FEED_CREATE | FEED_APPEND | FEED_CLONE | IMPORTING | CLONE | PULL, AT(no_sync), 0, 0},
+    {"--json", NONE, NULL, "standard output: one JSON object a line", ALL & ~(FEED_CAT | CAT), AT(json), 0, 0},
+    {"--quiet", NONE, NULL, "results and errors only", ALL, AT(quiet), 0, 0},
+    {"--help", NONE, NULL, "this text (also -h)", ALL, AT(help), 0, 0},
 };
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
+static const char *group(const command *cmd)
+{
+    return cmd->feed ? "feed " : "";
+}
 
 static void usage(FILE *out)
 {
-    fputs("usage: datsync feed COMMAND [OPTIONS] ...\n\n", out);
+    char head[64];
+
+    fputs("usage: datsync COMMAND [OPTIONS] ...\n       datsync feed COMMAND [OPTIONS] ...\n", out);
     for (size_t i = 0; i < COUNT(commands); i++) {
-        fprintf(out, "  datsync feed %-8s%-15s%s\n", commands[i].name, commands[i].usage, commands[i].about);
+        const command *cmd = &commands[i];
+        if (i == 0 || cmd->feed != commands[i - 1].feed) {
+            fputs(cmd->feed ? "\nBare feeds:\n" : "\nDrives, folders of files (DIR is this one if it is left out):\n",
+                  out);
+        }
+        snprintf(head, sizeof head, "datsync %s%s %s", group(cmd), cmd->name, cmd->usage);
+        fprintf(out, "  %-34s %s\n", head, cmd->about);
     }
     fputs("\nLINK is 64 hexadecimal digits, with or without dat:// before them.\n"
           "Each command has -h. datsync --version prints the version.\n\n"
-          "exit: 0 done, 1 failed, 2 wrong usage, 3 no peer served the feed, 130 interrupted\n",
+          "exit: 0 done, 1 failed, 2 wrong usage, 3 no peer served this key, 130 interrupted\n",
           out);
 }
 
@@ -1361,7 +3520,7 @@ static void usage_of(const command *cmd)
 {
     char head[64];
 
-    printf("usage: datsync feed %s [OPTIONS] %s\n\n%s\n\n", cmd->name, cmd->usage, cmd->about);
+    printf("usage: datsync %s%s [OPTIONS] %s\n\n%s\n\n", group(cmd), cmd->name, cmd->usage, cmd->about);
     for (size_t i = 0; i < COUNT(option_specs); i++) {
         const option_spec *spec = &option_specs[i];
         if (spec->commands & cmd->bit) {
@@ -1447,6 +3606,13 @@ static int set_option(cli *c, const option_spec *spec, const char *value)
         return 1;
     case LISTEN:
         return parse_listen(c, value);
+    case GLOB:
+        if (c->select_count == CLI_MAX_SELECTS) {
+            return 0;
+        }
+        value += *value == '/';
+        c->selects[c->select_count++] = value;
+        return glob_fault(value) == NULL;
     case RANGE:
         return c->range_count < CLI_MAX_RANGES && parse_range(value, &c->ranges[c->range_count++]);
     default:
@@ -1460,7 +3626,7 @@ static int set_option(cli *c, const option_spec *spec, const char *value)
 /* One argument that begins with a minus; *at is moved over a value that is an argument of its own. */
 static int read_option(cli *c, int argc, char **argv, int *at)
 {
-    const char *arg = strcmp(argv[*at], "-h") == 0 ? "--help" : argv[*at];
+    const char *arg = strcmp(argv[*at], "-h") == 0 ? "--help" : strcmp(argv[*at], "-l") == 0 ? "--long" : argv[*at];
     const char *equals = strchr(arg, '=');
     size_t len = equals != NULL ? (size_t)(equals - arg) : strlen(arg);
     const option_spec *spec = NULL;
@@ -1473,7 +3639,8 @@ static int read_option(cli *c, int argc, char **argv, int *at)
         }
     }
     if (spec == NULL) {
-        return fail(c, USAGE, "%.*s: no such option; see datsync feed %s -h", (int)len, arg, c->command->name);
+        return fail(c, USAGE, "%.*s: no such option; see datsync %s%s -h", (int)len, arg, group(c->command),
+                    c->command->name);
     }
     if (spec->kind != NONE && equals == NULL && *at + 1 >= argc) {
         return fail(c, USAGE, "%s: needs %s", spec->name, spec->value);
@@ -1515,9 +3682,10 @@ static int read_arguments(cli *c, int argc, char **argv)
         return DONE;
     }
     if (words < c->command->min || (c->command->max >= 0 && words > c->command->max)) {
-        return fail(c, USAGE, "usage: datsync feed %s [OPTIONS] %s", c->command->name, c->command->usage);
+        return fail(c, USAGE, "usage: datsync %s%s [OPTIONS] %s", group(c->command), c->command->name,
+                    c->command->usage);
     }
-    c->word_count = words < 2 ? words : 2;
+    c->word_count = words < (int)COUNT(c->words) ? words : (int)COUNT(c->words);
     for (int i = 0; i < c->word_count; i++) {
         c->words[i] = argv[i];
     }
@@ -1562,7 +3730,7 @@ static int run_command(cli *c, int argc, char **argv)
         usage_of(c->command);
         return DONE;
     }
-    if (c->command->bit == CLONE) {
+    if (c->command->bit == FEED_CLONE) {
         merge_ranges(c);
     }
     return c->command->run(c);
@@ -1578,28 +3746,23 @@ static int run(cli *c, int argc, char **argv)
         puts("datsync " DATSYNC_VERSION);
         return DONE;
     }
-    if (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0) {
-        usage(stdout);
-        return DONE;
-    }
-    if (strcmp(argv[1], "feed") != 0) {
-        return fail(c, USAGE, "%s: no such command; for bare feeds: datsync feed COMMAND, see datsync -h", argv[1]);
-    }
-    if (argc < 3) {
+    int feed = strcmp(argv[1], "feed") == 0;
+    const char *name = argv[1 + (feed && argc > 2)];
+    if (feed && argc < 3) {
         usage(stderr);
         return USAGE;
     }
-    if (strcmp(argv[2], "-h") == 0 || strcmp(argv[2], "--help") == 0) {
+    if (strcmp(name, "-h") == 0 || strcmp(name, "--help") == 0) {
         usage(stdout);
         return DONE;
     }
     for (size_t i = 0; i < COUNT(commands); i++) {
-        if (strcmp(commands[i].name, argv[2]) == 0) {
+        if (commands[i].feed == feed && strcmp(commands[i].name, name) == 0) {
             c->command = &commands[i];
-            return run_command(c, argc - 3, argv + 3);
+            return run_command(c, argc - 2 - feed, argv + 2 + feed);
         }
     }
-    return fail(c, USAGE, "feed %s: no such command; see datsync -h", argv[2]);
+    return fail(c, USAGE, "%s%s: no such command; see datsync -h", feed ? "feed " : "", name);
 }
 
 int main(int argc, char **argv)

@@ -7819,13 +7819,13 @@ static int drive_plan(datsync_drive *d, uint64_t version)
 
 /* ------------------------------------------------ may a file be replaced? */
 
-/* The versions before: by their paths. */
+/* What was at each path in other versions. */
 static int old_build(datsync_drive *d)
 {
     datsync_entry e;
     uint64_t seq;
     int r = 0;
-    for (seq = 1; seq <= d->plan && r == 0; seq++) {
+    for (seq = 1; seq <= datsync_drive_version(d) && r == 0; seq++) { /* later ones, too, if an older version is laid out */
         if (bits_get(&d->live, seq) || !datsync_feed_has(d->metadata, seq))
             continue;
         r = entry_load(d, seq, &e);

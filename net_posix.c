@@ -3,10 +3,11 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * POSIX.1-2008, and beyond it only what is guarded: flock, fallocate, F_FULLFSYNC, F_PUNCHHOLE.
+ * POSIX.1-2008, and beyond it only what is guarded: flock, fallocate, syncfs, O_PATH, F_FULLFSYNC, F_PUNCHHOLE,
+ * _PC_CASE_SENSITIVE.
  */
 #if defined(__linux__)
-#define _GNU_SOURCE /* fallocate; implies POSIX.1-2008 */
+#define _GNU_SOURCE /* fallocate, syncfs, O_PATH; implies POSIX.1-2008 */
 #elif defined(__APPLE__)
 #define _DARWIN_C_SOURCE
 #elif defined(__sun)
@@ -17,12 +18,14 @@
 
 #include "datsync.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,9 +48,27 @@
 /* Bytes of a host name in an address, and of a prefix of file names. */
 #define OS_MAX_HOST 256
 #define OS_MAX_PREFIX 200
+/* Folders this deep are kept open between two calls; to see whether a deeper one is still at its path would cost more
+ * than to open it again. */
+#define OS_KEEP_DEPTH 16
+/* Bytes for getpwuid_r: a line of the passwd file. */
+#define OS_MAX_PASSWD 4096
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE does it there */
+#endif
+
+/* A folder on the way is only passed through, which takes no permission to read it. */
+#if defined(__linux__) && defined(O_PATH)
+#define OS_WALK O_PATH
+#else
+#define OS_WALK O_RDONLY
+#endif
+
+#if defined(__APPLE__)
+#define OS_MTIME st_mtimespec
+#else
+#define OS_MTIME st_mtim
 #endif
 
 /* ---------------------------------------------------------------- errors --------------------------------------- */
@@ -733,6 +754,127 @@ const datsync_net *datsync_os_net(void)
     return &net;
 }
 
+/* ---------------------------------------------------------------- files ---------------------------------------- */
+
+/* Offsets are signed for the OS. */
+static int file_range(uint64_t offset, uint64_t len)
+{
+    return offset > (uint64_t)INT64_MAX || len > (uint64_t)INT64_MAX - offset ? DATSYNC_E_TOO_BIG : 0;
+}
+
+static int64_t file_read(int fd, uint64_t offset, void *buf, size_t len)
+{
+    size_t done = 0;
+
+    int error = file_range(offset, len);
+    if (error != 0) {
+        return error;
+    }
+    while (done < len) {
+        ssize_t got = pread(fd, (char *)buf + done, len - done, (off_t)(offset + done));
+        if (got == 0) {
+            break;
+        }
+        if (got > 0) {
+            done += (size_t)got;
+        } else if (errno != EINTR) {
+            return os_error(errno);
+        }
+    }
+    return (int64_t)done;
+}
+
+static int file_write(int fd, uint64_t offset, const void *buf, size_t len)
+{
+    size_t done = 0;
+
+    int error = file_range(offset, len);
+    while (error == 0 && done < len) {
+        ssize_t got = pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
+        if (got > 0) {
+            done += (size_t)got;
+        } else if (got == 0) {
+            error = DATSYNC_E_NO_SPACE;
+        } else if (errno != EINTR) {
+            error = os_error(errno);
+        }
+    }
+    return error;
+}
+
+static int file_truncate(int fd, uint64_t size)
+{
+    int error = file_range(size, 0);
+    while (error == 0 && ftruncate(fd, (off_t)size) < 0) {
+        if (errno != EINTR) {
+            error = os_error(errno);
+        }
+    }
+    return error;
+}
+
+/* To the medium. What can't be synced (some file systems' folders) says EINVAL: there is nothing to wait for. */
+static int file_sync(int fd, int whole)
+{
+    int got;
+
+    do {
+#if defined(F_FULLFSYNC)
+        (void)whole;
+        got = fcntl(fd, F_FULLFSYNC);
+        if (got < 0 && errno != EINTR) {
+            got = fsync(fd);
+        }
+#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
+        got = whole ? fsync(fd) : fdatasync(fd);
+#else
+        (void)whole;
+        got = fsync(fd);
+#endif
+    } while (got < 0 && errno == EINTR);
+    return got < 0 && errno != EINVAL ? os_error(errno) : 0;
+}
+
+/* To the device, which may still hold it in a cache of its own; the next file_sync of another file empties that. */
+static int file_flush(int fd)
+{
+    int got;
+
+    do {
+        got = fsync(fd);
+    } while (got < 0 && errno == EINTR);
+    return got < 0 && errno != EINVAL ? os_error(errno) : 0;
+}
+
+/* The folder above an open one, so that the name of a new one is on disk. It may be forbidden to read; then there is no
+ * way. */
+static int file_sync_above(int dir)
+{
+    int error = 0;
+
+    int above = openat(dir, "..", O_RDONLY | O_CLOEXEC);
+    if (above >= 0) {
+        error = file_sync(above, 1);
+        close(above);
+    }
+    return error;
+}
+
+/* Open a folder, whose name may be a link's. DATSYNC_CREATE makes it, which sets *made. A descriptor or an error. */
+static int file_open_folder(const char *dir, unsigned flags, int *made)
+{
+    *made = 0;
+    if ((flags & DATSYNC_CREATE) && !(flags & DATSYNC_READ_ONLY)) {
+        if (mkdir(dir, 0777) == 0) {
+            *made = 1;
+        } else if (errno != EEXIST) {
+            return os_error(errno);
+        }
+    }
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? os_error(errno) : fd;
+}
+
 /* ---------------------------------------------------------------- folders -------------------------------------- */
 
 typedef struct folder {
@@ -812,58 +954,29 @@ static int folder_open(folder *f, int part, int writing)
     return 0;
 }
 
-/* Offsets are signed for the OS. */
-static int folder_range(uint64_t offset, uint64_t len)
-{
-    return offset > (uint64_t)INT64_MAX || len > (uint64_t)INT64_MAX - offset ? DATSYNC_E_TOO_BIG : 0;
-}
-
 static int64_t folder_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
 {
     folder *f = ctx;
-    size_t done = 0;
 
-    int error = folder_range(offset, len);
+    int error = file_range(offset, len);
     if (error == 0) {
         error = folder_open(f, part, 0);
     }
     if (error != 0) {
         return error == DATSYNC_E_NO_ENTRY ? 0 : error;
     }
-    while (done < len) {
-        ssize_t got = pread(f->fd[part], (char *)buf + done, len - done, (off_t)(offset + done));
-        if (got == 0) {
-            break;
-        }
-        if (got > 0) {
-            done += (size_t)got;
-        } else if (errno != EINTR) {
-            return os_error(errno);
-        }
-    }
-    return (int64_t)done;
+    return file_read(f->fd[part], offset, buf, len);
 }
 
 static int folder_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
 {
     folder *f = ctx;
-    size_t done = 0;
 
-    int error = folder_range(offset, len);
+    int error = file_range(offset, len);
     if (error == 0) {
         error = folder_open(f, part, 1);
     }
-    while (error == 0 && done < len) {
-        ssize_t got = pwrite(f->fd[part], (const char *)buf + done, len - done, (off_t)(offset + done));
-        if (got > 0) {
-            done += (size_t)got;
-        } else if (got == 0) {
-            error = DATSYNC_E_NO_SPACE;
-        } else if (errno != EINTR) {
-            error = os_error(errno);
-        }
-    }
-    return error;
+    return error != 0 ? error : file_write(f->fd[part], offset, buf, len);
 }
 
 static int64_t folder_size(void *ctx, int part)
@@ -885,38 +998,11 @@ static int folder_truncate(void *ctx, int part, uint64_t size)
 {
     folder *f = ctx;
 
-    int error = folder_range(size, 0);
+    int error = file_range(size, 0);
     if (error == 0) {
         error = folder_open(f, part, 1);
     }
-    while (error == 0 && ftruncate(f->fd[part], (off_t)size) < 0) {
-        if (errno != EINTR) {
-            error = os_error(errno);
-        }
-    }
-    return error;
-}
-
-/* To the medium. What can't be synced (some file systems' folders) says EINVAL: there is nothing to wait for. */
-static int folder_sync_fd(int fd, int whole)
-{
-    int got;
-
-    do {
-#if defined(F_FULLFSYNC)
-        (void)whole;
-        got = fcntl(fd, F_FULLFSYNC);
-        if (got < 0 && errno != EINTR) {
-            got = fsync(fd);
-        }
-#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
-        got = whole ? fsync(fd) : fdatasync(fd);
-#else
-        (void)whole;
-        got = fsync(fd);
-#endif
-    } while (got < 0 && errno == EINTR);
-    return got < 0 && errno != EINVAL ? os_error(errno) : 0;
+    return error != 0 ? error : file_truncate(f->fd[part], size);
 }
 
 /* A file's name is on disk only when its folder is, and the folder's when its parent is. */
@@ -925,15 +1011,11 @@ static int folder_sync_names(folder *f)
     int error = 0;
 
     if (f->grown) {
-        error = folder_sync_fd(f->dir, 1);
+        error = file_sync(f->dir, 1);
         f->grown = error != 0;
     }
     if (error == 0 && f->made) {
-        int parent = openat(f->dir, "..", O_RDONLY | O_CLOEXEC);
-        if (parent >= 0) { /* it may be forbidden to read; then there is no way */
-            error = folder_sync_fd(parent, 1);
-            close(parent);
-        }
+        error = file_sync_above(f->dir);
         f->made = error != 0;
     }
     return error;
@@ -949,7 +1031,7 @@ static int folder_sync(void *ctx, int part)
         return 0;
     }
     if (error == 0) {
-        error = folder_sync_fd(f->fd[part], 0);
+        error = file_sync(f->fd[part], 0);
     }
     return error != 0 ? error : folder_sync_names(f);
 }
@@ -958,7 +1040,7 @@ static int folder_punch(void *ctx, int part, uint64_t offset, uint64_t len)
 {
     folder *f = ctx;
 
-    int error = folder_range(offset, len);
+    int error = file_range(offset, len);
     if (error != 0 || len == 0 || folder_open(f, part, 0) != 0 || !f->writable[part]) {
         return error;
     }
@@ -1027,7 +1109,7 @@ static void folder_close(void *ctx)
 
 int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, unsigned flags)
 {
-    int made = 0;
+    int made;
 
     if (prefix == NULL) {
         prefix = "";
@@ -1035,16 +1117,9 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
     if (strlen(prefix) > OS_MAX_PREFIX) {
         return DATSYNC_E_INVALID;
     }
-    if ((flags & DATSYNC_CREATE) && !(flags & DATSYNC_READ_ONLY)) {
-        if (mkdir(dir, 0777) == 0) {
-            made = 1;
-        } else if (errno != EEXIST) {
-            return os_error(errno);
-        }
-    }
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = file_open_folder(dir, flags, &made);
     if (fd < 0) {
-        return os_error(errno);
+        return fd;
     }
     folder *f = malloc(sizeof *f);
     if (f == NULL) {
@@ -1069,5 +1144,741 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
     out->punch = folder_punch;
     out->lock = folder_lock;
     out->close = folder_close;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- trees ---------------------------------------- */
+
+/* Each folder on the way is opened by its name in the one above, and no open follows a link: whatever others do to the
+ * folders meanwhile, all that is reached was a folder or file beneath the root, by names alone. */
+typedef struct tree {
+    int root;
+    unsigned flags; /* enum datsync_feed_flags */
+    int made;       /* the root is new: its parent is to be synced */
+    dev_t device;   /* the root's */
+    /* The folder that was used last is kept open. */
+    int kept; /* -1: none */
+    dev_t kept_device;
+    ino_t kept_inode;
+    size_t kept_len;
+    char kept_path[DATSYNC_MAX_PATH + 1];
+    /* Nothing syncs all of it at once: a file is synced when it is closed, a folder when it is no longer kept. */
+    int each;
+    int changed;   /* a name in the kept folder is new or gone */
+    int failed;    /* the first of these syncs that failed: whether the bytes got there will never be known */
+    int *writable; /* the files that are open for writing */
+    size_t writable_count, writable_cap;
+} tree;
+
+static const struct {
+    int number, error;
+} tree_errors[] = {
+    {ENAMETOOLONG, DATSYNC_E_NAME}, {EILSEQ, DATSYNC_E_NAME},        {EINVAL, DATSYNC_E_NAME},
+    {ELOOP, DATSYNC_E_LINK},        {ENOTDIR, DATSYNC_E_NOT_FOLDER}, {EISDIR, DATSYNC_E_IS_FOLDER},
+    {ENOTEMPTY, DATSYNC_E_STATE},   {EEXIST, DATSYNC_E_STATE},       {EBUSY, DATSYNC_E_BUSY},
+    {ETXTBSY, DATSYNC_E_BUSY},      {EAGAIN, DATSYNC_E_BUSY},
+};
+
+/* For the calls that take a name. */
+static int tree_error(int number)
+{
+    for (size_t i = 0; i < sizeof tree_errors / sizeof tree_errors[0]; i++) {
+        if (tree_errors[i].number == number) {
+            return tree_errors[i].error;
+        }
+    }
+    return os_error(number);
+}
+
+/* 0 if this is a thing of that type, S_IFREG or S_IFDIR. */
+static int tree_want(mode_t mode, mode_t type)
+{
+    if ((mode & S_IFMT) == type) {
+        return 0;
+    }
+    return S_ISDIR(mode) ? DATSYNC_E_IS_FOLDER : S_ISREG(mode) ? DATSYNC_E_NOT_FOLDER : DATSYNC_E_LINK;
+}
+
+static int tree_look(int dir, const char *name, struct stat *out)
+{
+    return fstatat(dir, name, out, AT_SYMLINK_NOFOLLOW) < 0 ? tree_error(errno) : 0;
+}
+
+/* Why a call failed that needs a thing of that type: systems differ much in what they say of links and devices. */
+static int tree_why(int dir, const char *name, mode_t type, int number)
+{
+    struct stat status;
+
+    int error = tree_look(dir, name, &status) == 0 ? tree_want(status.st_mode, type) : 0;
+    return error != 0 ? error : tree_error(number);
+}
+
+/* Never waits: not for the other end of a pipe, nor for a device. */
+static int tree_openat(int dir, const char *name, int flags)
+{
+    int fd;
+
+    do {
+        fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0666);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* Where the folder's part of a path ends, and the last name. What could lead out of the root is refused here too. */
+static int tree_split(const char *path, size_t *folder_len, const char **name)
+{
+    const char *at = path;
+
+    if (strlen(path) > DATSYNC_MAX_PATH) {
+        return DATSYNC_E_NAME;
+    }
+    for (;;) {
+        size_t len = strcspn(at, "/");
+        if (len == 0 || (at[0] == '.' && (len == 1 || (len == 2 && at[1] == '.')))) {
+            return DATSYNC_E_INVALID;
+        }
+        if (at[len] == 0) {
+            break;
+        }
+        at += len + 1;
+    }
+    *folder_len = at == path ? 0 : (size_t)(at - path) - 1;
+    *name = at;
+    return 0;
+}
+
+/* Open the folder path[0..len), which is not the root. A descriptor or an error. */
+static int tree_walk(const tree *t, const char *path, size_t len)
+{
+    char name[DATSYNC_MAX_PATH + 1];
+    int fd = t->root;
+
+    for (size_t at = 0; at < len;) {
+        size_t end = at;
+        while (end < len && path[end] != '/') {
+            end++;
+        }
+        memcpy(name, path + at, end - at);
+        name[end - at] = 0;
+        int next = tree_openat(fd, name, OS_WALK | O_DIRECTORY);
+        int error = next < 0 ? tree_why(fd, name, S_IFDIR, errno) : 0;
+        if (fd != t->root) {
+            close(fd);
+        }
+        if (error != 0) {
+            return error;
+        }
+        fd = next;
+        at = end + 1;
+    }
+    return fd;
+}
+
+static void tree_synced(tree *t, int error)
+{
+    t->failed = t->failed != 0 ? t->failed : error;
+}
+
+static void tree_sync_folder(tree *t, int dir)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) { /* else it is forbidden to read, and there is no way */
+        tree_synced(t, file_flush(fd));
+        close(fd);
+    }
+}
+
+/* Let go of the kept folder. */
+static void tree_leave(tree *t)
+{
+    if (t->kept >= 0) {
+        if (t->each && t->changed) {
+            tree_sync_folder(t, t->kept);
+        }
+        close(t->kept);
+    }
+    t->kept = -1;
+    t->changed = 0;
+}
+
+/* The kept folder is path[0..len), still: with nothing but folders on the way there, and itself at its end. (Its inode's
+ * number can't have been given to another: the open folder has it.) */
+static int tree_is_kept(tree *t, const char *path, size_t len)
+{
+    struct stat status;
+    unsigned depth = 0;
+
+    if (t->kept < 0 || len != t->kept_len || memcmp(path, t->kept_path, len) != 0) {
+        return 0;
+    }
+    for (size_t at = 0; at <= len; at++) {
+        if (at == len || path[at] == '/') {
+            t->kept_path[at] = 0;
+            int error = ++depth > OS_KEEP_DEPTH ? DATSYNC_E_TOO_BIG : tree_look(t->root, t->kept_path, &status);
+            t->kept_path[at] = path[at];
+            if (error != 0 || !S_ISDIR(status.st_mode)) {
+                return 0;
+            }
+        }
+    }
+    return status.st_dev == t->kept_device && status.st_ino == t->kept_inode;
+}
+
+/* The folder that path is in, which stays open until the next call of this, and its last name. `writing`: names in it
+ * are going to change. A descriptor or an error. */
+static int tree_enter(tree *t, const char *path, int writing, const char **name)
+{
+    struct stat status;
+    size_t len;
+
+    if (writing && (t->flags & DATSYNC_READ_ONLY)) {
+        return DATSYNC_E_READ_ONLY;
+    }
+    int error = tree_split(path, &len, name);
+    if (error != 0 || len == 0) {
+        return error != 0 ? error : t->root;
+    }
+    if (!tree_is_kept(t, path, len)) {
+        tree_leave(t);
+        int fd = tree_walk(t, path, len);
+        if (fd < 0) {
+            return fd;
+        }
+        if (fstat(fd, &status) < 0) {
+            error = os_error(errno);
+            close(fd);
+            return error;
+        }
+        if (status.st_dev != t->device) {
+            t->each = 1; /* another file system is mounted there */
+        }
+        t->kept = fd;
+        t->kept_device = status.st_dev;
+        t->kept_inode = status.st_ino;
+        t->kept_len = len;
+        memcpy(t->kept_path, path, len);
+    }
+    t->changed |= writing;
+    return t->kept;
+}
+
+static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
+{
+    tree *t = ctx;
+    struct stat status;
+    const char *name;
+
+    int dir = tree_enter(t, path, writing, &name);
+    if (dir < 0) {
+        return dir;
+    }
+    if (writing && t->each && t->writable_count == t->writable_cap) {
+        size_t cap = 2 * t->writable_cap + 8;
+        int *more = realloc(t->writable, cap * sizeof *more);
+        if (more == NULL) {
+            return DATSYNC_E_NOMEM;
+        }
+        t->writable = more;
+        t->writable_cap = cap;
+    }
+    int fd = tree_openat(dir, name, writing ? O_RDWR | O_CREAT : O_RDONLY);
+    if (fd < 0) {
+        return tree_why(dir, name, S_IFREG, errno);
+    }
+    int error = fstat(fd, &status) < 0 ? os_error(errno) : tree_want(status.st_mode, S_IFREG);
+    if (error != 0) {
+        close(fd);
+        return error;
+    }
+    if (writing && t->each) {
+        t->writable[t->writable_count++] = fd;
+    }
+    *file = fd;
+    return 0;
+}
+
+static int64_t tree_read(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len)
+{
+    (void)ctx;
+    return file_read((int)file, offset, buf, len);
+}
+
+static int tree_write(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len)
+{
+    tree *t = ctx;
+
+    return t->flags & DATSYNC_READ_ONLY ? DATSYNC_E_READ_ONLY : file_write((int)file, offset, buf, len);
+}
+
+static int tree_truncate(void *ctx, intptr_t file, uint64_t size)
+{
+    tree *t = ctx;
+
+    return t->flags & DATSYNC_READ_ONLY ? DATSYNC_E_READ_ONLY : file_truncate((int)file, size);
+}
+
+static void tree_close(void *ctx, intptr_t file)
+{
+    tree *t = ctx;
+
+    for (size_t i = 0; i < t->writable_count; i++) {
+        if (t->writable[i] == (int)file) {
+            tree_synced(t, file_flush((int)file));
+            t->writable[i] = t->writable[--t->writable_count];
+            break;
+        }
+    }
+    close((int)file);
+}
+
+static int tree_stat(void *ctx, const char *path, datsync_file_info *out)
+{
+    tree *t = ctx;
+    struct stat status;
+    const char *name;
+
+    if (*path == 0) {
+        if (fstat(t->root, &status) < 0) {
+            return os_error(errno);
+        }
+    } else {
+        int dir = tree_enter(t, path, 0, &name);
+        int error = dir < 0 ? dir : tree_look(dir, name, &status);
+        if (error != 0) {
+            return error;
+        }
+    }
+    memset(out, 0, sizeof *out);
+    out->mode = S_ISREG(status.st_mode) ? 0100000 : S_ISDIR(status.st_mode) ? 0040000 : 0;
+    if (S_ISLNK(status.st_mode)) {
+        out->mode = 0120000;
+    }
+    out->mode |= (uint32_t)(status.st_mode & 07777);
+    out->size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
+    if (status.OS_MTIME.tv_sec >= 0) {
+        uint64_t seconds = (uint64_t)status.OS_MTIME.tv_sec;
+        out->mtime =
+            seconds > UINT64_MAX / 1000 - 1 ? UINT64_MAX : seconds * 1000 + (uint64_t)status.OS_MTIME.tv_nsec / 1000000;
+    }
+    return 0;
+}
+
+static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg)
+{
+    tree *t = ctx;
+    const char *name = ".";
+    struct dirent *entry;
+    int got = 0;
+
+    int dir = *path == 0 ? t->root : tree_enter(t, path, 0, &name);
+    if (dir < 0) {
+        return dir;
+    }
+    int fd = tree_openat(dir, name, O_RDONLY | O_DIRECTORY);
+    if (fd < 0) {
+        return tree_why(dir, name, S_IFDIR, errno);
+    }
+    DIR *list = fdopendir(fd);
+    if (list == NULL) {
+        got = os_error(errno);
+        close(fd);
+        return got;
+    }
+    while (got == 0) {
+        errno = 0;
+        entry = readdir(list);
+        if (entry == NULL) {
+            got = errno != 0 ? os_error(errno) : 0;
+            break;
+        }
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            got = fn(arg, entry->d_name);
+        }
+    }
+    closedir(list);
+    return got;
+}
+
+static int tree_mkdir(void *ctx, const char *path)
+{
+    tree *t = ctx;
+    struct stat status;
+    const char *name;
+
+    int dir = tree_enter(t, path, 1, &name);
+    if (dir < 0) {
+        return dir;
+    }
+    if (mkdirat(dir, name, 0777) == 0) {
+        return 0;
+    }
+    int error = tree_error(errno);
+    return tree_look(dir, name, &status) == 0 ? tree_want(status.st_mode, S_IFDIR) : error;
+}
+
+/* A file gives way to what is renamed, a link is left where it is, as a folder is. */
+static int tree_rename(void *ctx, const char *from, const char *to)
+{
+    tree *t = ctx;
+    struct stat status;
+    const char *name, *new_name;
+    size_t len, new_len;
+
+    int error = tree_split(from, &len, &name);
+    int dir = tree_enter(t, to, 1, &new_name);
+    if (error != 0 || dir < 0) {
+        return error != 0 ? error : dir;
+    }
+    error = tree_look(dir, new_name, &status);
+    if (error == 0) {
+        error = tree_want(status.st_mode, S_IFREG);
+    } else if (error == DATSYNC_E_NO_ENTRY) {
+        error = 0;
+    }
+    if (error != 0) {
+        return error;
+    }
+    new_len = new_name == to ? 0 : (size_t)(new_name - to) - 1;
+    int same = len == new_len && memcmp(from, to, len) == 0;
+    int old = same ? dir : tree_walk(t, from, len);
+    if (old < 0) {
+        return old;
+    }
+    error = renameat(old, name, dir, new_name) < 0 ? tree_error(errno) : 0;
+    if (!same && old != t->root) {
+        if (t->each) {
+            tree_sync_folder(t, old);
+        }
+        close(old);
+    }
+    return error;
+}
+
+static int tree_remove(tree *t, const char *path, mode_t type)
+{
+    struct stat status;
+    const char *name;
+
+    int dir = tree_enter(t, path, 1, &name);
+    int error = dir < 0 ? dir : tree_look(dir, name, &status);
+    if (error == 0) {
+        error = tree_want(status.st_mode, type);
+    }
+    if (error == 0 && unlinkat(dir, name, type == S_IFDIR ? AT_REMOVEDIR : 0) < 0) {
+        error = tree_why(dir, name, type, errno);
+    }
+    return error;
+}
+
+static int tree_unlink(void *ctx, const char *path)
+{
+    return tree_remove(ctx, path, S_IFREG);
+}
+
+static int tree_rmdir(void *ctx, const char *path)
+{
+    return tree_remove(ctx, path, S_IFDIR);
+}
+
+/* By the name, where the thing may not be opened. */
+static int tree_set_closed(int dir, const char *name, mode_t mode, const struct timespec times[2])
+{
+    if (fchmodat(dir, name, mode, AT_SYMLINK_NOFOLLOW) < 0) {
+        return errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL ? DATSYNC_E_ACCESS : tree_error(errno);
+    }
+    return utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW) < 0 ? tree_error(errno) : 0;
+}
+
+/* Of a folder, the bits above the lowest 9 stay: they say what is made in it. */
+static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
+{
+    tree *t = ctx;
+    struct timespec times[2];
+    struct stat status;
+    const char *name;
+
+    if (t->flags & DATSYNC_READ_ONLY) {
+        return DATSYNC_E_READ_ONLY;
+    }
+    memset(times, 0, sizeof times);
+    times[0].tv_nsec = UTIME_OMIT;
+    times[1].tv_sec = (time_t)(mtime / 1000);
+    times[1].tv_nsec = (long)(mtime % 1000 * 1000000);
+    if (times[1].tv_sec < 0 || (uint64_t)times[1].tv_sec != mtime / 1000) {
+        times[1].tv_sec = INT32_MAX; /* as file systems do with a time that they can't hold */
+    }
+    int dir = tree_enter(t, path, 0, &name);
+    int error = dir < 0 ? dir : tree_look(dir, name, &status);
+    if (error != 0) {
+        return error;
+    }
+    if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+        return DATSYNC_E_LINK;
+    }
+    mode_t type = status.st_mode & S_IFMT;
+    mode_t bits = (mode_t)((mode & 0777) | (S_ISDIR(status.st_mode) ? status.st_mode & 07000 : 0));
+    int fd = tree_openat(dir, name, O_RDONLY);
+    if (fd < 0) {
+        return errno == EACCES ? tree_set_closed(dir, name, bits, times) : tree_why(dir, name, type, errno);
+    }
+    error = fstat(fd, &status) < 0 ? os_error(errno) : tree_want(status.st_mode, type);
+    if (error == 0 && (fchmod(fd, bits) < 0 || futimens(fd, times) < 0)) {
+        error = os_error(errno);
+    }
+    if (error == 0 && t->each) {
+        tree_synced(t, file_flush(fd));
+    }
+    close(fd);
+    return error;
+}
+
+static int tree_sync(void *ctx)
+{
+    tree *t = ctx;
+
+    if (t->flags & DATSYNC_READ_ONLY) {
+        return 0;
+    }
+#if defined(__linux__)
+    while (syncfs(t->root) < 0) {
+        if (errno != EINTR) {
+            return os_error(errno);
+        }
+    }
+#endif
+    if (!t->each) {
+        return 0;
+    }
+    for (size_t i = 0; i < t->writable_count; i++) {
+        tree_synced(t, file_flush(t->writable[i]));
+    }
+    if (t->kept >= 0 && t->changed) {
+        tree_sync_folder(t, t->kept);
+        t->changed = 0;
+    }
+    if (t->made) {
+        tree_synced(t, file_sync_above(t->root));
+        t->made = 0;
+    }
+    tree_synced(t, file_sync(t->root, 1)); /* this one as far as the medium, and with it all before */
+    return t->failed;
+}
+
+static void tree_free(void *ctx)
+{
+    tree *t = ctx;
+
+    tree_leave(t);
+    close(t->root);
+    free(t->writable);
+    free(t);
+}
+
+int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
+{
+    struct stat status;
+    int made;
+
+    memset(out, 0, sizeof *out);
+    int fd = file_open_folder(dir, flags, &made);
+    if (fd < 0) {
+        return errno == ENOTDIR ? DATSYNC_E_NOT_FOLDER : fd;
+    }
+    int error = fstat(fd, &status) < 0 ? os_error(errno) : 0;
+    tree *t = error == 0 ? malloc(sizeof *t) : NULL;
+    if (t == NULL) {
+        close(fd);
+        return error != 0 ? error : DATSYNC_E_NOMEM;
+    }
+    memset(t, 0, sizeof *t);
+    t->root = fd;
+    t->flags = flags;
+    t->made = made;
+    t->device = status.st_dev;
+    t->kept = -1;
+#if !defined(__linux__)
+    t->each = 1;
+#endif
+#if defined(_PC_CASE_SENSITIVE)
+    out->case_folds = fpathconf(fd, _PC_CASE_SENSITIVE) == 0;
+#endif
+    out->ctx = t;
+    out->open = tree_open;
+    out->read = tree_read;
+    out->write = tree_write;
+    out->truncate = tree_truncate;
+    out->close = tree_close;
+    out->stat = tree_stat;
+    out->list = tree_list;
+    out->mkdir = tree_mkdir;
+    out->rename = tree_rename;
+    out->unlink = tree_unlink;
+    out->rmdir = tree_rmdir;
+    out->set = tree_set;
+    out->sync = tree_sync;
+    out->close_tree = tree_free;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- secret keys ---------------------------------- */
+
+#define SECRET_SIZE 64
+/* `/`, 2 digits, `/`, 62 digits and what mkstemp replaces. */
+#define SECRET_NAME (1 + 2 + 1 + 62 + 7)
+
+typedef struct secrets {
+    size_t len;  /* of the folder's name */
+    char path[]; /* twice with room for SECRET_NAME and a NUL: the file's name, and a temporary one */
+} secrets;
+
+/* DIR/<2 digits>/<62 digits>; where `/<62 digits>` begins is returned. */
+static char *secrets_path(secrets *s, const uint8_t key[32])
+{
+    static const char digits[] = "0123456789abcdef";
+    char *at = s->path + s->len;
+
+    *at++ = '/';
+    for (size_t i = 0; i < 32; i++) {
+        *at++ = digits[key[i] >> 4];
+        *at++ = digits[key[i] & 15];
+        if (i == 0) {
+            *at++ = '/';
+        }
+    }
+    *at = 0;
+    return s->path + s->len + 3;
+}
+
+/* A link on the way is the user's own. */
+static int secrets_load(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64])
+{
+    secrets *s = ctx;
+    struct stat status;
+
+    secrets_path(s, discovery_key);
+    int fd = open(s->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0) {
+        return errno == ENOENT ? DATSYNC_E_NOT_FOUND : os_error(errno);
+    }
+    int64_t got = fstat(fd, &status) < 0 ? os_error(errno) : 0;
+    if (got == 0) {
+        got = S_ISREG(status.st_mode) && status.st_size == SECRET_SIZE ? file_read(fd, 0, secret_key, SECRET_SIZE) : 0;
+    }
+    close(fd);
+    if (got != SECRET_SIZE) {
+        memset(secret_key, 0, SECRET_SIZE);
+        return got < 0 ? (int)got : DATSYNC_E_KEY;
+    }
+    return 0;
+}
+
+/* Sync a folder, or the one above it. */
+static int secrets_sync(const char *path, int above)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return os_error(errno);
+    }
+    int error = above ? file_sync_above(fd) : file_sync(fd, 1);
+    close(fd);
+    return error;
+}
+
+/* Make a folder, and those above it that are not there. */
+static int secrets_mkdir(char *path)
+{
+    char *slash = strrchr(path, '/');
+
+    int got = mkdir(path, 0700);
+    if (got < 0 && errno == ENOENT && slash != NULL && slash != path) {
+        *slash = 0;
+        int error = secrets_mkdir(path);
+        *slash = '/';
+        if (error != 0) {
+            return error;
+        }
+        got = mkdir(path, 0700);
+    }
+    if (got < 0) {
+        return errno == EEXIST ? 0 : os_error(errno);
+    }
+    return secrets_sync(path, 1);
+}
+
+static int secrets_save(void *ctx, const uint8_t discovery_key[32], const uint8_t secret_key[64])
+{
+    secrets *s = ctx;
+    char *name = secrets_path(s, discovery_key);
+    char *other = s->path + s->len + SECRET_NAME + 1;
+
+    *name = 0;
+    int error = secrets_mkdir(s->path);
+    *name = '/';
+    if (error != 0) {
+        return error;
+    }
+    strcpy(other, s->path);
+    strcat(other, ".XXXXXX");
+    int fd = mkstemp(other);
+    if (fd < 0) {
+        return os_error(errno);
+    }
+    error = fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fchmod(fd, 0600) < 0 ? os_error(errno) : 0;
+    if (error == 0) {
+        error = file_write(fd, 0, secret_key, SECRET_SIZE);
+    }
+    if (error == 0) {
+        error = file_sync(fd, 1);
+    }
+    if (close(fd) < 0 && error == 0) {
+        error = os_error(errno);
+    }
+    if (error == 0 && rename(other, s->path) < 0) {
+        error = os_error(errno);
+    }
+    if (error != 0) {
+        unlink(other);
+        return error;
+    }
+    *name = 0;
+    return secrets_sync(s->path, 0);
+}
+
+static void secrets_close(void *ctx)
+{
+    free(ctx);
+}
+
+int datsync_os_secrets(datsync_secrets *out, const char *dir)
+{
+    static const char beneath_home[] = "/.dat/secret_keys";
+    char line[OS_MAX_PASSWD];
+    struct passwd entry, *found = NULL;
+    const char *tail = "";
+
+    memset(out, 0, sizeof *out);
+    if (dir == NULL) {
+        dir = getenv("HOME");
+        tail = beneath_home;
+        if ((dir == NULL || *dir == 0) && getpwuid_r(getuid(), &entry, line, sizeof line, &found) == 0 &&
+            found != NULL) {
+            dir = found->pw_dir;
+        }
+    }
+    if (dir == NULL || *dir == 0) {
+        return DATSYNC_E_NO_ENTRY;
+    }
+    size_t len = strlen(dir) + strlen(tail);
+    secrets *s = malloc(sizeof *s + 2 * (len + SECRET_NAME + 1));
+    if (s == NULL) {
+        return DATSYNC_E_NOMEM;
+    }
+    s->len = len;
+    strcpy(s->path, dir);
+    strcat(s->path, tail);
+    out->ctx = s;
+    out->load = secrets_load;
+    out->save = secrets_save;
+    out->close = secrets_close;
     return 0;
 }

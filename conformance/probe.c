@@ -1817,6 +1817,295 @@ static int cmd_swarm(int n, char **w)
     return 0;
 }
 
+/* ================================================================ files beneath a folder, and secret keys ======= */
+
+/* Trees and open files are numbered. PATH, DIR, FROM and TO are hex: any bytes but NUL. */
+static datsync_tree tree_at[THINGS];
+static struct {
+    datsync_tree *of;
+    intptr_t file;
+} file_at[THINGS];
+static datsync_secrets secrets_at[THINGS];
+
+static const char *name_of(const char *word)
+{
+    datsync_bytes b = bytes(word);
+    char *to = temp(b.len + 1);
+    if (b.len)
+        memcpy(to, b.data, b.len);
+    to[b.len] = 0;
+    return to;
+}
+
+static datsync_tree *tree_of(const char *word)
+{
+    datsync_tree *t = &tree_at[thing(word)];
+    if (!t->open)
+        die("no such tree");
+    return t;
+}
+
+/* tree.new T DIR FLAGS -> case_folds.  tree.free T */
+static int cmd_tree_new(int n, char **w)
+{
+    datsync_tree *t = &tree_at[thing(w[0])];
+    int r;
+    (void)n;
+    if (t->open)
+        die("this tree is there");
+    r = datsync_os_tree(t, name_of(w[1]), (unsigned)number(w[2]));
+    if (r == 0)
+        say_signed(t->case_folds);
+    return r;
+}
+
+static int cmd_tree_free(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    if (t->close_tree)
+        t->close_tree(t->ctx);
+    memset(t, 0, sizeof *t);
+    return 0;
+}
+
+/* tree.open T F PATH WRITE: file F.  tree.close F */
+static int cmd_tree_open(int n, char **w)
+{
+    size_t f = thing(w[1]);
+    datsync_tree *t = tree_of(w[0]);
+    int r;
+    (void)n;
+    if (file_at[f].of)
+        die("this file is open");
+    r = t->open(t->ctx, name_of(w[2]), (int)number(w[3]), &file_at[f].file);
+    if (r == 0)
+        file_at[f].of = t;
+    return r;
+}
+
+static datsync_tree *file_of(const char *word)
+{
+    datsync_tree *t = file_at[thing(word)].of;
+    if (!t)
+        die("no such file is open");
+    return t;
+}
+
+static int cmd_tree_close(int n, char **w)
+{
+    datsync_tree *t = file_of(w[0]);
+    (void)n;
+    t->close(t->ctx, file_at[thing(w[0])].file);
+    file_at[thing(w[0])].of = NULL;
+    return 0;
+}
+
+/* tree.read F OFFSET LEN -> bytes.  tree.write F OFFSET HEX.  tree.truncate F SIZE */
+static int cmd_tree_read(int n, char **w)
+{
+    datsync_tree *t = file_of(w[0]);
+    size_t len = (size_t)number(w[2]);
+    uint8_t *buf = temp(len);
+    int64_t got = t->read(t->ctx, file_at[thing(w[0])].file, number(w[1]), buf, len);
+    (void)n;
+    if (got < 0)
+        return (int)got;
+    say_bytes(buf, (size_t)got);
+    return 0;
+}
+
+static int cmd_tree_write(int n, char **w)
+{
+    datsync_tree *t = file_of(w[0]);
+    datsync_bytes b = bytes(w[2]);
+    (void)n;
+    return t->write(t->ctx, file_at[thing(w[0])].file, number(w[1]), b.data, b.len);
+}
+
+static int cmd_tree_truncate(int n, char **w)
+{
+    datsync_tree *t = file_of(w[0]);
+    (void)n;
+    return t->truncate(t->ctx, file_at[thing(w[0])].file, number(w[1]));
+}
+
+/* tree.stat T PATH -> mode, size, mtime */
+static int cmd_tree_stat(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    datsync_file_info info;
+    int r = t->stat(t->ctx, name_of(w[1]), &info);
+    (void)n;
+    if (r < 0)
+        return r;
+    say_number(info.mode);
+    say_number(info.size);
+    say_number(info.mtime);
+    return 0;
+}
+
+typedef struct lister {
+    datsync_tree *of;
+    const char *folder;
+    size_t left; /* names until it ends the list; 0: none */
+} lister;
+
+static int list_name(void *arg, const char *name)
+{
+    lister *l = arg;
+    char *path = temp(strlen(l->folder) + strlen(name) + 2);
+    datsync_file_info info;
+    (void)sprintf(path, "%s%s%s", l->folder, *l->folder ? "/" : "", name);
+    say_bytes((const uint8_t *)name, strlen(name));
+    text_say(&answer, ":%d", l->of->stat(l->of->ctx, path, &info));
+    return l->left && --l->left == 0 ? 77 : 0;
+}
+
+/* tree.list T PATH MOST -> NAME:RESULT ..., the result of its stat from inside the list; then what list returned. MOST
+ * is 0 or after how many names 77 is returned */
+static int cmd_tree_list(int n, char **w)
+{
+    lister l;
+    int r;
+    (void)n;
+    l.of = tree_of(w[0]);
+    l.folder = name_of(w[1]);
+    l.left = (size_t)number(w[2]);
+    r = l.of->list(l.of->ctx, l.folder, list_name, &l);
+    if (r >= 0)
+        say_signed(r);
+    return r;
+}
+
+/* tree.mkdir T PATH.  tree.rename T FROM TO.  tree.unlink T PATH.  tree.rmdir T PATH */
+static int cmd_tree_mkdir(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    return t->mkdir(t->ctx, name_of(w[1]));
+}
+
+static int cmd_tree_rename(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    return t->rename(t->ctx, name_of(w[1]), name_of(w[2]));
+}
+
+static int cmd_tree_unlink(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    return t->unlink(t->ctx, name_of(w[1]));
+}
+
+static int cmd_tree_rmdir(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    return t->rmdir(t->ctx, name_of(w[1]));
+}
+
+/* tree.set T PATH MODE MTIME.  tree.sync T */
+static int cmd_tree_set(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    return t->set(t->ctx, name_of(w[1]), (uint32_t)number(w[2]), number(w[3]));
+}
+
+static int cmd_tree_sync(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    (void)n;
+    return t->sync(t->ctx);
+}
+
+/* tree.fill T PATH COUNT: so many files of one byte, PATH/0, PATH/1, ... */
+static int cmd_tree_fill(int n, char **w)
+{
+    datsync_tree *t = tree_of(w[0]);
+    const char *folder = name_of(w[1]);
+    uint64_t count = number(w[2]), i;
+    char *path = temp(strlen(folder) + 24);
+    (void)n;
+    for (i = 0; i < count; i++) {
+        intptr_t file;
+        int r;
+        (void)sprintf(path, "%s/%llu", folder, (unsigned long long)i);
+        r = t->open(t->ctx, path, 1, &file);
+        if (r < 0)
+            return r;
+        r = t->write(t->ctx, file, 0, "x", 1);
+        t->close(t->ctx, file);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* secrets.new S DIR: `-` is none.  secrets.save S DISCOVERY SECRET.  secrets.load S DISCOVERY -> secret.
+ * secrets.free S */
+static int cmd_secrets_new(int n, char **w)
+{
+    datsync_secrets *s = &secrets_at[thing(w[0])];
+    (void)n;
+    if (s->load)
+        die("these secrets are there");
+    return datsync_os_secrets(s, strcmp(w[1], "-") == 0 ? NULL : name_of(w[1]));
+}
+
+static datsync_secrets *secrets_of(const char *word)
+{
+    datsync_secrets *s = &secrets_at[thing(word)];
+    if (!s->load)
+        die("no such secrets");
+    return s;
+}
+
+static int cmd_secrets_save(int n, char **w)
+{
+    datsync_secrets *s = secrets_of(w[0]);
+    (void)n;
+    return s->save(s->ctx, bytes_of(w[1], 32), bytes_of(w[2], 64));
+}
+
+static int cmd_secrets_load(int n, char **w)
+{
+    datsync_secrets *s = secrets_of(w[0]);
+    uint8_t *secret = temp(64);
+    int r = s->load(s->ctx, bytes_of(w[1], 32), secret);
+    (void)n;
+    if (r == 0)
+        say_bytes(secret, 64);
+    return r;
+}
+
+static int cmd_secrets_free(int n, char **w)
+{
+    datsync_secrets *s = secrets_of(w[0]);
+    (void)n;
+    if (s->close)
+        s->close(s->ctx);
+    memset(s, 0, sizeof *s);
+    return 0;
+}
+
+static void trees_end(void)
+{
+    size_t i;
+    for (i = 0; i < THINGS; i++)
+        if (file_at[i].of)
+            file_at[i].of->close(file_at[i].of->ctx, file_at[i].file);
+    for (i = 0; i < THINGS; i++)
+        if (tree_at[i].close_tree)
+            tree_at[i].close_tree(tree_at[i].ctx);
+    for (i = 0; i < THINGS; i++)
+        if (secrets_at[i].close)
+            secrets_at[i].close(secrets_at[i].ctx);
+}
+
 /* ================================================================ the loop ====================================== */
 
 static const struct command {
@@ -1899,6 +2188,26 @@ static const struct command {
     {"peer-send", 3, cmd_peer_send},
     {"peer-free", 1, cmd_peer_free},
     {"swarm", 6, cmd_swarm},
+    {"tree.new", 3, cmd_tree_new},
+    {"tree.free", 1, cmd_tree_free},
+    {"tree.open", 4, cmd_tree_open},
+    {"tree.close", 1, cmd_tree_close},
+    {"tree.read", 3, cmd_tree_read},
+    {"tree.write", 3, cmd_tree_write},
+    {"tree.truncate", 2, cmd_tree_truncate},
+    {"tree.stat", 2, cmd_tree_stat},
+    {"tree.list", 3, cmd_tree_list},
+    {"tree.mkdir", 2, cmd_tree_mkdir},
+    {"tree.rename", 3, cmd_tree_rename},
+    {"tree.unlink", 2, cmd_tree_unlink},
+    {"tree.rmdir", 2, cmd_tree_rmdir},
+    {"tree.set", 4, cmd_tree_set},
+    {"tree.sync", 1, cmd_tree_sync},
+    {"tree.fill", 3, cmd_tree_fill},
+    {"secrets.new", 2, cmd_secrets_new},
+    {"secrets.save", 3, cmd_secrets_save},
+    {"secrets.load", 2, cmd_secrets_load},
+    {"secrets.free", 1, cmd_secrets_free},
 };
 
 static int run(char *line)
@@ -1979,6 +2288,7 @@ int main(void)
         (void)datsync_feed_close(feed_at[i]);
     for (i = 0; i < THINGS; i++)
         disk_free(&disks[i]);
+    trees_end();
     (void)run(NULL);
     free(temps);
     free(answer.at);

@@ -51,6 +51,8 @@
 /* Folders this deep are kept open between two calls; to see whether a deeper one is still at its path would cost more
  * than to open it again. */
 #define OS_KEEP_DEPTH 16
+/* So many of them: a file goes from one to another, and its neighbours do the same. */
+#define OS_KEEP 4
 /* Bytes for getpwuid_r: a line of the passwd file. */
 #define OS_MAX_PASSWD 4096
 
@@ -1151,20 +1153,26 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
 
 /* Each folder on the way is opened by its name in the one above, and no open follows a link: whatever others do to the
  * folders meanwhile, all that is reached was a folder or file beneath the root, by names alone. */
+/* A folder that is kept open. */
+typedef struct kept {
+    int fd; /* -1: none */
+    dev_t device;
+    ino_t inode;
+    int changed; /* a name in it is new or gone */
+    uint64_t used;
+    size_t len;
+    char path[DATSYNC_MAX_PATH + 1];
+} kept;
+
 typedef struct tree {
     int root;
     unsigned flags; /* enum datsync_feed_flags */
     int made;       /* the root is new: its parent is to be synced */
     dev_t device;   /* the root's */
-    /* The folder that was used last is kept open. */
-    int kept; /* -1: none */
-    dev_t kept_device;
-    ino_t kept_inode;
-    size_t kept_len;
-    char kept_path[DATSYNC_MAX_PATH + 1];
+    kept kept[OS_KEEP];
+    uint64_t clock;
     /* Nothing syncs all of it at once: a file is synced when it is closed, a folder when it is no longer kept. */
     int each;
-    int changed;   /* a name in the kept folder is new or gone */
     int failed;    /* the first of these syncs that failed: whether the bytes got there will never be known */
     int *writable; /* the files that are open for writing */
     size_t writable_count, writable_cap;
@@ -1288,47 +1296,73 @@ static void tree_sync_folder(tree *t, int dir)
     }
 }
 
-/* Let go of the kept folder. */
-static void tree_leave(tree *t)
+/* Let go of a folder. */
+static void tree_leave(tree *t, kept *k)
 {
-    if (t->kept >= 0) {
-        if (t->each && t->changed) {
-            tree_sync_folder(t, t->kept);
+    if (k->fd >= 0) {
+        if (t->each && k->changed) {
+            tree_sync_folder(t, k->fd);
         }
-        close(t->kept);
+        close(k->fd);
     }
-    t->kept = -1;
-    t->changed = 0;
+    k->fd = -1;
+    k->changed = 0;
 }
 
 /* The kept folder is path[0..len), still: with nothing but folders on the way there, and itself at its end. (Its inode's
  * number can't have been given to another: the open folder has it.) */
-static int tree_is_kept(tree *t, const char *path, size_t len)
+static int tree_is_kept(const tree *t, kept *k, const char *path, size_t len)
 {
     struct stat status;
     unsigned depth = 0;
 
-    if (t->kept < 0 || len != t->kept_len || memcmp(path, t->kept_path, len) != 0) {
+    if (k->fd < 0 || len != k->len || memcmp(path, k->path, len) != 0) {
         return 0;
     }
     for (size_t at = 0; at <= len; at++) {
         if (at == len || path[at] == '/') {
-            t->kept_path[at] = 0;
-            int error = ++depth > OS_KEEP_DEPTH ? DATSYNC_E_TOO_BIG : tree_look(t->root, t->kept_path, &status);
-            t->kept_path[at] = path[at];
+            k->path[at] = 0;
+            int error = ++depth > OS_KEEP_DEPTH ? DATSYNC_E_TOO_BIG : tree_look(t->root, k->path, &status);
+            k->path[at] = path[at];
             if (error != 0 || !S_ISDIR(status.st_mode)) {
                 return 0;
             }
         }
     }
-    return status.st_dev == t->kept_device && status.st_ino == t->kept_inode;
+    return status.st_dev == k->device && status.st_ino == k->inode;
 }
 
-/* The folder that path is in, which stays open until the next call of this, and its last name. `writing`: names in it
- * are going to change. A descriptor or an error. */
-static int tree_enter(tree *t, const char *path, int writing, const char **name)
+/* Open the folder path[0..len) and keep it in the place of k. */
+static int tree_keep(tree *t, kept *k, const char *path, size_t len)
 {
     struct stat status;
+
+    tree_leave(t, k);
+    int fd = tree_walk(t, path, len);
+    if (fd < 0) {
+        return fd;
+    }
+    if (fstat(fd, &status) < 0) {
+        int error = os_error(errno);
+        close(fd);
+        return error;
+    }
+    if (status.st_dev != t->device) {
+        t->each = 1; /* another file system is mounted there */
+    }
+    k->fd = fd;
+    k->device = status.st_dev;
+    k->inode = status.st_ino;
+    k->len = len;
+    memcpy(k->path, path, len);
+    return 0;
+}
+
+/* The folder that path is in, which stays open until OS_KEEP others were entered, and its last name. `writing`: names in
+ * it are going to change. A descriptor or an error. */
+static int tree_enter(tree *t, const char *path, int writing, const char **name)
+{
+    kept *k = &t->kept[0], *found = NULL;
     size_t len;
 
     if (writing && (t->flags & DATSYNC_READ_ONLY)) {
@@ -1338,28 +1372,20 @@ static int tree_enter(tree *t, const char *path, int writing, const char **name)
     if (error != 0 || len == 0) {
         return error != 0 ? error : t->root;
     }
-    if (!tree_is_kept(t, path, len)) {
-        tree_leave(t);
-        int fd = tree_walk(t, path, len);
-        if (fd < 0) {
-            return fd;
-        }
-        if (fstat(fd, &status) < 0) {
-            error = os_error(errno);
-            close(fd);
+    for (int i = 0; i < OS_KEEP && found == NULL; i++) {
+        found = tree_is_kept(t, &t->kept[i], path, len) ? &t->kept[i] : NULL;
+        k = t->kept[i].used < k->used ? &t->kept[i] : k;
+    }
+    if (found == NULL) {
+        error = tree_keep(t, k, path, len);
+        if (error != 0) {
             return error;
         }
-        if (status.st_dev != t->device) {
-            t->each = 1; /* another file system is mounted there */
-        }
-        t->kept = fd;
-        t->kept_device = status.st_dev;
-        t->kept_inode = status.st_ino;
-        t->kept_len = len;
-        memcpy(t->kept_path, path, len);
+        found = k;
     }
-    t->changed |= writing;
-    return t->kept;
+    found->used = ++t->clock;
+    found->changed |= writing;
+    return found->fd;
 }
 
 static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
@@ -1522,14 +1548,12 @@ static int tree_rename(void *ctx, const char *from, const char *to)
     tree *t = ctx;
     struct stat status;
     const char *name, *new_name;
-    size_t len, new_len;
 
-    int error = tree_split(from, &len, &name);
     int dir = tree_enter(t, to, 1, &new_name);
-    if (error != 0 || dir < 0) {
-        return error != 0 ? error : dir;
+    if (dir < 0) {
+        return dir;
     }
-    error = tree_look(dir, new_name, &status);
+    int error = tree_look(dir, new_name, &status);
     if (error == 0) {
         error = tree_want(status.st_mode, S_IFREG);
     } else if (error == DATSYNC_E_NO_ENTRY) {
@@ -1538,20 +1562,11 @@ static int tree_rename(void *ctx, const char *from, const char *to)
     if (error != 0) {
         return error;
     }
-    new_len = new_name == to ? 0 : (size_t)(new_name - to) - 1;
-    int same = len == new_len && memcmp(from, to, len) == 0;
-    int old = same ? dir : tree_walk(t, from, len);
+    int old = tree_enter(t, from, 1, &name);
     if (old < 0) {
         return old;
     }
-    error = renameat(old, name, dir, new_name) < 0 ? tree_error(errno) : 0;
-    if (!same && old != t->root) {
-        if (t->each) {
-            tree_sync_folder(t, old);
-        }
-        close(old);
-    }
-    return error;
+    return renameat(old, name, dir, new_name) < 0 ? tree_error(errno) : 0;
 }
 
 static int tree_remove(tree *t, const char *path, mode_t type)
@@ -1652,9 +1667,11 @@ static int tree_sync(void *ctx)
     for (size_t i = 0; i < t->writable_count; i++) {
         tree_synced(t, file_flush(t->writable[i]));
     }
-    if (t->kept >= 0 && t->changed) {
-        tree_sync_folder(t, t->kept);
-        t->changed = 0;
+    for (int i = 0; i < OS_KEEP; i++) {
+        if (t->kept[i].fd >= 0 && t->kept[i].changed) {
+            tree_sync_folder(t, t->kept[i].fd);
+            t->kept[i].changed = 0;
+        }
     }
     if (t->made) {
         tree_synced(t, file_sync_above(t->root));
@@ -1668,7 +1685,9 @@ static void tree_free(void *ctx)
 {
     tree *t = ctx;
 
-    tree_leave(t);
+    for (int i = 0; i < OS_KEEP; i++) {
+        tree_leave(t, &t->kept[i]);
+    }
     close(t->root);
     free(t->writable);
     free(t);
@@ -1695,7 +1714,9 @@ int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
     t->flags = flags;
     t->made = made;
     t->device = status.st_dev;
-    t->kept = -1;
+    for (int i = 0; i < OS_KEEP; i++) {
+        t->kept[i].fd = -1;
+    }
 #if !defined(__linux__)
     t->each = 1;
 #endif

@@ -2326,6 +2326,11 @@ static int start_dialling(transfer *t)
 
 static int fail_store(const transfer *t, int error)
 {
+    uint64_t newest = t->drive != NULL ? datsync_drive_version(t->drive) : 0;
+
+    if (t->drive != NULL && error == DATSYNC_E_NOT_FOUND && t->c->checkout > newest) {
+        return fail(t->c, FAILED, "%s: the newest version known is %llu", t->dir, (unsigned long long)newest);
+    }
     return t->drive != NULL ? fail_drive(t->c, t->dir, error) : fail_feed(t->c, t->dir, error);
 }
 
@@ -3321,6 +3326,9 @@ static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *
         error = DATSYNC_E_NOT_FOUND;
     } else if (error == 0) {
         error = is_folder_entry(&entry) ? DATSYNC_E_IS_FOLDER : entry.error;
+    }
+    if (error == DATSYNC_E_NOT_FOUND) {
+        return fail(c, FAILED, "%s: %s: no such file in this version", dir, path);
     }
     if (error < 0) {
         return fail_path(c, dir, path, error);

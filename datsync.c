@@ -6706,6 +6706,14 @@ static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
     return 0;
 }
 
+/* Nothing is claimed of it: it was never here, or what is here is another file. */
+static int entry_is_other(datsync_drive *d, const datsync_entry *e)
+{
+    datsync_file_info info;
+    int r = d->tree.stat(d->tree.ctx, e->path + 1, &info);
+    return r == 0 && file_matches(d, e->path + 1, &e->stat) <= 0 ? DATSYNC_E_CHANGED : 0;
+}
+
 /* All live files of which something is claimed. */
 static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
 {
@@ -6716,12 +6724,14 @@ static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
         if (!is_folder(&e) && e.stat.blocks &&
-            bits_next(&d->content->have, e.stat.offset, e.stat.offset + e.stat.blocks, 1) >= e.stat.offset + e.stat.blocks)
-            continue; /* it was never here, or is known not to be */
-        r = entry_check(d, &e, how->deep);
+            bits_next(&d->content->have, e.stat.offset, e.stat.offset + e.stat.blocks, 1) >= e.stat.offset + e.stat.blocks) {
+            r = how->deep ? entry_is_other(d, &e) : 0;
+        } else {
+            r = entry_check(d, &e, how->deep);
+            good += r == 0;
+        }
         if (r == DATSYNC_E_NOMEM)
             break;
-        good += r == 0;
         if (r < 0 && how->fault)
             how->fault(how->ctx, &e, r);
         r = 0;
@@ -8004,8 +8014,9 @@ static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const 
 
 static int begin_folder(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat)
 {
+    datsync_file_info info;
     int r;
-    if (!d->has_tree)
+    if (!d->has_tree || (d->tree.stat(d->tree.ctx, path + 1, &info) == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER))
         return 0;
     r = folders_make(d, path + 1, 1);
     if (r == 0)

@@ -477,7 +477,7 @@ typedef struct datsync_tree {
     int (*mkdir)(void *ctx, const char *path); /* 0 also if it is a folder already */
     int (*rename)(void *ctx, const char *from, const char *to); /* replaces a file */
     int (*unlink)(void *ctx, const char *path);
-    int (*rmdir)(void *ctx, const char *path); /* fails if it is not empty */
+    int (*rmdir)(void *ctx, const char *path); /* DATSYNC_E_STATE if it is not empty */
     /* Set the permissions (the lowest 9 bits of mode) and the time of change. */
     int (*set)(void *ctx, const char *path, uint32_t mode, uint64_t mtime);
     /* Everything that was written, made, renamed or removed beneath the root is durable when this returns 0. */
@@ -605,8 +605,8 @@ int64_t datsync_drive_import(datsync_drive *drive, const datsync_import_options 
 /* How what is downloaded is laid out, from the next version that is laid out on. */
 typedef struct datsync_layout {
     void *ctx;
-    uint64_t version; /* 0: the newest */
-    int force;        /* overwrite and delete also what was changed here */
+    uint64_t version; /* 0: the newest. One that does not exist, once all metadata is here: DATSYNC_EV_FAILED, DATSYNC_E_NOT_FOUND */
+    int force;        /* overwrite and delete also files that were changed here; folders and links in the way stay */
     int (*select)(void *ctx, const char *path); /* non-zero: download this file or folder. NULL: all. Must outlive the drive */
 } datsync_layout;
 void datsync_drive_layout(datsync_drive *drive, const datsync_layout *layout);
@@ -838,8 +838,8 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
  * to do. Needs a clock. */
 int datsync_run(datsync *ds);
 void datsync_stop(datsync *ds);
-/* One turn of datsync_run, which waits no longer than so many milliseconds (0: not at all). For programs that have other work
- * to do in between. */
+/* One turn of datsync_run, which waits no longer than so many milliseconds (0: not at all): 0 or an error. For programs that have
+ * other work to do in between; that datsync_stop was called, only datsync_run heeds. */
 int datsync_poll(datsync *ds, unsigned timeout_ms);
 
 int datsync_complete(const datsync *ds, const datsync_feed *feed);

@@ -5,8 +5,9 @@
  * Rooms, bottom up; a room calls only rooms above it in this file:
  *
  *   switches · memory and bytes · messages · crypto · flat tree · bitfield and run-length code · storage ·
- *   feed: tree cache, opening and recovery, appending, proving, verifying, committing · peer: output, requests,
- *   answers, messages, session · networks in memory · synchronizer · errors
+ *   feed: tree cache, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer: state,
+ *   output, asking, messages, session · networks in memory · drive: entries, stores, opening, what is here,
+ *   writing, importing, laying out · synchronizer · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -43,6 +44,14 @@
 #define SETTLE_MS 2000u
 /* Signatures that are tried on opening before the feed is called corrupt. */
 #define SIGNATURE_TRIES 64u
+/* Files of a drive that are kept open. */
+#define DRIVE_FILES 8u
+/* Files that are downloaded at the same time, and blocks of them that are wanted before the next file begins. */
+#define DRIVE_TARGETS 2048u
+#define DRIVE_AHEAD 4096u
+/* Bytes and blocks that are gathered for one signature when files are imported. */
+#define DRIVE_BATCH_BYTES 8388608u
+#define DRIVE_BATCH_BLOCKS 1024u
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -5375,14 +5384,6 @@ typedef struct bits_env {
     const datsync_env *env;
     bits *b;
 } bits_env;
-
-#define DRIVE_FILES 8u
-/* Files that are downloaded at the same time, and blocks of them that are wanted before the next file begins. */
-#define DRIVE_TARGETS 2048u
-#define DRIVE_AHEAD 4096u
-/* Bytes and blocks that are gathered for one signature when files are imported. */
-#define DRIVE_BATCH_BYTES 8388608u
-#define DRIVE_BATCH_BLOCKS 1024u
 
 struct datsync_drive {
     watcher watch; /* first: the content feed calls with it */

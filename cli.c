@@ -3087,6 +3087,35 @@ static int read_secret_hex(cli *c, uint8_t secret[64])
     return good ? DONE : fail(c, FAILED, "standard input: a secret key has 128 hexadecimal digits");
 }
 
+static int entry_is_missing(void *ctx, const datsync_entry *entry)
+{
+    const datsync_feed *content = ctx;
+    uint64_t end = entry->stat.offset + entry->stat.blocks;
+
+    return datsync_feed_count(content, entry->stat.offset, end) < entry->stat.blocks;
+}
+
+/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. */
+static int check_whole(cli *c, const char *dir)
+{
+    datsync_drive *drive = NULL;
+
+    int code = look_into(c, dir, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    uint64_t version = datsync_drive_version(drive);
+    datsync_feed *content = datsync_drive_content(drive);
+    if (datsync_drive_laid_out(drive) != version ||
+        (content != NULL && datsync_drive_list(drive, version, "/", 1, entry_is_missing, content, NULL) != 0)) {
+        code = fail(c, FAILED,
+                    "%s: is no complete clone, and to share it would remove from the drive what is missing: pull "
+                    "first, or use --force",
+                    dir);
+    }
+    return close_drive(c, dir, drive, code);
+}
+
 static int import_key(cli *c, const char *dir)
 {
     uint8_t secret[64], key[32];
@@ -3096,7 +3125,10 @@ static int import_key(cli *c, const char *dir)
     if (!folder_key(dir, ".dat/metadata.key", key)) {
         return fail_drive(c, dir, DATSYNC_E_NOT_FOUND);
     }
-    int code = read_secret_hex(c, secret);
+    int code = c->force ? DONE : check_whole(c, dir);
+    if (code == DONE) {
+        code = read_secret_hex(c, secret);
+    }
     if (code == DONE && !same_key(key, secret + 32)) {
         code = fail(c, FAILED, "%s: this is not the secret key of the drive that is here", dir);
     }
@@ -3473,7 +3505,8 @@ static const option_spec option_specs[] = {
     {"--checkout", NUMBER, "VERSION", "this version, not the newest", CLONE | PULL | LS | CAT, AT(checkout), 1,
      DATSYNC_MAX_BLOCKS},
     {"--archive", NONE, NULL, "keep the content of all versions, in .dat", CREATE | SHARE | CLONE, AT(archive), 0, 0},
-    {"--force", NONE, NULL, "overwrite and delete also what was changed here", CLONE | PULL | SYNC, AT(force), 0, 0},
+    {"--force", NONE, NULL, "overwrite and delete what was changed here; import a key all the same",
+     CLONE | PULL | SYNC | KEYS, AT(force), 0, 0},
     {"--long", NONE, NULL, "mode, size and time too (also -l)", LS, AT(long_form), 0, 0},
     {"--recursive", NONE, NULL, "everything beneath", LS, AT(recursive), 0, 0},
     {"--secret-key", TEXT, "FILE", "use this secret key (64 bytes; - is standard input)", FEED_CREATE, AT(secret_key),

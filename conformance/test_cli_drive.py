@@ -424,6 +424,19 @@ def test_keys(owner, reader, origin, tmp_path):
     assert "mine" in names(other, tmp_path / "copy")
 
 
+def test_a_key_for_a_clone_that_is_not_whole(owner, reader, origin, tmp_path):
+    """Its next share would take what is missing for deleted."""
+    secret = owner("keys", "export", origin).out.encode()
+    with owner.share(origin) as server:
+        reader.clone(server, tmp_path / "copy", "--select", "a.txt")
+        server.stop()
+    refused = reader("keys", "import", tmp_path / "copy", stdin=secret, code=FAILED)
+    assert "no complete clone" in one_line(refused)
+    assert "writable: no" in reader("status", tmp_path / "copy").lines
+    reader("keys", "import", "--force", tmp_path / "copy", stdin=secret)
+    assert "writable: yes" in reader("status", tmp_path / "copy").lines
+
+
 # ---- share, clone, pull ---------------------------------------------------------------------------
 
 @pytest.mark.valgrind

@@ -5803,8 +5803,9 @@ typedef struct walk {
     datsync_entry_fn *fn;
     void *ctx;
     int deep, told;
-    size_t len;
+    size_t len, top; /* top: the depth of the folder that was asked for */
     uint8_t folder[DATSYNC_MAX_PATH]; /* the folder that is being listed, without slashes at its ends */
+    uint8_t part[DATSYNC_MAX_PATH];
 } walk;
 
 static int walk_tell(walk *w, datsync_entry *e)
@@ -5833,8 +5834,24 @@ static int walk_tell_folder(walk *w, datsync_bytes part)
 
 static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth);
 
+/* A folder's own entry, where something in it is newer, is found among its children. */
+static int walk_own_entry(walk *w, const seqs *below, uint64_t owner, size_t depth, datsync_entry *e)
+{
+    drive_node n;
+    int64_t found;
+    datsync_bytes none;
+    int r = 0;
+    memset(&none, 0, sizeof none);
+    found = list_find(w->d, below, owner, depth, none);
+    if (found > 0 && (r = node_load(w->d, (uint64_t)found, &n)) == 0 && n.value.data) {
+        entry_fill(w->d, &n, e);
+        r = walk_tell(w, e);
+    }
+    return found < 0 ? (int)found : r;
+}
+
 /* One child of the folder: tell it, and what is beneath it. */
-static int walk_child(walk *w, const drive_node *n, size_t depth, seqs *below)
+static int walk_child(walk *w, const drive_node *n, uint64_t owner, size_t depth, seqs *below)
 {
     datsync_bytes part;
     datsync_entry e;
@@ -5842,9 +5859,9 @@ static int walk_child(walk *w, const drive_node *n, size_t depth, seqs *below)
     int r, more, exact = names == depth + 1;
     if (len && (n->name.len < len || memcmp(n->name.data, w->folder, len) != 0 || (n->name.len > len && n->name.data[len] != '/')))
         return DATSYNC_E_INDEX; /* it lies in another folder */
-    if (names <= depth)
+    if (names <= depth && (names < depth || depth == w->top || n->seq == owner || !n->value.data))
         return 0;
-    if (n->name.len >= DATSYNC_MAX_PATH) {
+    if (names == depth || n->name.len >= DATSYNC_MAX_PATH) {
         entry_fill(w->d, n, &e);
         return walk_tell(w, &e);
     }
@@ -5858,8 +5875,14 @@ static int walk_child(walk *w, const drive_node *n, size_t depth, seqs *below)
         entry_fill(w->d, n, &e);
         r = walk_tell(w, &e);
     }
-    if (r == 0 && more && !w->deep && !is_folder(&e))
-        r = walk_tell_folder(w, part);
+    if (r == 0 && more && !w->deep) {
+        memcpy(w->part, part.data, part.len); /* the node is gone when the next one is loaded */
+        part.data = w->part;
+        if (!exact)
+            r = walk_own_entry(w, below, n->seq, depth + 1, &e);
+        if (r == 0 && !is_folder(&e))
+            r = walk_tell_folder(w, part);
+    }
     if (r == 0 && more && w->deep) { /* the folder's path is kept, for the node is gone when the next one is loaded */
         w->len = (size_t)(part.data - n->name.data) + part.len;
         memcpy(w->folder, n->name.data, w->len);
@@ -5885,7 +5908,7 @@ static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth)
         if (r == 0)
             r = node_load(w->d, list->v[i], &n);
         if (r == 0)
-            r = walk_child(w, &n, depth, &below);
+            r = walk_child(w, &n, owner, depth, &below);
     }
     mem_free(&w->d->env, below.v);
     return r;
@@ -5910,6 +5933,7 @@ int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int
     w.ctx = ctx;
     w.deep = deep;
     w.len = name.len;
+    w.top = name_depth(name);
     memcpy(w.folder, name.data, name.len);
     r = index_descend(d, version, name, &n, &list);
     if (r >= 0)
@@ -6877,7 +6901,7 @@ static int level_load(datsync_drive *d, level *l, uint64_t seq, size_t depth)
         r = node_level(d, &n, depth, &list);
     for (i = 0; i < list.count && r >= 0; i++) {
         r = node_load(d, list.v[i], &n);
-        if (r == 0 && name_depth(n.name) > depth)
+        if (r == 0) /* the folder may have an entry of its own: a child without a name */
             r = level_add(d, l, list.v[i], name_hash(d, name_part(n.name, depth)));
     }
     mem_free(&d->env, list.v);
@@ -6934,12 +6958,11 @@ static size_t list_encode(uint8_t *out, const level *l, uint64_t without, uint64
  * lists them down to the deepest folder that has another child, and is itself in all but the last. */
 static size_t paths_encode(datsync_drive *d, datsync_bytes name, int deleted, size_t levels, uint64_t seq, uint8_t *out)
 {
-    size_t depth = name_depth(name), i, at = 1;
+    size_t i, at = 1;
     out[0] = !deleted;
     for (i = 0; i < levels; i++) {
-        uint64_t own = i < depth ? name_hash(d, name_part(name, i)) : 0;
-        const level *l = &d->levels[i];
-        at += list_encode(out + at, l, own, deleted && i + 1 < levels ? seq : 0);
+        uint64_t own = name_hash(d, name_part(name, i));
+        at += list_encode(out + at, &d->levels[i], own, deleted && i + 1 < levels ? seq : 0);
     }
     return at;
 }
@@ -6962,9 +6985,9 @@ static size_t stat_encode(uint8_t *out, const datsync_stat *s)
 /* How many levels an entry lists. */
 static size_t levels_listed(datsync_drive *d, datsync_bytes name, int deleted)
 {
-    size_t i = name_depth(name);
-    if (!deleted || d->levels[i].count)
-        return i + 1;
+    size_t i = name_depth(name) + 1;
+    if (!deleted)
+        return i;
     while (i-- > 0)
         if (d->levels[i].count > (level_find(&d->levels[i], name_hash(d, name_part(name, i))) != 0))
             return i + 1;
@@ -6976,7 +6999,7 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
 {
     uint64_t seq;
     uint8_t value[STAT_FIELDS * 11], *paths, *p;
-    size_t levels, need = 64 + name.len, depth = name_depth(name), i, n;
+    size_t levels, need = 64 + name.len, i, n;
     datsync_bytes b;
     char full[DATSYNC_MAX_PATH + 2];
     int r;
@@ -7012,7 +7035,7 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
         return DATSYNC_E_TOO_BIG;
     d->nodes_used = (size_t)(p - d->nodes);
     d->node_ends[d->node_count++] = d->nodes_used;
-    for (i = 0; i < levels && i < depth; i++) {
+    for (i = 0; i < levels; i++) {
         uint64_t child_name = name_hash(d, name_part(name, i));
         level_remove(&d->levels[i], child_name);
         if ((stat || i + 1 < levels) && (r = level_add(d, &d->levels[i], seq, child_name)) < 0)
@@ -7420,7 +7443,7 @@ static int import_remove(importing *im, const listed *old, int entry, int beneat
         memset(&l, 0, sizeof l);
         l.d = im->d;
         r = datsync_drive_list(im->d, im->version, im->path, 1, removal_list, &l, NULL);
-        for (i = 0; i < l.count && r == 0; i++)
+        for (i = l.count; i-- > 0 && r == 0;) /* a folder's entry last: without it, deployed clones can't follow */
             r = import_remove_one(im, l.text + l.v[i].name, l.v[i].seq, &l.v[i].stat);
         listing_free(&l);
     }

@@ -53,6 +53,9 @@
 #define OS_KEEP_DEPTH 16
 /* So many of them: a file goes from one to another, and its neighbours do the same. */
 #define OS_KEEP 4
+/* Whether others have moved it meanwhile is looked at after so many milliseconds. Until then, what was beneath the root is
+ * what is reached, wherever it is now: it is the folder itself that is open, not its path. */
+#define OS_KEEP_MS 5
 /* Bytes for getpwuid_r: a line of the passwd file. */
 #define OS_MAX_PASSWD 4096
 
@@ -1158,8 +1161,8 @@ typedef struct kept {
     int fd; /* -1: none */
     dev_t device;
     ino_t inode;
-    int changed; /* a name in it is new or gone */
-    uint64_t used;
+    int changed;         /* a name in it is new or gone */
+    uint64_t used, seen; /* seen: when it was last found at its path, in ms */
     size_t len;
     char path[DATSYNC_MAX_PATH + 1];
 } kept;
@@ -1319,6 +1322,10 @@ static int tree_is_kept(const tree *t, kept *k, const char *path, size_t len)
     if (k->fd < 0 || len != k->len || memcmp(path, k->path, len) != 0) {
         return 0;
     }
+    uint64_t now = datsync_os_clock(NULL);
+    if (k->seen != 0 && now - k->seen < OS_KEEP_MS) {
+        return 1;
+    }
     for (size_t at = 0; at <= len; at++) {
         if (at == len || path[at] == '/') {
             k->path[at] = 0;
@@ -1329,7 +1336,21 @@ static int tree_is_kept(const tree *t, kept *k, const char *path, size_t len)
             }
         }
     }
-    return status.st_dev == k->device && status.st_ino == k->inode;
+    k->seen = status.st_dev == k->device && status.st_ino == k->inode ? now : 0;
+    return k->seen != 0;
+}
+
+/* What is at this path, or beneath it, is moved or removed: look at it again. */
+static void tree_doubt(tree *t, const char *path)
+{
+    size_t len = strlen(path);
+
+    for (int i = 0; i < OS_KEEP; i++) {
+        kept *k = &t->kept[i];
+        if (k->fd >= 0 && k->len >= len && memcmp(k->path, path, len) == 0 && (k->len == len || k->path[len] == '/')) {
+            k->seen = 0;
+        }
+    }
 }
 
 /* Open the folder path[0..len) and keep it in the place of k. */
@@ -1353,6 +1374,7 @@ static int tree_keep(tree *t, kept *k, const char *path, size_t len)
     k->fd = fd;
     k->device = status.st_dev;
     k->inode = status.st_ino;
+    k->seen = 0;
     k->len = len;
     memcpy(k->path, path, len);
     return 0;
@@ -1566,6 +1588,7 @@ static int tree_rename(void *ctx, const char *from, const char *to)
     if (old < 0) {
         return old;
     }
+    tree_doubt(t, from);
     return renameat(old, name, dir, new_name) < 0 ? tree_error(errno) : 0;
 }
 
@@ -1579,6 +1602,7 @@ static int tree_remove(tree *t, const char *path, mode_t type)
     if (error == 0) {
         error = tree_want(status.st_mode, type);
     }
+    tree_doubt(t, path);
     if (error == 0 && unlinkat(dir, name, type == S_IFDIR ? AT_REMOVEDIR : 0) < 0) {
         error = tree_why(dir, name, type, errno);
     }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 import pytest
 
@@ -605,6 +606,11 @@ def test_list(tree, root):
 
 # ---- the folder that is kept open -------------------------------------------------------------------------------------
 
+def others_are_done():
+    """What others do to a kept folder is noticed after 5 ms."""
+    time.sleep(0.02)
+
+
 def test_a_folder_is_removed_and_made_again(tree, root):
     for content in (b"1", b"2", b"3"):
         tree.ask("mkdir", "a")
@@ -629,10 +635,12 @@ def test_a_folder_is_renamed_and_made_again(tree, root, what, by):
         tree.ask("rename", what, "moved")
     else:
         os.rename(root / what, root / "moved")
+        others_are_done()
     inside = "moved" + "a/b/c"[len(what):] + "/file"
     assert tree.open_code("a/b/c/file") == tree.open_code("a/b/c/new", 1) == NO_ENTRY
     assert tree.read(inside) == b"old"
     (root / "a" / "b" / "c").mkdir(parents=True, exist_ok=True)
+    others_are_done()
     tree.write("a/b/c/file", b"new")
     assert (root / "a" / "b" / "c" / "file").read_bytes() == b"new"
     assert (root / inside).read_bytes() == b"old"
@@ -655,6 +663,7 @@ def test_another_replaces_a_kept_folder_by_a_link(tree, root, tmp_path, command,
         target.joinpath(*"a/b/c"[len(what) + 1:].split("/")).mkdir(parents=True)
         (target.joinpath(*"a/b/c"[len(what) + 1:].split("/")) / "file").write_bytes(b"private")
     os.symlink(target, root / what)
+    others_are_done()
     before = sorted((str(p), os.lstat(p).st_mode, os.lstat(p).st_mtime_ns) for p in tmp_path.glob("[ae][wl]*/**/*"))
     for last in ("file", "new"):
         assert call(tree, command, "a/b/c/" + last) == LINK
@@ -662,6 +671,7 @@ def test_another_replaces_a_kept_folder_by_a_link(tree, root, tmp_path, command,
                             for p in tmp_path.glob("[ae][wl]*/**/*"))
     os.unlink(root / what)
     os.rename(away, root / what)  # all is well again
+    others_are_done()
     assert tree.read("a/b/c/file") == b"own"
 
 
@@ -672,6 +682,7 @@ def test_another_replaces_a_kept_folder_by_a_new_one(tree, root, tmp_path, what)
     tree.write("a/b/c/file", b"old")
     os.rename(root / what, tmp_path / "away")
     (root / "a" / "b" / "c").mkdir(parents=True)
+    others_are_done()
     assert tree.open_code("a/b/c/file") == NO_ENTRY
     tree.write("a/b/c/file", b"new")
     assert (root / "a" / "b" / "c" / "file").read_bytes() == b"new"
@@ -684,8 +695,10 @@ def test_a_kept_folder_becomes_a_file(tree, root):
     tree.write("a/file", b"x")
     shutil.rmtree(root / "a")
     (root / "a").write_bytes(b"own")
+    others_are_done()
     assert tree.open_code("a/file", 1) == NOT_FOLDER
     os.unlink(root / "a")
+    others_are_done()
     assert tree.open_code("a/file", 1) == NO_ENTRY
 
 

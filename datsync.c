@@ -5645,12 +5645,14 @@ static int node_level(datsync_drive *d, const drive_node *n, size_t want, seqs *
             if ((k = datsync_varint_decode(n->paths.data + at, n->paths.len - at, &delta)) < 0)
                 return DATSYNC_E_INDEX;
             at += (size_t)k;
-            if (delta > n->seq - seq)
-                return DATSYNC_E_INDEX;
+            if (delta > n->seq - seq || (i && !delta))
+                return DATSYNC_E_INDEX; /* forward, or the same one twice: a walk would never end */
             seq += delta;
             if (depth == want && (r = seqs_add(d, out, seq)) < 0)
                 return r;
         }
+        if ((header & 1) && count && seq == n->seq)
+            return DATSYNC_E_INDEX;
         if (depth == want)
             return (header & 1) && (r = seqs_add(d, out, n->seq)) < 0 ? r : 1;
     }
@@ -5674,6 +5676,8 @@ static int stat_decode(datsync_bytes value, datsync_stat *out)
     out->byte_offset = raw.byte_offset;
     out->mtime = raw.mtime;
     out->ctime = raw.ctime;
+    if (raw.mode >> 32 || raw.uid >> 32 || raw.gid >> 32)
+        return DATSYNC_E_ENTRY;
     type = raw.mode & MODE_TYPE;
     if (type == MODE_FOLDER)
         return 0;
@@ -5802,7 +5806,7 @@ typedef struct walk {
     bits seen;
     datsync_entry_fn *fn;
     void *ctx;
-    int deep, told;
+    int deep, told, stopped; /* stopped: what fn returned last */
     size_t len, top; /* top: the depth of the folder that was asked for */
     uint8_t folder[DATSYNC_MAX_PATH]; /* the folder that is being listed, without slashes at its ends */
     uint8_t part[DATSYNC_MAX_PATH];
@@ -5811,7 +5815,8 @@ typedef struct walk {
 static int walk_tell(walk *w, datsync_entry *e)
 {
     w->told = 1;
-    return w->fn(w->ctx, e);
+    w->stopped = w->fn(w->ctx, e);
+    return w->stopped;
 }
 
 static int walk_tell_folder(walk *w, datsync_bytes part)
@@ -5834,7 +5839,7 @@ static int walk_tell_folder(walk *w, datsync_bytes part)
 
 static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth);
 
-/* A folder's own entry, where something in it is newer, is found among its children. */
+/* A folder's own entry, where something in it is newer, is found among its children: 1 if it has one. */
 static int walk_own_entry(walk *w, const seqs *below, uint64_t owner, size_t depth, datsync_entry *e)
 {
     drive_node n;
@@ -5847,7 +5852,7 @@ static int walk_own_entry(walk *w, const seqs *below, uint64_t owner, size_t dep
         entry_fill(w->d, &n, e);
         r = walk_tell(w, e);
     }
-    return found < 0 ? (int)found : r;
+    return found < 0 ? (int)found : r != 0 ? r : found > 0;
 }
 
 /* One child of the folder: tell it, and what is beneath it. */
@@ -5878,9 +5883,11 @@ static int walk_child(walk *w, const drive_node *n, uint64_t owner, size_t depth
     if (r == 0 && more && !w->deep) {
         memcpy(w->part, part.data, part.len); /* the node is gone when the next one is loaded */
         part.data = w->part;
-        if (!exact)
-            r = walk_own_entry(w, below, n->seq, depth + 1, &e);
-        if (r == 0 && !is_folder(&e))
+        if (!exact && (r = walk_own_entry(w, below, n->seq, depth + 1, &e)) == 1) {
+            more = below->count > 1; /* there is more than that */
+            r = w->stopped;
+        }
+        if (r == 0 && more && !is_folder(&e))
             r = walk_tell_folder(w, part);
     }
     if (r == 0 && more && w->deep) { /* the folder's path is kept, for the node is gone when the next one is loaded */
@@ -7413,6 +7420,11 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
     return import_put(im, info, old);
 }
 
+static int may_have_beneath(const listed *one)
+{
+    return one->is_parent || (one->is_entry && (one->stat.mode & MODE_TYPE) == MODE_FOLDER);
+}
+
 static int removal_list(void *arg, const datsync_entry *e)
 {
     listing *l = arg;
@@ -7439,10 +7451,11 @@ static int import_remove(importing *im, const listed *old, int entry, int beneat
     int r = 0;
     if (im->o->keep)
         return 0;
-    if (beneath && old->is_parent) {
+    if (beneath && may_have_beneath(old)) {
         memset(&l, 0, sizeof l);
         l.d = im->d;
         r = datsync_drive_list(im->d, im->version, im->path, 1, removal_list, &l, NULL);
+        r = r == DATSYNC_E_NOT_FOUND ? 0 : r;
         for (i = l.count; i-- > 0 && r == 0;) /* a folder's entry last: without it, deployed clones can't follow */
             r = import_remove_one(im, l.text + l.v[i].name, l.v[i].seq, &l.v[i].stat);
         listing_free(&l);
@@ -7556,7 +7569,7 @@ static int import_folder(importing *im, const datsync_file_info *info, const lis
         listing_free(&disk);
         return import_refuse(im, r);
     }
-    if (r == 0 && im->version && (!self || self->is_parent))
+    if (r == 0 && im->version && (!self || may_have_beneath(self)))
         r = datsync_drive_list(d, im->version, im->len ? im->path : "/", 0, listing_drive, &drive, NULL);
     if (r == DATSYNC_E_NOT_FOUND)
         r = 0;

@@ -556,8 +556,8 @@ int datsync_drive_entry(datsync_drive *drive, uint64_t number, datsync_entry *ou
 /* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other history. */
 int datsync_drive_find(datsync_drive *drive, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed);
 /* fn is called for each file and folder entry of a version beneath `path` (`/`: all), in the order of the index; with `deep` 0 only
- * for those in the folder itself, a folder with files beneath it once, as an entry with the mode of a folder and version 0 if it has
- * no entry of its own. It may not call the drive. Until it returns non-zero, which is returned. */
+ * for those in the folder itself, and for a folder with files beneath it that has no entry of its own (or one of a file: both can be
+ * there) an entry with the mode of a folder and version 0. It may not call the drive. Until it returns non-zero, which is returned. */
 typedef int datsync_entry_fn(void *ctx, const datsync_entry *entry);
 int datsync_drive_list(datsync_drive *drive, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
                        uint64_t *needed);

@@ -7729,21 +7729,39 @@ static int mark_live(void *ctx, const datsync_entry *e)
     return e->error ? 0 : MIN(bits_set(b->env, b->b, e->version, 1), 0);
 }
 
+/* The folders on the way to what was at this path, where they are empty now. */
+static void folders_remove(datsync_drive *d, char *path)
+{
+    char *slash;
+    while ((slash = strrchr(path, '/')) != path) {
+        *slash = 0;
+        if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
+            break;
+    }
+    d->made[0] = 0;
+    d->unsynced = 1;
+}
+
 /* A file that was deleted upstream goes, if it is as it was written. */
 static void plan_delete_one(datsync_drive *d, const datsync_entry *e)
 {
-    char path[DATSYNC_MAX_PATH + 2], *slash;
+    char path[DATSYNC_MAX_PATH + 2];
     datsync_file_info info;
     uint64_t seq = e->version;
     int r;
     strcpy(path, e->path);
     if (is_folder(e)) {
-        (void)d->tree.rmdir(d->tree.ctx, path + 1);
+        if (d->tree.rmdir(d->tree.ctx, path + 1) == 0)
+            folders_remove(d, path);
         return;
     }
     r = d->tree.stat(d->tree.ctx, path + 1, &info);
+    if (r == DATSYNC_E_NO_ENTRY)
+        folders_remove(d, path);
     if (r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER)
         return;
+    if (r == 0 && (info.mode & MODE_TYPE) != MODE_FILE)
+        r = (info.mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
     if (r == 0 && !d->layout.force && !looks_same(&info, &e->stat) && file_matches(d, path + 1, &e->stat) <= 0)
         r = DATSYNC_E_CHANGED;
     if (r == 0)
@@ -7754,11 +7772,7 @@ static void plan_delete_one(datsync_drive *d, const datsync_entry *e)
     }
     d->unsynced = 1;
     drive_tell(d, DATSYNC_EV_REMOVED, path, seq, 0, 0);
-    while ((slash = strrchr(path, '/')) != path) { /* folders that are empty now */
-        *slash = 0;
-        if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
-            break;
-    }
+    folders_remove(d, path);
 }
 
 static int plan_delete(datsync_drive *d, const bits *before)

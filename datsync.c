@@ -1380,6 +1380,7 @@ struct datsync_feed {
     datsync_feed *companion; /* a drive's content, for its metadata: it is committed first, and a connection is done with both
                                 or with none */
     uint64_t putting; /* the block that is being written: a drive's store goes by it */
+    int unplaced;     /* and may have no place for it any more: then it is not held */
     int hold;    /* more is going to be wanted: nobody is told that this is all */
     int checked; /* the bytes lie in files that anybody changes: each block is held against the tree before it goes out */
 };
@@ -2975,8 +2976,11 @@ static int put_store(datsync_feed *f, putting *p)
         if ((r = block_offset(f, p->index, &offset)) < 0)
             return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
         f->putting = p->index;
+        f->unplaced = 0;
         if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0)
             return r;
+        if (f->unplaced)
+            return 0;
         block_offset_next(f, p->index, offset, p->value.len);
         if ((fresh = block_claim(f, p->index, 1)) < 0)
             return fresh;
@@ -5419,6 +5423,8 @@ struct datsync_drive {
     bits live;
     drive_place *places;
     size_t place_count, place_cap;
+    drive_place being_put; /* the file that is being put: its first blocks are out before its entry is. size 0: none */
+    const char *put_path;
     drive_file files[DRIVE_FILES];
     uint64_t file_clock;
     int unsynced; /* something beneath the root was written */
@@ -5435,6 +5441,7 @@ struct datsync_drive {
     int has_old;
     target *targets; /* in the order of their blocks */
     size_t target_count, ended; /* ended: whole, or failed */
+    uint64_t now, progress, ahead; /* when a block came last; blocks wanted beyond DRIVE_AHEAD, since those are not to be had */
     uint64_t wanted, aside_bytes, aside_since; /* blocks wanted; bytes laid aside since the last commit, and since when */
     void *event_ctx;
     void (*on_event)(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error);
@@ -6001,7 +6008,7 @@ static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path
     f->open = 0;
     aside_name(name, seq, "");
     r = d->tree.open(d->tree.ctx, aside ? name : path, aside, &f->handle);
-    if (r == DATSYNC_E_NO_ENTRY && aside && d->tree.mkdir(d->tree.ctx, ".dat/partial") == 0)
+    if (r == DATSYNC_E_NO_ENTRY && aside && (r = d->tree.mkdir(d->tree.ctx, ".dat/partial")) == 0)
         r = d->tree.open(d->tree.ctx, name, 1, &f->handle);
     if (r < 0)
         return r;
@@ -6041,6 +6048,12 @@ static size_t target_at(const datsync_drive *d, uint64_t index)
     return lo;
 }
 
+static target *target_of_block(const datsync_drive *d, uint64_t index)
+{
+    size_t i = target_at(d, index);
+    return i < d->target_count && d->targets[i].offset <= index ? &d->targets[i] : NULL;
+}
+
 static target *target_of_byte(const datsync_drive *d, uint64_t at)
 {
     size_t lo = 0, hi = d->target_count;
@@ -6069,9 +6082,9 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
     }
     while (done < len) {
         const target *t = target_of_byte(d, at + done);
-        const drive_place *p = t ? NULL : place_find(d, at + done);
+        const drive_place *p = t ? NULL : d->being_put.size && at + done >= d->being_put.at ? &d->being_put : place_find(d, at + done);
         uint64_t begin = t ? t->at : p ? p->at : 0, size = t ? t->size : p ? p->size : 0, inside = at + done - begin;
-        size_t n = (size_t)MIN((uint64_t)(len - done), size - inside);
+        size_t n = (size_t)MIN((uint64_t)(len - done), size > inside ? size - inside : 0);
         char path[DATSYNC_MAX_PATH + 2];
         datsync_entry e;
         intptr_t handle;
@@ -6079,7 +6092,11 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
         if (!t && !p)
             break;
         path[0] = 0;
-        if (p && entry_load(d, p->seq, &e) == 0)
+        if (inside >= size)
+            break;
+        if (p == &d->being_put)
+            strcpy(path, d->put_path + 1);
+        else if (p && entry_load(d, p->seq, &e) == 0)
             memcpy(path, e.path + 1, strlen(e.path));
         if (file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle) < 0)
             break;
@@ -6099,17 +6116,20 @@ static void target_fail(datsync_drive *d, target *t, int error);
 static void content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
 {
     uint64_t index = d->content->putting;
-    size_t i = target_at(d, index);
-    target *t = i < d->target_count ? &d->targets[i] : NULL;
+    target *t = target_of_block(d, index);
     intptr_t handle;
     int r;
-    if (!t || t->offset > index || t->error || t->copy)
+    if (!t || t->error) {
+        d->content->unplaced = 1;
         return;
+    }
     r = at < t->at || at - t->at > t->size || len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
     if (r == 0)
         r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, len);
-    if (r < 0)
+    if (r < 0) {
+        d->content->unplaced = 1;
         target_fail(d, t, r);
+    }
     d->unsynced = 1;
     d->aside_bytes += len;
 }
@@ -6346,21 +6366,29 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
     datsync_feed_options o;
     uint8_t key[32], secret[64], discovery_key[32];
     datsync_file_info info;
+    int64_t n, size;
     int r, exists;
     if (!d->metadata_store.read && (r = datsync_memory_store(&d->env, &d->metadata_store)) < 0)
         return r;
     if (!d->content_store.read && (r = datsync_memory_store(&d->env, &d->content_store)) < 0)
         return r;
-    exists = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32) == 32;
-    d->archive = !d->has_tree || (!exists && (d->flags & DATSYNC_ARCHIVE)) ||
-                 d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA) >= 0;
+    n = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32);
+    if (n < 0 && n != DATSYNC_E_NO_ENTRY)
+        return (int)n;
+    exists = n == 32;
+    size = d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA);
+    if (size < 0 && size != DATSYNC_E_NO_ENTRY)
+        return (int)size;
+    d->archive = !d->has_tree || (!exists && (d->flags & DATSYNC_ARCHIVE)) || size >= 0;
     memset(&o, 0, sizeof o);
     o.env = &d->env;
     o.key = given->key;
     o.secret_key = given->secret_key;
     o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC);
-    if (exists && !o.secret_key && d->secrets.load &&
-        (!d->has_tree || d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) == 0)) {
+    r = d->has_tree ? d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) : 0;
+    if (r < 0 && r != DATSYNC_E_NO_ENTRY)
+        return r;
+    if (r == 0 && exists && !o.secret_key && d->secrets.load) {
         datsync_discovery_key(discovery_key, key);
         r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
         if (r < 0 && r != DATSYNC_E_NOT_FOUND)
@@ -6571,11 +6599,32 @@ static int survey_live(void *ctx, const datsync_entry *e)
     return 0;
 }
 
-static int survey_live_and_tell(void *ctx, const datsync_entry *e)
+static int survey_bad(void *ctx, const datsync_entry *e)
 {
-    if (e->error)
-        drive_refuse(ctx, e->version, e->path, e->error);
-    return survey_live(ctx, e);
+    bits_env *b = ctx;
+    return e->error && e->version ? MIN(bits_set(b->env, b->b, e->version, 1), 0) : 0;
+}
+
+/* Tell of the live entries that must not be laid out. */
+static int survey_tell(datsync_drive *d, uint64_t version)
+{
+    char path[DATSYNC_MAX_PATH + 2];
+    bits bad;
+    bits_env marks;
+    datsync_entry e;
+    uint64_t seq;
+    int r;
+    memset(&bad, 0, sizeof bad);
+    marks.env = &d->env;
+    marks.b = &bad;
+    r = datsync_drive_list(d, version, "/", 1, survey_bad, &marks, NULL);
+    for (seq = 0; r == 0 && (seq = bits_next(&bad, seq, version + 1, 1)) <= version; seq++)
+        if ((r = entry_load(d, seq, &e)) == 0) {
+            strcpy(path, e.path);
+            drive_refuse(d, seq, path, e.error);
+        }
+    bits_free(&d->env, &bad);
+    return r;
 }
 
 /* In folders, blocks that are no live file's are nowhere. */
@@ -6606,7 +6655,9 @@ static int drive_survey(datsync_drive *d, uint64_t version, int tell)
     d->place_count = 0;
     d->surveyed = NONE;
     d->refused = 0;
-    r = datsync_drive_list(d, version, "/", 1, tell ? survey_live_and_tell : survey_live, d, NULL);
+    r = datsync_drive_list(d, version, "/", 1, survey_live, d, NULL);
+    if (r == 0 && tell)
+        r = survey_tell(d, version);
     for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
@@ -6651,8 +6702,8 @@ static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, ui
     datsync_bytes block;
     int64_t n;
     int r;
-    if (tree_get(d->content, 2 * index, &want) < 0 || want.size > DATSYNC_MAX_FRAME)
-        return 0;
+    if ((r = tree_get(d->content, 2 * index, &want)) < 0 || want.size > DATSYNC_MAX_FRAME)
+        return is_fatal(r) ? r : 0;
     d->data_index = NONE;
     if ((r = mem_grow(&d->env, &d->data, &d->data_cap, (size_t)want.size + 1, 1)) < 0)
         return r;
@@ -6666,7 +6717,7 @@ static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, ui
     return memcmp(got.hash, want.hash, 32) == 0;
 }
 
-/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell) or DATSYNC_E_NOMEM. */
+/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or an error of the store. */
 static int file_matches(datsync_drive *d, const char *path, const datsync_stat *stat)
 {
     datsync_file_info info;
@@ -6726,11 +6777,11 @@ static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
     d->tree.close(d->tree.ctx, handle);
     if (r < 0)
         return r;
-    if (whole && !good) { /* what is left of it must not be taken for a download that was interrupted */
+    if (whole && (!good || info.size != stat.size)) { /* what is left must not be taken for a download that was interrupted */
         r = feed_retract(d->content, begin, end);
         return r < 0 ? r : DATSYNC_E_CHANGED;
     }
-    if (!good || (whole && info.size != stat.size))
+    if (!good)
         return DATSYNC_E_CHANGED;
     /* it was only touched: give a clone's file its time back, and the next look is quick */
     if (whole && !looks_same(&info, &stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
@@ -6743,7 +6794,8 @@ static int entry_is_other(datsync_drive *d, const datsync_entry *e)
 {
     datsync_file_info info;
     int r = d->tree.stat(d->tree.ctx, e->path + 1, &info);
-    return r == 0 && file_matches(d, e->path + 1, &e->stat) <= 0 ? DATSYNC_E_CHANGED : 0;
+    r = r < 0 ? 1 : file_matches(d, e->path + 1, &e->stat);
+    return r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
 }
 
 /* All live files of which something is claimed. */
@@ -6755,6 +6807,8 @@ static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
     for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
+        if (target_of_block(d, e.stat.offset))
+            continue; /* it is on its way */
         if (!is_folder(&e) && e.stat.blocks &&
             bits_next(&d->content->have, e.stat.offset, e.stat.offset + e.stat.blocks, 1) >= e.stat.offset + e.stat.blocks) {
             r = how->deep ? entry_is_other(d, &e) : 0;
@@ -6838,6 +6892,7 @@ static int batch_flush(datsync_drive *d)
     if (r < 0) { /* as if the batch had not been */
         d->batch_count = d->batch_used = 0;
         d->level_count = 0;
+        d->surveyed = NONE; /* which entries are live, and where, is found anew */
     }
     d->node_count = d->nodes_used = 0;
     return r < 0 ? (int)r : 0;
@@ -7089,7 +7144,7 @@ static int entry_remember(datsync_drive *d, uint64_t seq, const datsync_stat *st
 }
 
 /* The next bytes of a file, as blocks of the batch. `more` is asked between blocks; non-zero ends it. */
-static int content_put(datsync_drive *d, datsync_read_fn *read, void *ctx, datsync_stat *stat)
+static int content_put_blocks(datsync_drive *d, datsync_read_fn *read, void *ctx, datsync_stat *stat)
 {
     int64_t n = 1;
     int r;
@@ -7117,6 +7172,19 @@ static int content_put(datsync_drive *d, datsync_read_fn *read, void *ctx, datsy
     return r < 0 ? r : (int)n;
 }
 
+static int content_put(datsync_drive *d, const char *path, datsync_read_fn *read, void *ctx, datsync_stat *stat)
+{
+    int r;
+    d->put_path = path;
+    d->being_put.at = d->content->byte_length + d->batch_used;
+    d->being_put.size = read ? (uint64_t)INT64_MAX : 0;
+    d->being_put.seq = NONE - 1;
+    r = content_put_blocks(d, read, ctx, stat);
+    d->being_put.size = 0;
+    file_close(d, NONE - 1);
+    return r;
+}
+
 static int drive_can_write(datsync_drive *d, const char *path)
 {
     if (!datsync_drive_writable(d))
@@ -7129,7 +7197,7 @@ static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat 
 {
     datsync_stat stat = *given;
     int64_t seq;
-    int r = content_put(d, (stat.mode & MODE_TYPE) == MODE_FOLDER ? NULL : read, ctx, &stat);
+    int r = content_put(d, path, (stat.mode & MODE_TYPE) == MODE_FOLDER ? NULL : read, ctx, &stat);
     if (r < 0)
         return r;
     if (!(stat.mode & MODE_TYPE))
@@ -7362,7 +7430,7 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
         im->done = 0;
         im->size = info.size;
         stat_of_info(&stat, &info);
-        if ((r = content_put(d, import_read, im, &stat)) == 0 &&
+        if ((r = content_put(d, im->path, import_read, im, &stat)) == 0 &&
             ((r = d->tree.stat(d->tree.ctx, im->path + 1, &after)) < 0 || after.size != stat.size || after.mtime != info.mtime)) {
             end = batch_end(d);
             r = batch_flush(d); /* what was read is neither the old nor the new file */
@@ -7410,8 +7478,8 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
         uint64_t end = old->stat.offset + old->stat.blocks;
         int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end;
         int r = looks_same(info, &old->stat) && whole ? 1 : file_matches(im->d, im->path + 1, &old->stat);
-        if (r > 0 && !whole)
-            r = import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
+        if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
+            r = im->d->archive ? 0 : import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
         if (r < 0)
             return r;
         if (r > 0)
@@ -7487,8 +7555,12 @@ static int import_one(importing *im, const char *name, int on_disk, const listed
         r = 0;
     }
     if (on_disk && (r = im->d->tree.stat(im->d->tree.ctx, im->path + 1, &info)) < 0) {
-        if (r != DATSYNC_E_NO_ENTRY)
+        if (r != DATSYNC_E_NO_ENTRY) { /* it is there: what the drive has of it stays */
             (void)import_refuse(im, r);
+            im->len = len;
+            im->path[len] = 0;
+            return r == DATSYNC_E_NOMEM ? r : 0;
+        }
         on_disk = 0;
     }
     r = 0;
@@ -7623,6 +7695,7 @@ static void content_added(watcher *w, uint64_t start, uint64_t end)
 {
     datsync_drive *d = (datsync_drive *)w;
     size_t i;
+    d->progress = d->now;
     for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
         target *t = &d->targets[i];
         uint64_t n = MIN(end, target_end(t)) - MAX(start, t->offset);
@@ -7654,6 +7727,8 @@ static void target_fail(datsync_drive *d, target *t, int error)
         d->ended++;
     if (!t->error)
         t->error = error;
+    if (!d->all) /* nobody is to be asked for more of it */
+        (void)bits_fill(&d->env, &d->content->wanted, t->offset, target_end(t), 0);
 }
 
 static void aside_remove(datsync_drive *d, uint64_t seq)
@@ -7742,8 +7817,8 @@ static void folders_remove(datsync_drive *d, char *path)
     d->unsynced = 1;
 }
 
-/* A file that was deleted upstream goes, if it is as it was written. */
-static void plan_delete_one(datsync_drive *d, const datsync_entry *e)
+/* A file that was deleted upstream goes, if it is as it was written. 1: it could not be deleted, and is to be tried again. */
+static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
 {
     char path[DATSYNC_MAX_PATH + 2];
     datsync_file_info info;
@@ -7753,32 +7828,36 @@ static void plan_delete_one(datsync_drive *d, const datsync_entry *e)
     if (is_folder(e)) {
         if (d->tree.rmdir(d->tree.ctx, path + 1) == 0)
             folders_remove(d, path);
-        return;
+        return 0;
     }
     r = d->tree.stat(d->tree.ctx, path + 1, &info);
     if (r == DATSYNC_E_NO_ENTRY)
         folders_remove(d, path);
     if (r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER)
-        return;
+        return 0;
     if (r == 0 && (info.mode & MODE_TYPE) != MODE_FILE)
         r = (info.mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
-    if (r == 0 && !d->layout.force && !looks_same(&info, &e->stat) && file_matches(d, path + 1, &e->stat) <= 0)
-        r = DATSYNC_E_CHANGED;
+    if (r == 0 && !d->layout.force && !looks_same(&info, &e->stat)) {
+        r = file_matches(d, path + 1, &e->stat);
+        r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
+    }
     if (r == 0)
         r = d->tree.unlink(d->tree.ctx, path + 1);
     if (r < 0) {
         drive_refuse(d, seq, path, r);
-        return;
+        return r != DATSYNC_E_CHANGED && r != DATSYNC_E_IS_FOLDER && r != DATSYNC_E_LINK;
     }
     d->unsynced = 1;
     drive_tell(d, DATSYNC_EV_REMOVED, path, seq, 0, 0);
     folders_remove(d, path);
+    return 0;
 }
 
 static int plan_delete(datsync_drive *d, const bits *before)
 {
     child *live = NULL, *found, key;
     size_t count = 0, cap = 0;
+    int again = 0;
     uint64_t seq, end = bits_length(before);
     datsync_entry e;
     int r = 0;
@@ -7799,10 +7878,10 @@ static int plan_delete(datsync_drive *d, const bits *before)
         key.seq = 0;
         found = count ? bsearch(&key, live, count, sizeof key, child_compare) : NULL;
         if (!found)
-            plan_delete_one(d, &e);
+            again |= plan_delete_one(d, &e);
     }
     mem_free(&d->env, live);
-    return r;
+    return r < 0 ? r : again;
 }
 
 static int plan_clean_one(void *arg, const char *name)
@@ -7839,7 +7918,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     bits_env marks;
     uint64_t laid = d->has_tree ? latest_read(d) : NONE;
     size_t i;
-    int r = 0;
+    int r = 0, again;
     memset(&before, 0, sizeof before);
     marks.env = &d->env;
     marks.b = &before;
@@ -7858,7 +7937,9 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     if (r == 0 && d->has_tree) {
         if (bits_length(&before))
             r = plan_delete(d, &before);
-        if (r == 0 && laid != version)
+        again = r > 0;
+        r = r < 0 ? r : tree_sync(d);
+        if (r == 0 && laid != version && !again)
             r = latest_write(d, version);
         d->has_aside = d->target_count > 0;
         if (r == 0)
@@ -7870,6 +7951,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     if (r < 0)
         return r;
     d->plan = version;
+    d->ahead = 0;
     d->cursor = 1;
     d->planned = 1;
     d->told = d->has_old = 0;
@@ -7963,30 +8045,38 @@ static int is_half_download(datsync_drive *d, const char *path, const datsync_st
 
 /* ------------------------------------------------ files that are on their way */
 
-/* Blocks that were laid aside before. */
+/* Blocks that were laid aside before; each is held against the tree, for who knows what became of the file. */
 static int aside_load(datsync_drive *d, const target *t)
 {
     char name[48];
     intptr_t handle;
-    datsync_file_info info;
     uint8_t *buf;
-    uint64_t i;
+    uint64_t i, at;
     size_t len = (size_t)((t->blocks + 7) / 8);
-    int64_t n;
+    int64_t n = 0;
     int r = 0;
-    aside_name(name, t->seq, "");
-    if (!d->has_aside || d->tree.stat(d->tree.ctx, name, &info) < 0)
+    if (!d->has_aside || target_end(t) > d->content->length)
         return 0;
     aside_name(name, t->seq, ".bits");
     if (d->tree.open(d->tree.ctx, name, 0, &handle) < 0)
         return 0;
-    buf = mem_resize(&d->env, NULL, len);
+    buf = mem_resize(&d->env, NULL, len + 1);
     n = buf ? d->tree.read(d->tree.ctx, handle, 0, buf, len) : DATSYNC_E_NOMEM;
     d->tree.close(d->tree.ctx, handle);
-    for (i = 0; n == (int64_t)len && i < t->blocks && r >= 0; i++)
-        if (buf[i / 8] & 0x80 >> (i & 7) && bits_get(&d->content->tree, 2 * (t->offset + i)) &&
-            (r = block_claim(d->content, t->offset + i, 1)) > 0)
-            tell_added(d->content, t->offset + i, t->offset + i + 1);
+    aside_name(name, t->seq, "");
+    if (n != (int64_t)len || d->tree.open(d->tree.ctx, name, 0, &handle) < 0) {
+        mem_free(&d->env, buf);
+        return buf ? 0 : DATSYNC_E_NOMEM;
+    }
+    for (i = t->offset; i < target_end(t) && r >= 0; i++) {
+        if (!(buf[(i - t->offset) / 8] & 0x80 >> ((i - t->offset) & 7)) || bits_get(&d->content->have, i) ||
+            !bits_get(&d->content->tree, 2 * i) || block_offset(d->content, i, &at) < 0 || at < t->at)
+            continue;
+        at -= t->at;
+        if ((r = file_block_good(d, handle, i, &at)) > 0 && (r = block_claim(d->content, i, 1)) > 0)
+            tell_added(d->content, i, i + 1);
+    }
+    d->tree.close(d->tree.ctx, handle);
     mem_free(&d->env, buf);
     return r < 0 ? r : 0;
 }
@@ -7997,8 +8087,11 @@ static int aside_save(datsync_drive *d, target *t)
     intptr_t handle;
     uint64_t i;
     size_t len = (size_t)((t->blocks + 7) / 8);
-    uint8_t *buf = mem_zeroed(&d->env, len);
+    uint8_t *buf;
     int r;
+    if (target_end(t) > d->content->length)
+        return 0; /* who knows how long it really is */
+    buf = mem_zeroed(&d->env, len + 1);
     if (!buf)
         return DATSYNC_E_NOMEM;
     for (i = bits_next(&d->content->have, t->offset, target_end(t), 1); i < target_end(t);
@@ -8082,12 +8175,37 @@ static int begin_folder(datsync_drive *d, uint64_t seq, const char *path, const 
     return r == DATSYNC_E_NOMEM ? r : 0;
 }
 
+/* A file stands where a folder on the way must be. If it is an old version of what was there, it goes. */
+static int begin_way(datsync_drive *d, uint64_t seq, const char *path)
+{
+    char part[DATSYNC_MAX_PATH + 2];
+    datsync_file_info info;
+    const char *slash = path;
+    int r = 0;
+    while (r == 0 && (slash = strchr(slash + 1, '/')) != NULL) {
+        memcpy(part, path, (size_t)(slash - path));
+        part[slash - path] = 0;
+        r = d->tree.stat(d->tree.ctx, part + 1, &info);
+        if (r < 0 || (info.mode & MODE_TYPE) == MODE_FOLDER)
+            continue;
+        r = (info.mode & MODE_TYPE) != MODE_FILE ? 0 : d->layout.force ? 1 : is_old_version(d, part, &info);
+        if (r <= 0)
+            return r < 0 ? r : DATSYNC_E_NOT_FOLDER;
+        if ((r = d->tree.unlink(d->tree.ctx, part + 1)) == 0)
+            drive_tell(d, DATSYNC_EV_REMOVED, part, seq, 0, 0);
+        return r < 0 ? r : DATSYNC_E_NO_ENTRY;
+    }
+    return r < 0 ? r : DATSYNC_E_NOT_FOLDER;
+}
+
 /* What stands in the entry's place? 1: the file itself, or nothing that may be touched; 0: it is to be laid out. */
 static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat, target *t)
 {
     datsync_file_info info;
     uint64_t end = stat->offset + stat->blocks;
     int r = d->tree.stat(d->tree.ctx, path + 1, &info);
+    if (r == DATSYNC_E_NOT_FOLDER)
+        r = begin_way(d, seq, path);
     if (r == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER) {
         if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
             r = DATSYNC_E_IS_FOLDER;
@@ -8106,10 +8224,14 @@ static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const d
             (d->archive || bits_next(&d->content->claimed, stat->offset, end, 0) >= end))
             return 1;
         r = file_matches(d, path + 1, stat);
+        if (r > 0 && d->archive) /* the bytes must be in the store */
+            r = bits_next(&d->content->have, stat->offset, end, 0) >= end;
         if (r > 0)
             return (r = target_adopt(d, seq, path, stat)) < 0 ? r : 1;
-        if (r == 0 && !d->layout.force && !looks_same(&info, stat) && !is_half_download(d, path + 1, stat, &info))
-            r = is_old_version(d, path, &info) > 0 ? 0 : DATSYNC_E_CHANGED;
+        if (r == 0 && !d->layout.force && !looks_same(&info, stat) && !is_half_download(d, path + 1, stat, &info)) {
+            r = is_old_version(d, path, &info);
+            r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
+        }
     }
     if (r == 0 || r == DATSYNC_E_NOMEM)
         return r;
@@ -8144,6 +8266,8 @@ static int target_begin(datsync_drive *d, uint64_t seq)
     t.mode = stat.mode;
     t.mtime = stat.mtime;
     t.copy = d->archive;
+    if (!t.blocks)
+        t.offset = DATSYNC_MAX_BLOCKS + seq; /* behind all that have some */
     i = target_at(d, t.offset);
     if (i < d->target_count && d->targets[i].offset < target_end(&t) && t.blocks)
         return 1;
@@ -8223,11 +8347,14 @@ static int finish_tell(datsync_drive *d, size_t i)
         return r;
     }
     target_drop(d, i);
-    if (t.has_bits) {
+    if (t.has_bits || (d->has_aside && d->has_tree)) {
         char name[48];
         aside_name(name, t.seq, ".bits");
         (void)d->tree.unlink(d->tree.ctx, name);
+        d->unsynced = 1;
     }
+    if (!d->all && (r = bits_fill(&d->env, &d->content->wanted, t.offset, target_end(&t), 0)) < 0)
+        return r;
     drive_tell(d, DATSYNC_EV_ENTRY, path, t.seq, t.size, 0);
     return 0;
 }
@@ -8318,11 +8445,28 @@ static void drive_hold(datsync_drive *d, int hold)
         d->content->hold = hold;
 }
 
+/* What was on its way in an earlier session is noted, and begun anew. */
+static int targets_leave(datsync_drive *d)
+{
+    int r = d->target_count ? datsync_drive_flush(d) : 0;
+    while (r >= 0 && d->target_count) {
+        target t = d->targets[d->target_count - 1];
+        target_drop(d, d->target_count - 1);
+        r = d->archive ? 0 : feed_retract(d->content, t.offset, target_end(&t));
+    }
+    d->planned = d->told = 0;
+    d->ahead = 0;
+    d->aside_since = NONE;
+    return r < 0 ? r : 0;
+}
+
 /* Before anything is announced: is what is claimed still there? */
 static int drive_ready(datsync_drive *d, unsigned mode)
 {
     datsync_drive_check quick = {NULL, NULL, 0};
     int64_t r = 0;
+    if ((r = targets_leave(d)) < 0)
+        return (int)r;
     d->downloading = (mode & DATSYNC_DOWNLOAD) && !datsync_drive_writable(d) && !(d->flags & DATSYNC_READ_ONLY);
     drive_hold(d, d->downloading);
     if (!d->content)
@@ -8346,7 +8490,7 @@ static int drive_ready(datsync_drive *d, unsigned mode)
 static int drive_fill(datsync_drive *d)
 {
     unsigned turns;
-    for (turns = 0; d->cursor <= d->plan && d->target_count < DRIVE_TARGETS && d->wanted < DRIVE_AHEAD; turns++) {
+    for (turns = 0; d->cursor <= d->plan && d->target_count < DRIVE_TARGETS && d->wanted < DRIVE_AHEAD + d->ahead; turns++) {
         uint64_t seq = bits_next(&d->live, d->cursor, d->plan + 1, 1);
         size_t i;
         int r;
@@ -8390,8 +8534,15 @@ static int drive_step(datsync_drive *d, uint64_t now, int complete, int history)
         if ((r = drive_plan(d, version)) < 0)
             return r;
     }
+    d->now = now;
     if (!d->planned)
         return 0;
+    if (d->target_count == d->ended)
+        d->progress = now;
+    if (now - d->progress >= 1000) { /* nobody gives these: go on with others */
+        d->ahead = MIN(d->wanted + DRIVE_AHEAD, DATSYNC_MAX_BLOCKS);
+        d->progress = now;
+    }
     more = drive_fill(d);
     if (more < 0)
         return more;
@@ -8909,9 +9060,13 @@ static void drive_bound(const shared_drive *s)
     const datsync_feed *content = s->drive->content;
     uint64_t end = content->length;
     const link *l;
+    const dial *waiting;
     int peers = 0;
-    if (ds->opt.live)
+    if (ds->opt.live || !end)
         return;
+    for (waiting = ds->dials; waiting; waiting = waiting->next)
+        if (waiting->at != NONE)
+            return;
     for (l = ds->links; l; l = l->next) {
         const channel *c = l->peer ? channel_by_feed(l->peer, content) : NULL;
         if (l->state == LINK_CONNECTING || !c || !c->wants_answered || c->wants_out || ds->now - l->since < SETTLE_MS)
@@ -8966,6 +9121,9 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
 {
     shared_drive *s, **last = &ds->drives;
     int r;
+    for (s = ds->drives; s; s = s->next)
+        if (s->drive == d)
+            return DATSYNC_E_STATE;
     s = mem_zeroed(&ds->env, sizeof *s);
     if (!s)
         return DATSYNC_E_NOMEM;
@@ -8978,8 +9136,11 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
     if (r == 0) {
         ds->feeds[ds->feed_count - 1].quiet = 1;
         r = d->content ? drive_add_content(s) : drive_ready(d, mode);
+        if (r < 0) /* as if it had not been tried */
+            ds->feed_count--;
     }
     if (r < 0) {
+        drive_hold(d, 0);
         d->on_event = NULL;
         mem_free(&ds->env, s);
         return r;
@@ -9054,7 +9215,8 @@ uint64_t datsync_deadline(const datsync *ds)
     if (ds->kick)
         return ds->now;
     for (s = ds->drives; s; s = s->next)
-        at = s->busy ? ds->now : s->drive->aside_since != NONE ? MIN(at, s->drive->aside_since + DATSYNC_GROUP_MS) : at;
+        if (!s->failed && s->drive->planned)
+            at = s->busy ? ds->now : s->drive->aside_since != NONE ? MIN(at, s->drive->aside_since + DATSYNC_GROUP_MS) : at;
     for (l = ds->links; l; l = l->next) {
         if (l->state == LINK_CONNECTING)
             at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""datsync beside JavaScript hypercore 6 and the floor, in one run.
+"""datsync beside JavaScript hypercore 6, hyperdrive 9 and the floor, in one run.
 
 usage: bench.py [--quick] [--only ROW]... [--runs N] [--strict] [--keep] [-o FILE]
 
@@ -8,10 +8,14 @@ rows (all by default):
   blocks100   1,000,000 blocks of 100 bytes, the same
   memory      10,000,000 blocks of 10 bytes: one sender with 4 receivers, then one receiver with 4 senders
   fanout      256 MiB in blocks of 64 KiB to 1, 2, 4, 8, 16 receivers at once
+  drive10k    a drive of 10,000 files of 1 KiB in 100 folders: import, then clone
+  drive1g     a drive of one file of 1 GiB: the same
+  drivemem    drives of 100,000 files of 100 bytes in 1,000 folders, and of a sparse file of 10 GiB
 
 --quick    a tenth of the sizes: a look at whether it works, no figures to quote
 --strict   throw a run away in which other programs used more than 5 % of a core, and do it again
 --keep     leave build/bench as it is at the end
+--place DIR  the feeds and drives go into a new folder in DIR (build/bench), as one on tmpfs
 -o FILE    the summary as JSON, too
 
 Every run is added to build/bench/results.jsonl. README.md beside this file says what each row measures.
@@ -35,10 +39,14 @@ WORK = os.path.join(ROOT, 'build', 'bench')
 DEPS = os.path.join(ROOT, 'build', 'bench-js')
 DATSYNC = os.environ.get('DATSYNC', os.path.join(ROOT, 'build', 'datsync'))
 RESULTS = os.path.join(WORK, 'results.jsonl')
+PLACE = WORK
 RUN = os.path.join(WORK, 'run')
 FLOOR = os.path.join(WORK, 'floor')
+FILES = os.path.join(WORK, 'files')
 HZ = os.sysconf('SC_CLK_TCK')
-ROWS = ['blocks64k', 'blocks100', 'memory', 'fanout']
+ROWS = ['blocks64k', 'blocks100', 'memory', 'fanout', 'drive10k', 'drive1g', 'drivemem']
+# GiB of disk; 7 for the others
+NEEDS = {'drive10k': 1, 'drivemem': 12}
 MIB = 1 << 20
 GIB = 1 << 30
 FANOUT = [1, 2, 4, 8, 16]
@@ -179,7 +187,7 @@ def run(name, fn, warm, strict, quick):
 
 class Feed:
     def __init__(self, name, block, count):
-        self.path = os.path.join(WORK, name)
+        self.path = os.path.join(PLACE, name)
         self.block, self.count, self.bytes = block, count, block * count
 
     def make(self):
@@ -209,7 +217,7 @@ class Feed:
 
 
 def fresh(name):
-    path = os.path.join(WORK, name)
+    path = os.path.join(PLACE, name)
     shutil.rmtree(path, ignore_errors=True)
     return path
 
@@ -324,7 +332,7 @@ def datsync_fan(feed, count, keep=False):
 def datsync_gather(feed, count):
     """One receiver from the folders that datsync_fan() left."""
     folder = fresh('rx')
-    shares = [datsync_share(os.path.join(WORK, 'rx%d' % i)) for i in range(count)]
+    shares = [datsync_share(os.path.join(PLACE, 'rx%d' % i)) for i in range(count)]
     receiver = datsync_clone(feed, folder, [at for _, at in shares], False).wait()
     senders = [p.end() for p, _ in shares]
 
@@ -350,6 +358,149 @@ def js_fan(feed, count):
             'receiver_mib': mib, 'check': check}
 
 
+# ---------------------------------------------------------------- drives ------------------------------------------
+
+
+def files(folder):
+    """{path: size} of what is in a drive's folder, without what only one of the programs puts there."""
+    found = {}
+    for at, folders, names in os.walk(folder):
+        if at == folder:
+            folders[:] = [name for name in folders if name != '.dat']
+        for name in names:
+            path = os.path.join(at, name)
+            found[os.path.relpath(path, folder)] = os.path.getsize(path)
+    found.pop('dat.json', None)
+    return found
+
+
+class Tree:
+    """A folder of files: count of them of a size, a hundred a folder; a copy for each program that keeps its drive there."""
+
+    def __init__(self, name, count, size, sparse=False):
+        self.name, self.count, self.size, self.sparse = name, count, size, sparse
+        self.path = os.path.join(PLACE, name)
+
+    def make(self, *copies):
+        shutil.rmtree(self.path, ignore_errors=True)
+        say('making %s files of %s bytes' % (format(self.count, ','), format(self.size, ',')))
+        for i in range(self.count):
+            folder = self.path if self.count == 1 else os.path.join(self.path, 'd%03d' % (i // 100))
+            if i % 100 == 0:
+                os.makedirs(folder)
+            with open(os.path.join(folder, 'f%02d' % (i % 100)), 'wb') as f:
+                left = 0 if self.sparse else self.size
+                while left:
+                    left -= f.write(os.urandom(min(left, 4 * MIB)))
+                f.truncate(self.size)
+        for copy in copies:
+            shutil.rmtree(self.of(copy), ignore_errors=True)
+            shutil.copytree(self.path, self.of(copy))
+        return self
+
+    def of(self, program):
+        return self.path + '-' + program
+
+    def drop(self):
+        for name in os.listdir(PLACE):
+            if name == self.name or name.startswith(self.name + '-'):
+                shutil.rmtree(os.path.join(PLACE, name))
+
+    def same(self, folder):
+        there = files(folder)
+        if there != files(self.path):
+            raise Failed('%s has other files' % folder)
+        for name in there:
+            if subprocess.run(['cmp', '-s', os.path.join(folder, name), os.path.join(self.path, name)]).returncode if (
+                    self.size > MIB) else read(folder, name) != read(self.path, name):
+                raise Failed('%s/%s is not what was sent' % (folder, name))
+
+
+def read(folder, name):
+    with open(os.path.join(folder, name), 'rb') as f:
+        return f.read()
+
+
+def one_side(wall, stats, peak, check=None):
+    return {'wall': wall, 'sender_cpu': total(stats), 'receiver_cpu': 0, 'sender_mib': peak['rss_kb'] / 1024,
+            'receiver_mib': 0, 'check': check}
+
+
+def datsync_import(tree, sync):
+    folder = tree.of('datsync')
+    for name in (os.path.join(folder, '.dat'), tree.of('datsync-keys')):
+        shutil.rmtree(name, ignore_errors=True)
+    if os.path.exists(os.path.join(folder, 'dat.json')):
+        os.unlink(os.path.join(folder, 'dat.json'))
+    p = Process('datsync create', SENDER_CORE, [DATSYNC, 'create', '--quiet', '--secret-dir', tree.of('datsync-keys')]
+                + ([] if sync else ['--no-sync']) + [folder])
+    stats = p.wait()
+    return one_side(stats['wall'], stats, stats)
+
+
+def datsync_drive_pair(tree, sync):
+    folder = fresh('rx')
+    share = Process('datsync share', SENDER_CORE, [DATSYNC, 'share', '--json', '--no-discovery', '--listen',
+                                                   '127.0.0.1:0', '--secret-dir', tree.of('datsync-keys'),
+                                                   tree.of('datsync')])
+    at = share.until(address, 300)
+    with open(os.path.join(tree.of('datsync'), '.dat', 'metadata.key'), 'rb') as f:
+        key = f.read().hex()
+    receiver = Process('datsync clone', RECEIVER_CORE, [
+        DATSYNC, 'clone', '--quiet', '--no-discovery', '--no-listen', '--timeout', '120', '--peer', at]
+        + ([] if sync else ['--no-sync']) + [key, folder]).wait()
+    sender = share.end()
+
+    def check():
+        tree.same(folder)
+        shutil.rmtree(folder)
+    return two_sides(receiver['wall'], (sender, sender), (receiver, receiver), check)
+
+
+def js_drive(command, core, words, dat):
+    return Process('JS ' + command, core, ['node', os.path.join(HERE, 'js-drive.js'), command] + words
+                   + (['--dat', dat] if dat else []), {'DEPS': DEPS})
+
+
+def js_import(tree, dat):
+    if dat:
+        store, keys = tree.of('js'), fresh(tree.name + '-js-keys')
+        shutil.rmtree(os.path.join(store, '.dat'), ignore_errors=True)
+    else:
+        store, keys = fresh(tree.name + '-js-own'), None
+    p = js_drive('import', SENDER_CORE, [store if dat else tree.path, store], keys)
+    stats = p.wait()
+    return one_side(p.json()['wall'], p.json(), stats)
+
+
+def js_drive_pair(tree, dat):
+    folder = fresh('rx')
+    store, keys = (tree.of('js'), tree.of('js-keys')) if dat else (tree.of('js-own'), None)
+    if dat:
+        os.mkdir(folder)
+    tx = js_drive('share', SENDER_CORE, [store], keys)
+    port, key = tx.until(lambda line: line.startswith('READY') and line.split()[1:])
+    rx = js_drive('clone', RECEIVER_CORE, [folder, port, key], dat and fresh('rx-keys'))
+    receiver, sender = rx.wait(), tx.wait(60)
+
+    def check():
+        if dat:
+            tree.same(folder)
+        else:
+            for name in ('metadata', 'content'):
+                if subprocess.run(['cmp', '-s'] + [os.path.join(d, name, 'data') for d in (folder, store)]).returncode:
+                    raise Failed('JS stored something else')
+        shutil.rmtree(folder)
+    return two_sides(rx.json()['wall'], (tx.json(), sender), (rx.json(), receiver), check)
+
+
+def files_floor(tree, sync):
+    folder = fresh('rx')
+    p = Process('files', SENDER_CORE, [FILES] + (['--sync'] if sync else []) + [tree.path, folder])
+    stats = p.wait()
+    return one_side(float(p.text()), stats, stats, lambda: shutil.rmtree(folder))
+
+
 # ---------------------------------------------------------------- rows --------------------------------------------
 
 
@@ -362,7 +513,7 @@ class Bench:
         self.js = self.have_js()
 
     def have_js(self):
-        if os.path.exists(os.path.join(DEPS, 'installed')):
+        if os.path.exists(os.path.join(DEPS, 'installed')) and os.path.isdir(os.path.join(DEPS, 'node_modules', 'hyperdrive')):
             return True
         say('installing JavaScript hypercore in build/bench-js')
         os.makedirs(WORK, exist_ok=True)
@@ -458,7 +609,7 @@ class Bench:
         self.turns('memory', [('datsync 1 sender, 4 receivers', lambda: datsync_fan(feed, 4, keep=True)),
                               ('datsync 4 senders, 1 receiver', gather)], 8192)
         for i in range(4):
-            shutil.rmtree(os.path.join(WORK, 'rx%d' % i), ignore_errors=True)
+            shutil.rmtree(os.path.join(PLACE, 'rx%d' % i), ignore_errors=True)
         feed.drop()
         self.memory_asked('10,000,000 blocks, 4 peers', 'memory', 32)
 
@@ -487,6 +638,62 @@ class Bench:
                 key = 'fanout %d %s' % (count, name)
                 for r in self.runs.get(key, []):
                     r['sender_cpu_per_gib'] = r['sender_cpu'] * GIB / (feed.bytes * count)
+
+    # ---- drives
+
+    def drive(self, row, tree, warm):
+        tree.make('datsync', *['js'] * self.js)
+        for sync in (False, True):
+            mode = 'sync' if sync else 'no-sync'
+            for part in ('import', 'clone'):
+                if part == 'import':
+                    contenders = [('datsync', lambda: datsync_import(tree, sync))]
+                    js = js_import
+                else:
+                    contenders = [('datsync', lambda: datsync_drive_pair(tree, sync))]
+                    js = js_drive_pair
+                contenders.append(('files', lambda: files_floor(tree, sync)))
+                if self.js and not sync:  # which never syncs
+                    contenders += [('JS', lambda: js(tree, False)), ('JS dat', lambda: js(tree, True))]
+                self.turns('%s %s %s' % (row, part, mode), contenders, warm)
+        tree.drop()
+
+    def drive_asked(self, row, text, limits):
+        for part in ('import', 'clone'):
+            key = '%s %s no-sync ' % (row, part)
+            for js in ('JS', 'JS dat'):
+                self.ratio('%s, %s: wall, at most %g x %s' % (text, part, limits[part], js), key + 'datsync', key + js,
+                           'wall', limits[part])
+
+    def drive10k(self):
+        self.drive('drive10k', Tree('tree10k', self.size(10000), 1024), 1024)
+        self.drive_asked('drive10k', '10,000 files of 1 KiB', {'import': 0.1, 'clone': 0.2})
+        self.drive_memory_asked('10,000 files of 1 KiB', 'drive10k')
+
+    def drive1g(self):
+        self.drive('drive1g', Tree('tree1g', 1, self.size(GIB)), 4096)
+        self.drive_asked('drive1g', 'one file of 1 GiB', {'import': 0.5, 'clone': 0.4})
+        self.drive_memory_asked('one file of 1 GiB', 'drive1g')
+
+    def drive_memory_asked(self, text, row):
+        for part, side in (('import', 'sender'), ('clone', 'sender'), ('clone', 'receiver')):
+            values = [self.get(k, side + '_mib') for k in self.runs
+                      if k.startswith('%s %s ' % (row, part)) and k.endswith(' datsync')]
+            who = {'import': 'import', 'sender': 'share', 'receiver': 'clone'}['import' if part == 'import' else side]
+            self.ask('%s, peak memory of %s: at most 64 MiB' % (text, who), max(values) if values else None, 64, 'MiB')
+
+    def drivemem(self):
+        for name, text, tree in (
+                ('drivemem files', '100,000 files of 100 bytes', Tree('tree100k', self.size(100000), 100)),
+                ('drivemem sparse', 'a sparse file of 10 GiB', Tree('tree10g', 1, self.size(10 * GIB), sparse=True))):
+            tree.make()
+            os.rename(tree.path, tree.of('datsync'))  # one copy is enough
+            os.symlink(tree.of('datsync'), tree.path)
+            self.turns(name + ' import', [('datsync', lambda: datsync_import(tree, False))], 1024)
+            self.turns(name + ' clone', [('datsync', lambda: datsync_drive_pair(tree, False))], 4096)
+            os.unlink(tree.path)
+            tree.drop()
+            self.drive_memory_asked(text, name)
 
     # ---- what came out
 
@@ -525,7 +732,7 @@ class Bench:
         for text in self.left_out:
             print('%-*s left out' % (width, text))
         if not self.js:
-            print('\nleft out, since JavaScript hypercore is not there: every row "JS best" and "JS default"')
+            print('\nleft out, since JavaScript hypercore is not there: every row "JS ..."')
         noisy = [r['run'] for r in rows if r['others'] > NOISE]
         if noisy:
             print('\nother programs used more than %d %% of a core during: %s' % (100 * NOISE, ', '.join(noisy)))
@@ -536,7 +743,7 @@ class Bench:
             row, _, name = key.rpartition(' datsync')
             if not row or name:
                 continue
-            for other in ('floor', 'JS best', 'JS default'):
+            for other in ('floor', 'files', 'JS best', 'JS default', 'JS', 'JS dat'):
                 if row + ' ' + other not in self.runs:
                     continue
                 values = [self.get(key, w) / (self.get(row + ' ' + other, w) or 1e-9)
@@ -552,7 +759,7 @@ def build():
     cc = shlex.split(os.environ.get('CC', 'cc'))
     flags = subprocess.run(['pkg-config', '--cflags', '--libs', 'libsodium'], stdout=subprocess.PIPE,
                            stderr=subprocess.DEVNULL, universal_newlines=True, check=False).stdout.split()
-    for target, optimize, libs in ((RUN, '-O2', []), (FLOOR, '-O3', flags or ['-lsodium'])):
+    for target, optimize, libs in ((RUN, '-O2', []), (FILES, '-O2', []), (FLOOR, '-O3', flags or ['-lsodium'])):
         subprocess.run(cc + [optimize, '-o', target, os.path.join(HERE, os.path.basename(target) + '.c')] + libs,
                        check=True)
 
@@ -562,6 +769,7 @@ def interrupted(_number, _frame):
 
 
 def main():
+    global PLACE
     parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help=argparse.SUPPRESS)
@@ -569,6 +777,7 @@ def main():
     parser.add_argument('--runs', type=int, default=3, help=argparse.SUPPRESS)
     parser.add_argument('--strict', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('--keep', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--place', metavar='DIR', help=argparse.SUPPRESS)
     parser.add_argument('-o', metavar='FILE', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not sys.platform.startswith('linux') or len(os.sched_getaffinity(0)) < 2:
@@ -580,9 +789,14 @@ def main():
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, interrupted)
     rows = args.only or ROWS
-    need = (7 if not args.quick else 1) * GIB
-    if shutil.disk_usage(WORK).free < need:
-        sys.exit('bench: needs %d GiB of disk in build/bench' % (need // GIB))
+    if args.place:
+        PLACE = os.path.join(os.path.abspath(args.place), 'datsync-bench-%d' % os.getpid())
+        os.makedirs(PLACE)
+    need = max(NEEDS.get(row, 7) for row in rows) * GIB // (10 if args.quick else 1)
+    if shutil.disk_usage(PLACE).free < need:
+        if args.place:
+            os.rmdir(PLACE)
+        sys.exit('bench: needs %.1f GiB of disk in %s' % (need / GIB, args.place or 'build/bench'))
     build()
     bench = Bench(args)
     code = 0
@@ -606,6 +820,8 @@ def main():
         code = 130
     finally:
         Process.end_all()
+        if args.place and not args.keep:
+            shutil.rmtree(PLACE)
         if not args.keep:
             for name in os.listdir(WORK):
                 path = os.path.join(WORK, name)

@@ -2106,6 +2106,1306 @@ static void trees_end(void)
             secrets_at[i].close(secrets_at[i].ctx);
 }
 
+/* ================================================================ drives ======================================== */
+
+/* Worlds are small file systems in memory, beneath which a drive's folder lies, with its two stores in `.dat`. Every call can be
+ * made to fail, and everything that changes a world is noted, so that it can be taken back to what a power cut leaves. PATHs are
+ * hex. */
+
+enum {
+    FS_OPEN, FS_READ, FS_WRITE, FS_TRUNCATE, FS_STAT, FS_LIST, FS_MKDIR, FS_RENAME, FS_UNLINK, FS_RMDIR, FS_SET, FS_SYNC,
+    FS_STORE_READ, FS_STORE_WRITE, FS_STORE_SYNC, FS_STORE_TRUNCATE, FS_KINDS
+};
+
+static const char *const fs_kinds[] = {"open", "read", "write", "truncate", "stat", "list", "mkdir", "rename", "unlink", "rmdir",
+                                       "set", "sync", "store-read", "store-write", "store-sync", "store-truncate"};
+
+#define FS_USER (-2) /* done by the user: durable at once */
+#define FS_TREE (-1) /* else a part of the two stores: 0 to 11 */
+#define FS_FILES 64
+
+typedef struct fs_node {
+    uint64_t id, mtime;
+    uint32_t mode;
+    unsigned refs;
+    uint8_t *data;
+    size_t len;
+} fs_node;
+
+typedef struct fs_name {
+    char *path;
+    fs_node *node;
+} fs_name;
+
+typedef struct fs_op {
+    int kind, who; /* FS_OPEN: made */
+    uint64_t id, offset, mtime;
+    uint32_t mode;
+    char *from, *to;
+    uint8_t *data;
+    size_t len;
+} fs_op;
+
+typedef struct world {
+    int used, folds, open; /* open: drives that have it open */
+    fs_name *names;
+    size_t count, cap;
+    fs_op *ops;
+    size_t op_count, op_cap;
+    uint64_t clock, ids, calls[FS_KINDS], fail_at;
+    int fail_kind, fail_error, fail_on, locked[2];
+    fs_node *files[FS_FILES];
+    uint8_t pairs[8][96];
+    size_t pair_count;
+} world;
+
+static world world_at[THINGS];
+static struct store_of {
+    world *w;
+    int content;
+} store_of_world[THINGS][2];
+
+static int fs_fails(world *w, int kind)
+{
+    w->calls[kind]++;
+    if (w->fail_at && (w->fail_kind == kind || w->fail_kind == FS_KINDS) && --w->fail_at == 0) {
+        w->fail_at = w->fail_on != 0; /* from now on, or once */
+        return w->fail_error;
+    }
+    return 0;
+}
+
+static fs_op *fs_note(world *w, int kind, int who, const char *from, const char *to)
+{
+    fs_op *o;
+    if (w->op_count == w->op_cap) {
+        w->op_cap = w->op_cap ? 2 * w->op_cap : 64;
+        w->ops = must(realloc(w->ops, w->op_cap * sizeof *w->ops));
+    }
+    o = &w->ops[w->op_count++];
+    memset(o, 0, sizeof *o);
+    o->kind = kind;
+    o->who = who;
+    if (from)
+        o->from = strcpy(must(malloc(strlen(from) + 1)), from);
+    if (to)
+        o->to = strcpy(must(malloc(strlen(to) + 1)), to);
+    return o;
+}
+
+static int letters_differ(const world *w, char a, char b)
+{
+    if (w->folds) {
+        a = (char)(a >= 'A' && a <= 'Z' ? a + 32 : a);
+        b = (char)(b >= 'A' && b <= 'Z' ? b + 32 : b);
+    }
+    return a != b;
+}
+
+static int paths_same(const world *w, const char *a, const char *b, size_t len)
+{
+    size_t i;
+    for (i = 0; i < len && a[i] && !letters_differ(w, a[i], b[i]); i++)
+        continue;
+    return i == len;
+}
+
+static fs_name *fs_find(const world *w, const char *path)
+{
+    size_t i, len = strlen(path);
+    for (i = 0; i < w->count; i++)
+        if (strlen(w->names[i].path) == len && paths_same(w, w->names[i].path, path, len))
+            return &w->names[i];
+    return NULL;
+}
+
+static void node_drop(fs_node *n)
+{
+    if (n && --n->refs == 0) {
+        free(n->data);
+        free(n);
+    }
+}
+
+static void fs_name_remove(world *w, fs_name *n)
+{
+    free(n->path);
+    node_drop(n->node);
+    *n = w->names[--w->count];
+}
+
+static fs_node *fs_name_add(world *w, const char *path, uint64_t id, uint32_t mode)
+{
+    fs_name *n;
+    if (w->count == w->cap) {
+        w->cap = w->cap ? 2 * w->cap : 64;
+        w->names = must(realloc(w->names, w->cap * sizeof *w->names));
+    }
+    n = &w->names[w->count++];
+    n->path = strcpy(must(malloc(strlen(path) + 1)), path);
+    n->node = must(calloc(1, sizeof *n->node));
+    n->node->id = id;
+    n->node->refs = 1;
+    n->node->mode = mode;
+    n->node->mtime = w->clock;
+    return n->node;
+}
+
+static fs_node *fs_make(world *w, int who, const char *path, uint32_t mode)
+{
+    fs_op *o = fs_note(w, FS_OPEN, who, path, NULL);
+    o->id = ++w->ids;
+    o->mode = mode;
+    o->mtime = w->clock += 10;
+    return fs_name_add(w, path, w->ids, mode);
+}
+
+static void node_write(fs_node *n, uint64_t offset, const void *data, size_t len)
+{
+    if (offset > (1u << 30))
+        die("a file that large was never asked for");
+    if (offset + len > n->len) {
+        n->data = must(realloc(n->data, (size_t)offset + len + 1));
+        memset(n->data + n->len, 0, (size_t)offset + len - n->len);
+        n->len = (size_t)offset + len;
+    }
+    if (len)
+        memcpy(n->data + offset, data, len);
+}
+
+static void node_truncate(fs_node *n, uint64_t size)
+{
+    if (size > n->len)
+        node_write(n, size, "", 0);
+    n->len = (size_t)size;
+}
+
+static void fs_write_node(world *w, int who, fs_node *n, uint64_t offset, const void *data, size_t len)
+{
+    fs_op *o = fs_note(w, FS_WRITE, who, NULL, NULL);
+    o->id = n->id;
+    o->offset = offset;
+    o->len = len;
+    o->mtime = n->mtime = w->clock += 10;
+    o->data = must(malloc(len + 1));
+    if (len)
+        memcpy(o->data, data, len);
+    node_write(n, offset, data, len);
+}
+
+static void fs_truncate_node(world *w, int who, fs_node *n, uint64_t size)
+{
+    fs_op *o = fs_note(w, FS_TRUNCATE, who, NULL, NULL);
+    o->id = n->id;
+    o->offset = size;
+    o->mtime = n->mtime = w->clock += 10;
+    node_truncate(n, size);
+}
+
+static uint32_t type_at(const world *w, const char *path)
+{
+    const fs_name *n = *path ? fs_find(w, path) : NULL;
+    return !*path ? MODE_FOLDER : n ? n->node->mode & MODE_TYPE : 0;
+}
+
+/* What a path must be, and that its folder is there. */
+static int fs_way(const world *w, const char *path)
+{
+    char part[DATSYNC_MAX_PATH + 8];
+    const char *at = path, *slash;
+    if (strlen(path) > DATSYNC_MAX_PATH + 1)
+        die("a path that is too long reached the tree");
+    for (;;) {
+        size_t len;
+        slash = strchr(at, '/');
+        len = slash ? (size_t)(slash - at) : strlen(at);
+        if (len == 0 || (len == 1 && at[0] == '.') || (len == 2 && at[0] == '.' && at[1] == '.'))
+            die("a path that was not checked reached the tree");
+        if (len > 255)
+            return DATSYNC_E_NAME;
+        if (!slash)
+            return 0;
+        memcpy(part, path, (size_t)(slash - path));
+        part[slash - path] = 0;
+        switch (type_at(w, part)) {
+        case 0:
+            return DATSYNC_E_NO_ENTRY;
+        case MODE_FOLDER:
+            break;
+        case MODE_FILE:
+            return DATSYNC_E_NOT_FOLDER;
+        default:
+            return DATSYNC_E_LINK;
+        }
+        at = slash + 1;
+    }
+}
+
+static int fs_enter(world *w, int kind, const char *path)
+{
+    int r = fs_fails(w, kind);
+    return r < 0 ? r : *path ? fs_way(w, path) : 0;
+}
+
+static int fs_open(void *ctx, const char *path, int write, intptr_t *file)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_OPEN, path);
+    fs_name *n = fs_find(w, path);
+    fs_node *node = n ? n->node : NULL;
+    size_t i;
+    if (r < 0)
+        return r;
+    if (!*path)
+        return DATSYNC_E_IS_FOLDER;
+    if (!node && !write)
+        return DATSYNC_E_NO_ENTRY;
+    if (node && (node->mode & MODE_TYPE) != MODE_FILE)
+        return (node->mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
+    if (node && (!(node->mode & 0400u) || (write && !(node->mode & 0200u))))
+        return DATSYNC_E_ACCESS;
+    for (i = 0; i < FS_FILES && w->files[i]; i++)
+        continue;
+    if (i == FS_FILES)
+        die("too many files are open");
+    if (!node)
+        node = fs_make(w, FS_TREE, path, MODE_FILE | 0644u);
+    node->refs++;
+    w->files[i] = node;
+    *file = (intptr_t)i;
+    return 0;
+}
+
+static fs_node *fs_file(world *w, intptr_t file)
+{
+    if (file < 0 || file >= FS_FILES || !w->files[file])
+        die("a file that is not open was used");
+    return w->files[file];
+}
+
+static int64_t fs_read(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len)
+{
+    world *w = ctx;
+    const fs_node *n = fs_file(w, file);
+    int r = fs_fails(w, FS_READ);
+    if (r < 0)
+        return r;
+    if (offset >= n->len)
+        return 0;
+    len = MIN(len, n->len - (size_t)offset);
+    memcpy(buf, n->data + offset, len);
+    return (int64_t)len;
+}
+
+static int fs_write(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len)
+{
+    world *w = ctx;
+    fs_node *n = fs_file(w, file);
+    int r = fs_fails(w, FS_WRITE);
+    if (r < 0)
+        len /= 2; /* as a full disk does, it takes a part */
+    if (len || r == 0)
+        fs_write_node(w, FS_TREE, n, offset, buf, len);
+    return r;
+}
+
+static int fs_truncate(void *ctx, intptr_t file, uint64_t size)
+{
+    world *w = ctx;
+    int r = fs_fails(w, FS_TRUNCATE);
+    if (r == 0)
+        fs_truncate_node(w, FS_TREE, fs_file(w, file), size);
+    return r;
+}
+
+static void fs_close(void *ctx, intptr_t file)
+{
+    world *w = ctx;
+    node_drop(fs_file(w, file));
+    w->files[file] = NULL;
+}
+
+static int fs_stat(void *ctx, const char *path, datsync_file_info *out)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_STAT, path);
+    const fs_name *n = fs_find(w, path);
+    if (r < 0)
+        return r;
+    if (*path && !n)
+        return DATSYNC_E_NO_ENTRY;
+    out->mode = n ? n->node->mode : MODE_FOLDER | 0755u;
+    out->size = n ? n->node->len : 0;
+    out->mtime = n ? n->node->mtime : w->clock;
+    return 0;
+}
+
+static int fs_list(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_LIST, path);
+    size_t i, len = strlen(path), found = 0;
+    char **names;
+    if (r < 0)
+        return r;
+    if (type_at(w, path) != MODE_FOLDER)
+        return type_at(w, path) == MODE_FILE ? DATSYNC_E_NOT_FOLDER : type_at(w, path) ? DATSYNC_E_LINK : DATSYNC_E_NO_ENTRY;
+    names = must(malloc((w->count + 1) * sizeof *names)); /* fn may change the folder */
+    for (i = 0; i < w->count; i++) {
+        const char *p = w->names[i].path;
+        if (len && (!paths_same(w, p, path, len) || p[len] != '/'))
+            continue;
+        p += len ? len + 1 : 0;
+        if (*p && !strchr(p, '/'))
+            names[found++] = strcpy(must(malloc(strlen(p) + 1)), p);
+    }
+    for (i = 0; i < found; i++) {
+        if (r == 0)
+            r = fn(arg, names[i]);
+        free(names[i]);
+    }
+    free(names);
+    return r;
+}
+
+static int fs_mkdir(void *ctx, const char *path)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_MKDIR, path);
+    uint32_t type = type_at(w, path);
+    if (r < 0)
+        return r;
+    if (type)
+        return type == MODE_FOLDER ? 0 : type == MODE_FILE ? DATSYNC_E_NOT_FOLDER : DATSYNC_E_LINK;
+    (void)fs_make(w, FS_TREE, path, MODE_FOLDER | 0755u);
+    return 0;
+}
+
+static int is_empty(const world *w, const char *path)
+{
+    size_t i, len = strlen(path);
+    for (i = 0; i < w->count; i++)
+        if (paths_same(w, w->names[i].path, path, len) && w->names[i].path[len] == '/')
+            return 0;
+    return 1;
+}
+
+static void fs_rename_do(world *w, const char *from, const char *to)
+{
+    fs_name *n = fs_find(w, to);
+    if (n && n != fs_find(w, from))
+        fs_name_remove(w, n);
+    n = fs_find(w, from);
+    free(n->path);
+    n->path = strcpy(must(malloc(strlen(to) + 1)), to);
+}
+
+static int fs_rename(void *ctx, const char *from, const char *to)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_RENAME, from);
+    r = r < 0 ? r : fs_way(w, to);
+    if (r < 0)
+        return r;
+    if (!fs_find(w, from))
+        return DATSYNC_E_NO_ENTRY;
+    if (type_at(w, to) == MODE_FOLDER)
+        return DATSYNC_E_IS_FOLDER;
+    (void)fs_note(w, FS_RENAME, FS_TREE, from, to);
+    fs_rename_do(w, from, to);
+    return 0;
+}
+
+static int fs_unlink(void *ctx, const char *path)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_UNLINK, path);
+    fs_name *n = fs_find(w, path);
+    if (r < 0)
+        return r;
+    if (!n)
+        return DATSYNC_E_NO_ENTRY;
+    if ((n->node->mode & MODE_TYPE) == MODE_FOLDER)
+        return DATSYNC_E_IS_FOLDER;
+    (void)fs_note(w, FS_UNLINK, FS_TREE, path, NULL);
+    fs_name_remove(w, n);
+    return 0;
+}
+
+static int fs_rmdir(void *ctx, const char *path)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_RMDIR, path);
+    fs_name *n = fs_find(w, path);
+    if (r < 0)
+        return r;
+    if (!*path)
+        die("the root itself was to be removed");
+    if (!n)
+        return DATSYNC_E_NO_ENTRY;
+    if ((n->node->mode & MODE_TYPE) != MODE_FOLDER)
+        return DATSYNC_E_NOT_FOLDER;
+    if (!is_empty(w, path))
+        return DATSYNC_E_STATE;
+    (void)fs_note(w, FS_UNLINK, FS_TREE, path, NULL);
+    fs_name_remove(w, n);
+    return 0;
+}
+
+static void fs_set_do(world *w, int who, fs_node *n, uint32_t mode, uint64_t mtime)
+{
+    fs_op *o = fs_note(w, FS_SET, who, NULL, NULL);
+    o->id = n->id;
+    o->mode = n->mode = (n->mode & ~07777u) | mode;
+    o->mtime = n->mtime = mtime;
+}
+
+static int fs_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
+{
+    world *w = ctx;
+    int r = fs_enter(w, FS_SET, path);
+    fs_name *n = fs_find(w, path);
+    if (r < 0)
+        return r;
+    if (!n)
+        return DATSYNC_E_NO_ENTRY;
+    if ((n->node->mode & MODE_TYPE) != MODE_FILE && (n->node->mode & MODE_TYPE) != MODE_FOLDER)
+        return DATSYNC_E_LINK;
+    fs_set_do(w, FS_TREE, n->node, mode & 0777u, mtime);
+    return 0;
+}
+
+static int fs_sync(void *ctx)
+{
+    world *w = ctx;
+    int r = fs_fails(w, FS_SYNC);
+    if (r == 0)
+        (void)fs_note(w, FS_SYNC, FS_TREE, NULL, NULL);
+    return r;
+}
+
+static void fs_close_tree(void *ctx)
+{
+    world *w = ctx;
+    size_t i;
+    for (i = 0; i < FS_FILES; i++)
+        if (w->files[i])
+            die("a file was left open");
+    w->open--;
+}
+
+/* ------------------------------------------------ the stores of a world, and its secrets */
+
+static const char *store_path(const struct store_of *s, int part, char out[48])
+{
+    static const char *const parts[] = {"key", "secret_key", "tree", "signatures", "bitfield", "data"};
+    (void)sprintf(out, ".dat/%s.%s", s->content ? "content" : "metadata", parts[part]);
+    return out;
+}
+
+static int store_who(const struct store_of *s, int part)
+{
+    return part + (s->content ? DATSYNC_PARTS : 0);
+}
+
+static int64_t world_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    const struct store_of *s = ctx;
+    char path[48];
+    const fs_name *n = fs_find(s->w, store_path(s, part, path));
+    int r = fs_fails(s->w, FS_STORE_READ);
+    if (r < 0 || !n || offset >= n->node->len)
+        return r;
+    len = MIN(len, n->node->len - (size_t)offset);
+    memcpy(buf, n->node->data + offset, len);
+    return (int64_t)len;
+}
+
+static fs_node *store_node(const struct store_of *s, int part)
+{
+    char path[48];
+    const fs_name *n = fs_find(s->w, store_path(s, part, path));
+    return n ? n->node : fs_make(s->w, store_who(s, part), path, MODE_FILE | 0644u);
+}
+
+static int world_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    const struct store_of *s = ctx;
+    int r = fs_fails(s->w, FS_STORE_WRITE);
+    if (r < 0)
+        len /= 2;
+    if (len || r == 0)
+        fs_write_node(s->w, store_who(s, part), store_node(s, part), offset, buf, len);
+    return r;
+}
+
+static int64_t world_size(void *ctx, int part)
+{
+    const struct store_of *s = ctx;
+    char path[48];
+    const fs_name *n = fs_find(s->w, store_path(s, part, path));
+    return n ? (int64_t)n->node->len : DATSYNC_E_NO_ENTRY;
+}
+
+static int world_truncate(void *ctx, int part, uint64_t size)
+{
+    const struct store_of *s = ctx;
+    int r = fs_fails(s->w, FS_STORE_TRUNCATE);
+    if (r == 0)
+        fs_truncate_node(s->w, store_who(s, part), store_node(s, part), size);
+    return r;
+}
+
+static int world_sync(void *ctx, int part)
+{
+    const struct store_of *s = ctx;
+    int r = fs_fails(s->w, FS_STORE_SYNC);
+    if (r == 0)
+        (void)fs_note(s->w, FS_SYNC, store_who(s, part), NULL, NULL);
+    return r;
+}
+
+static int world_lock(void *ctx)
+{
+    const struct store_of *s = ctx;
+    if (s->w->locked[s->content])
+        return DATSYNC_E_LOCKED;
+    s->w->locked[s->content] = 1;
+    return 0;
+}
+
+static void world_close(void *ctx)
+{
+    const struct store_of *s = ctx;
+    s->w->locked[s->content] = 0;
+}
+
+static int world_load_secret(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64])
+{
+    world *w = ctx;
+    size_t i;
+    for (i = 0; i < w->pair_count; i++)
+        if (memcmp(w->pairs[i], discovery_key, 32) == 0) {
+            memcpy(secret_key, w->pairs[i] + 32, 64);
+            return 0;
+        }
+    return DATSYNC_E_NOT_FOUND;
+}
+
+static int world_save_secret(void *ctx, const uint8_t discovery_key[32], const uint8_t secret_key[64])
+{
+    world *w = ctx;
+    if (w->pair_count == 8)
+        die("too many secrets");
+    memcpy(w->pairs[w->pair_count], discovery_key, 32);
+    memcpy(w->pairs[w->pair_count++] + 32, secret_key, 64);
+    return 0;
+}
+
+/* ------------------------------------------------ worlds as a whole */
+
+static void world_free(world *w)
+{
+    size_t i;
+    for (i = 0; i < w->op_count; i++) {
+        free(w->ops[i].from);
+        free(w->ops[i].to);
+        free(w->ops[i].data);
+    }
+    while (w->count)
+        fs_name_remove(w, &w->names[0]);
+    free(w->names);
+    free(w->ops);
+    memset(w, 0, sizeof *w);
+}
+
+static world *world_new(size_t k, int folds)
+{
+    world *w = &world_at[k];
+    int i;
+    if (w->open)
+        die("this world is open");
+    world_free(w);
+    w->used = 1;
+    w->folds = folds;
+    w->clock = 1600000000000u;
+    for (i = 0; i < 2; i++) {
+        store_of_world[k][i].w = w;
+        store_of_world[k][i].content = i;
+    }
+    return w;
+}
+
+static world *world_of(const char *word)
+{
+    world *w = &world_at[thing(word)];
+    if (!w->used)
+        die("no such world");
+    return w;
+}
+
+/* drive.world W FOLDS: an empty one, but for `.dat`; FOLDS 1: it takes A and a for one name */
+static int cmd_drive_world(int n, char **w)
+{
+    (void)n;
+    (void)fs_make(world_new(thing(w[0]), (int)number(w[1])), FS_USER, ".dat", MODE_FOLDER | 0755u);
+    return 0;
+}
+
+/* drive.write W PATH MODE MTIME BYTES: as the user does; MODE is that of any type, MTIME 0 is now */
+static int cmd_drive_write(int n, char **words)
+{
+    world *w = world_of(words[0]);
+    const char *path = name_of(words[1]);
+    uint32_t mode = (uint32_t)number(words[2]);
+    uint64_t mtime = number(words[3]);
+    datsync_bytes b = bytes(words[4]);
+    fs_name *found = fs_find(w, path);
+    fs_node *node;
+    (void)n;
+    if (fs_way(w, path) < 0)
+        die("there is no such folder");
+    if (found && (found->node->mode & MODE_TYPE) != (mode & MODE_TYPE))
+        die("another thing is there");
+    node = found ? found->node : fs_make(w, FS_USER, path, mode);
+    if ((mode & MODE_TYPE) == MODE_FILE) {
+        fs_truncate_node(w, FS_USER, node, 0);
+        fs_write_node(w, FS_USER, node, 0, b.data, b.len);
+    }
+    fs_set_do(w, FS_USER, node, mode & 07777u, mtime ? mtime : (w->clock += 5000));
+    return 0;
+}
+
+/* drive.delete W PATH: as the user does, with everything beneath */
+static int cmd_drive_delete(int n, char **words)
+{
+    world *w = world_of(words[0]);
+    const char *path = name_of(words[1]);
+    size_t i, len = strlen(path);
+    (void)n;
+    for (i = w->count; i-- > 0;)
+        if (paths_same(w, w->names[i].path, path, len) && (w->names[i].path[len] == '/' || !w->names[i].path[len])) {
+            (void)fs_note(w, FS_UNLINK, FS_USER, w->names[i].path, NULL);
+            fs_name_remove(w, &w->names[i]);
+            i = w->count;
+        }
+    return 0;
+}
+
+/* drive.dump W -> PATH:MODE:MTIME:BYTES of everything */
+static int cmd_drive_dump(int n, char **words)
+{
+    const world *w = world_of(words[0]);
+    size_t i;
+    (void)n;
+    for (i = 0; i < w->count; i++) {
+        const fs_node *node = w->names[i].node;
+        say_bytes((const uint8_t *)w->names[i].path, strlen(w->names[i].path));
+        text_say(&answer, ":%u:%llu:", (unsigned)node->mode, (unsigned long long)node->mtime);
+        text_hex(&answer, node->data, node->len);
+    }
+    return 0;
+}
+
+/* drive.fail W KIND N ERROR ON: the Nth call of a kind (`any`) fails, with ON all that follow, too; 0 ends it. Tells what is left
+ * of N */
+static int cmd_drive_fail(int n, char **words)
+{
+    world *w = world_of(words[0]);
+    int i;
+    (void)n;
+    say_number(w->fail_at);
+    for (i = 0; i < FS_KINDS && strcmp(fs_kinds[i], words[1]) != 0; i++)
+        continue;
+    w->fail_kind = i;
+    w->fail_at = number(words[2]);
+    w->fail_error = -(int)number(words[3]);
+    w->fail_on = (int)number(words[4]);
+    return 0;
+}
+
+/* drive.calls W -> operations noted in all; KIND=CALLS since the last time */
+static int cmd_drive_calls(int n, char **words)
+{
+    world *w = world_of(words[0]);
+    int i;
+    (void)n;
+    say_number(w->op_count);
+    for (i = 0; i < FS_KINDS; i++) {
+        text_say(&answer, " %s=%llu", fs_kinds[i], (unsigned long long)w->calls[i]);
+        w->calls[i] = 0;
+    }
+    return 0;
+}
+
+static fs_node *node_by_id(const world *w, uint64_t id)
+{
+    size_t i;
+    for (i = 0; i < w->count; i++)
+        if (w->names[i].node->id == id)
+            return w->names[i].node;
+    return NULL;
+}
+
+/* What a world becomes when an operation is done again; those whose object is not there are lost with it. */
+static void world_redo(world *to, const fs_op *o, size_t len)
+{
+    fs_name *name = o->from ? fs_find(to, o->from) : NULL;
+    fs_node *node = o->from ? NULL : node_by_id(to, o->id);
+    if (o->kind == FS_OPEN && !name && fs_way(to, o->from) == 0)
+        fs_name_add(to, o->from, o->id, o->mode)->mtime = o->mtime;
+    else if (o->kind == FS_RENAME && name && fs_way(to, o->to) == 0)
+        fs_rename_do(to, o->from, o->to);
+    else if (o->kind == FS_UNLINK && name && is_empty(to, o->from))
+        fs_name_remove(to, name);
+    else if (o->kind == FS_WRITE && node)
+        node_write(node, o->offset, o->data, len);
+    else if (o->kind == FS_TRUNCATE && node)
+        node_truncate(node, o->offset);
+    else if (o->kind == FS_SET && node)
+        node->mode = o->mode;
+    if (node)
+        node->mtime = o->mtime;
+}
+
+/* drive.cut W COPY N SEED: COPY becomes what W may be after power was lost behind its first N operations. Of what was not synced:
+ * names (made, renamed, removed) are there up to some point, in the stores each by itself; bytes are there, or not, or up to one of
+ * their sectors. SEED 0: everything is there (the process was killed); 1: nothing is; 2: all names are, and no bytes. */
+static int cmd_drive_cut(int n, char **words)
+{
+    const world *w = world_of(words[0]);
+    world *to = world_new(thing(words[1]), w->folds);
+    size_t count = MIN((size_t)number(words[2]), w->op_count), i, synced[2 * DATSYNC_PARTS + 1] = {0}, names = 0;
+    uint64_t seed = number(words[3]), state = seed * 1000003 + count;
+    (void)n;
+    if (w == to)
+        die("a copy of itself");
+    for (i = 0; i < count; i++)
+        if (w->ops[i].kind == FS_SYNC)
+            synced[w->ops[i].who + 1] = i;
+    if (seed != 1) /* up to which operation the names are there */
+        names = seed == 0 || seed == 2 ? count : synced[0] + (size_t)(chance(&state) % (count - synced[0] + 1));
+    for (i = 0; i < count; i++) {
+        const fs_op *o = &w->ops[i];
+        size_t len = o->len;
+        if (o->kind == FS_SYNC)
+            continue;
+        if (o->who != FS_USER && i >= synced[o->who + 1] && seed) {
+            int is_name = o->kind == FS_OPEN || o->kind == FS_RENAME || o->kind == FS_UNLINK;
+            uint64_t what = seed == 1 ? 0 : seed == 2 ? (is_name ? 2 : 0) : chance(&state) % 3;
+            if (is_name && o->who == FS_TREE)
+                what = i < names ? 2 : 0;
+            if (what == 0)
+                continue;
+            if (what == 1 && o->kind == FS_WRITE) {
+                size_t first = (size_t)(512 - o->offset % 512), sectors = len > first ? (len - first) / 512 + 1 : 0;
+                len = sectors ? first + 512 * (size_t)(chance(&state) % sectors) : 0;
+            }
+        }
+        world_redo(to, o, len);
+    }
+    to->clock = w->clock + 60000;
+    to->ids = w->ids;
+    memcpy(to->pairs, w->pairs, sizeof to->pairs);
+    to->pair_count = w->pair_count;
+    for (names = 0; count; names++) /* what the copy has is durable; folders come before what is in them */
+        for (count = 0, i = 0; i < to->count; i++) {
+            const fs_node *node = to->names[i].node;
+            size_t depth = name_depth(path_name(to->names[i].path));
+            fs_op *o;
+            count += depth > names;
+            if (depth != names)
+                continue;
+            o = fs_note(to, FS_OPEN, FS_USER, to->names[i].path, NULL);
+            o->id = node->id;
+            o->mode = node->mode;
+            o->mtime = node->mtime;
+            o = fs_note(to, FS_WRITE, FS_USER, NULL, NULL);
+            o->id = node->id;
+            o->mtime = node->mtime;
+            o->len = node->len;
+            o->data = must(malloc(node->len + 1));
+            if (node->len)
+                memcpy(o->data, node->data, node->len);
+        }
+    return 0;
+}
+
+/* ------------------------------------------------ drives */
+
+typedef struct sharing {
+    datsync_drive *drive;
+    datsync *ds;
+    text events;
+    uint64_t blocks, uploads, versions, failed;
+    char select[64];
+    int lent;
+} sharing;
+
+static sharing drive_at[THINGS];
+static datsync_memory_net *drive_net_memory;
+static datsync_net drive_net;
+static uint64_t drive_now;
+static datsync_env drive_plain; /* not counted, and never failing */
+
+static datsync_drive *drive_of(const char *word)
+{
+    datsync_drive *d = drive_at[thing(word)].drive;
+    if (!d)
+        die("no such drive");
+    return d;
+}
+
+/* drive.open D WHERE FLAGS KEY SECRET ENV: WHERE is memory (without a tree), world:W or dir:PATH:SECRETS. ENV 1: memory-fail
+ * and memory are about this one */
+static int cmd_drive_open(int n, char **w)
+{
+    size_t k = thing(w[0]);
+    datsync_drive_options o;
+    int r = 0;
+    (void)n;
+    if (drive_at[k].drive)
+        die("this drive is open");
+    memset(&drive_at[k], 0, sizeof drive_at[k]);
+    memset(&o, 0, sizeof o);
+    drive_plain.random = plug_random;
+    o.env = number(w[5]) ? &plugs : &drive_plain;
+    o.flags = (unsigned)number(w[2]);
+    if (strcmp(w[3], "-") != 0)
+        o.key = bytes_of(w[3], 32);
+    if (strcmp(w[4], "-") != 0)
+        o.secret_key = bytes_of(w[4], 64);
+    if (strncmp(w[1], "world:", 6) == 0) {
+        world *of = world_of(w[1] + 6);
+        datsync_store s = {NULL, world_read, world_write, world_size, world_truncate, world_sync, NULL, world_lock, world_close};
+        datsync_tree t = {NULL, 0, fs_open, fs_read, fs_write, fs_truncate, fs_close, fs_stat, fs_list, fs_mkdir, fs_rename,
+                          fs_unlink, fs_rmdir, fs_set, fs_sync, fs_close_tree};
+        o.metadata = o.content = s;
+        o.metadata.ctx = &store_of_world[thing(w[1] + 6)][0];
+        o.content.ctx = &store_of_world[thing(w[1] + 6)][1];
+        o.tree = t;
+        o.tree.ctx = of;
+        o.tree.case_folds = of->folds;
+        of->open++;
+        o.secrets.ctx = of;
+        o.secrets.load = world_load_secret;
+        o.secrets.save = world_save_secret;
+    } else if (strncmp(w[1], "dir:", 4) == 0) {
+        char *dir = w[1] + 4, *secrets = strchr(dir, ':');
+        const char *folder;
+        char *inside;
+        if (!secrets)
+            die("where are the secrets?");
+        *secrets++ = 0;
+        folder = name_of(dir);
+        inside = temp(strlen(folder) + 8);
+        (void)sprintf(inside, "%s/.dat", folder);
+        r = datsync_os_tree(&o.tree, folder, o.flags);
+        r = r < 0 ? r : datsync_os_store(&o.metadata, inside, "metadata.", o.flags);
+        r = r < 0 ? r : datsync_os_store(&o.content, inside, "content.", o.flags);
+        r = r < 0 ? r : datsync_os_secrets(&o.secrets, name_of(secrets));
+        if (r < 0)
+            die("the folder can't be opened");
+    }
+    return datsync_drive_open(&drive_at[k].drive, &o);
+}
+
+static int drive_end(sharing *s)
+{
+    datsync_drive *d = s->drive;
+    size_t i;
+    int r = s->ds ? datsync_free(s->ds) : 0, k;
+    for (i = 0; i < THINGS && d && s->lent; i++)
+        if (feed_at[i] && (feed_at[i] == d->metadata || feed_at[i] == d->content))
+            feed_at[i] = NULL;
+    k = datsync_drive_close(d);
+    free(s->events.at);
+    memset(s, 0, sizeof *s);
+    return r < 0 ? r : k;
+}
+
+/* drive.close D */
+static int cmd_drive_close(int n, char **w)
+{
+    (void)n;
+    (void)drive_of(w[0]);
+    return drive_end(&drive_at[thing(w[0])]);
+}
+
+/* drive.flush D */
+static int cmd_drive_flush(int n, char **w)
+{
+    (void)n;
+    return datsync_drive_flush(drive_of(w[0]));
+}
+
+/* drive.feeds D F [G]: the metadata as feed F, the content as feed G, until the drive is closed */
+static int cmd_drive_feeds(int n, char **w)
+{
+    datsync_drive *d = drive_of(w[0]);
+    drive_at[thing(w[0])].lent = 1;
+    feed_at[thing(w[1])] = datsync_drive_metadata(d);
+    if (n > 2)
+        feed_at[thing(w[2])] = datsync_drive_content(d);
+    return 0;
+}
+
+/* drive.info D -> version, laid out, writable, archive, key, content key */
+static int cmd_drive_info(int n, char **w)
+{
+    datsync_drive *d = drive_of(w[0]);
+    datsync_feed *content_feed = datsync_drive_content(d);
+    (void)n;
+    say_number(datsync_drive_version(d));
+    say_number(datsync_drive_laid_out(d));
+    say_signed(datsync_drive_writable(d));
+    say_signed(datsync_drive_archive(d));
+    say_bytes(datsync_feed_key(datsync_drive_metadata(d)), 32);
+    say_bytes(content_feed ? datsync_feed_key(content_feed) : NULL, content_feed ? 32 : 0);
+    return 0;
+}
+
+static void say_entry(const datsync_entry *e)
+{
+    const datsync_stat *s = &e->stat;
+    const uint64_t v[] = {e->version, (uint64_t)e->deleted, s->mode, s->uid, s->gid, s->size, s->blocks, s->offset, s->byte_offset,
+                          s->mtime, s->ctime};
+    size_t i;
+    text_say(&answer, " ");
+    text_hex(&answer, (const uint8_t *)e->path, strlen(e->path));
+    for (i = 0; i < sizeof v / sizeof *v; i++)
+        text_say(&answer, ":%llu", (unsigned long long)v[i]);
+    text_say(&answer, ":%d", e->error);
+}
+
+/* drive.entry D NUMBER and drive.find D VERSION PATH -> PATH:VERSION:DELETED:(the Stat's nine):ERROR; error -20 tells the
+ * block that is needed */
+static int cmd_drive_entry(int n, char **w)
+{
+    datsync_entry e;
+    uint64_t needed = 0;
+    int r = datsync_drive_entry(drive_of(w[0]), number(w[1]), &e, &needed);
+    (void)n;
+    if (r == 0)
+        say_entry(&e);
+    else if (r == DATSYNC_E_MORE)
+        say_number(needed);
+    return r;
+}
+
+static int cmd_drive_find(int n, char **w)
+{
+    datsync_entry e;
+    uint64_t needed = 0;
+    int r = datsync_drive_find(drive_of(w[0]), number(w[1]), name_of(w[2]), &e, &needed);
+    (void)n;
+    if (r == 0)
+        say_entry(&e);
+    else if (r == DATSYNC_E_MORE)
+        say_number(needed);
+    return r;
+}
+
+static int drive_listed(void *ctx, const datsync_entry *e)
+{
+    uint64_t *stop = ctx;
+    say_entry(e);
+    return *stop && --*stop == 0 ? 77 : 0;
+}
+
+/* drive.list D VERSION PATH DEEP [STOP] -> what it returned or the block that is needed, last; before it each entry as find tells
+ * it. STOP: after how many of them 77 is returned */
+static int cmd_drive_list(int n, char **w)
+{
+    uint64_t needed = 0, stop = n > 4 ? number(w[4]) : 0;
+    int r = datsync_drive_list(drive_of(w[0]), number(w[1]), name_of(w[2]), (int)number(w[3]), drive_listed, &stop, &needed);
+    if (r == DATSYNC_E_MORE)
+        say_number(needed);
+    else if (r >= 0)
+        say_signed(r);
+    return r;
+}
+
+/* drive.read D VERSION PATH OFFSET LEN -> bytes */
+static int cmd_drive_read(int n, char **w)
+{
+    datsync_drive *d = drive_of(w[0]);
+    datsync_entry e;
+    size_t len = (size_t)number(w[4]);
+    uint8_t *buf = temp(len);
+    int64_t got = datsync_drive_find(d, number(w[1]), name_of(w[2]), &e, NULL);
+    (void)n;
+    if (got == 0)
+        got = datsync_drive_read(d, &e, number(w[3]), buf, len);
+    if (got < 0)
+        return (int)got;
+    say_bytes(buf, (size_t)got);
+    return 0;
+}
+
+typedef struct giving {
+    datsync_bytes left;
+    size_t step;
+    int error; /* in place of the end */
+} giving;
+
+static int64_t give_bytes(void *ctx, void *buf, size_t len)
+{
+    giving *g = ctx;
+    size_t k = MIN(MIN(len, g->left.len), g->step);
+    if (!k && g->error)
+        return g->error;
+    if (k)
+        memcpy(buf, g->left.data, k);
+    g->left.data += k;
+    g->left.len -= k;
+    return (int64_t)k;
+}
+
+/* drive.put D PATH MODE UID GID MTIME CTIME BYTES STEP ERROR -> version. BYTES are given STEP at a time (0: no reader), with ERROR
+ * at their end */
+static int cmd_drive_put(int n, char **w)
+{
+    datsync_stat s;
+    giving g;
+    int64_t r;
+    (void)n;
+    memset(&s, 0, sizeof s);
+    s.mode = (uint32_t)number(w[2]);
+    s.uid = (uint32_t)number(w[3]);
+    s.gid = (uint32_t)number(w[4]);
+    s.mtime = number(w[5]);
+    s.ctime = number(w[6]);
+    s.size = s.blocks = s.offset = s.byte_offset = 99; /* these don't count */
+    g.left = bytes(w[7]);
+    g.step = (size_t)number(w[8]);
+    g.error = -(int)number(w[9]);
+    r = datsync_drive_put(drive_of(w[0]), name_of(w[1]), &s, g.step ? give_bytes : NULL, &g);
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+/* drive.remove D PATH -> version */
+static int cmd_drive_remove(int n, char **w)
+{
+    int64_t r = datsync_drive_remove(drive_of(w[0]), name_of(w[1]));
+    (void)n;
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+typedef struct import_probe {
+    uint64_t stop;
+    int count;
+    char **ignore;
+} import_probe;
+
+static int import_noted(void *ctx, const datsync_import_event *e)
+{
+    import_probe *p = ctx;
+    text_say(&answer, " %d:%llu:%llu:%d:", e->change, (unsigned long long)e->size, (unsigned long long)e->done, e->error);
+    text_hex(&answer, (const uint8_t *)e->path, strlen(e->path));
+    return p->stop && --p->stop == 0;
+}
+
+static int import_ignored(void *ctx, const char *path, int folder)
+{
+    import_probe *p = ctx;
+    int i;
+    (void)folder;
+    for (i = 0; i < p->count; i++)
+        if (strcmp(name_of(p->ignore[i]), path) == 0)
+            return 1;
+    return 0;
+}
+
+/* drive.import D DRY KEEP STOP [IGNORE ...] -> CHANGE:SIZE:DONE:ERROR:PATH ..., and at the end the changes. STOP: after how many
+ * events it is ended. IGNORE: paths */
+static int cmd_drive_import(int n, char **w)
+{
+    datsync_import_options o;
+    import_probe p;
+    int64_t r;
+    memset(&o, 0, sizeof o);
+    p.stop = number(w[3]);
+    p.count = n - 4;
+    p.ignore = w + 4;
+    o.ctx = &p;
+    o.dry_run = (int)number(w[1]);
+    o.keep = (int)number(w[2]);
+    o.on_event = import_noted;
+    o.ignore = import_ignored;
+    r = datsync_drive_import(drive_of(w[0]), &o);
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+static void drive_fault(void *ctx, const datsync_entry *e, int error)
+{
+    (void)ctx;
+    text_say(&answer, " %d:", error);
+    text_hex(&answer, (const uint8_t *)e->path, strlen(e->path));
+}
+
+/* drive.verify D DEEP -> ERROR:PATH ..., and at the end how many are good */
+static int cmd_drive_verify(int n, char **w)
+{
+    datsync_drive_check check;
+    int64_t r;
+    (void)n;
+    memset(&check, 0, sizeof check);
+    check.deep = (int)number(w[1]);
+    check.fault = drive_fault;
+    r = datsync_drive_verify(drive_of(w[0]), &check);
+    if (r >= 0)
+        say_signed(r);
+    return r < 0 ? (int)r : 0;
+}
+
+/* ------------------------------------------------ drives that are shared */
+
+static void drive_event(void *ctx, datsync *ds, const datsync_event *e)
+{
+    sharing *s = ctx;
+    (void)ds;
+    s->blocks += e->type == DATSYNC_EV_BLOCK;
+    s->uploads += e->type == DATSYNC_EV_UPLOAD;
+    s->versions += e->type == DATSYNC_EV_VERSION;
+    s->failed += e->type == DATSYNC_EV_FAILED;
+    if (e->type == DATSYNC_EV_TICK || e->type == DATSYNC_EV_BLOCK || e->type == DATSYNC_EV_UPLOAD)
+        return;
+    text_say(&s->events, " %d:%llu:%llu:%d:", e->type, (unsigned long long)e->index, (unsigned long long)e->size, e->error);
+    text_hex(&s->events, (const uint8_t *)e->path, e->path ? strlen(e->path) : 0);
+}
+
+/* drive.share D MODE LIVE ENV [OTHER ...]: on the network in memory, dialling these other drives */
+static int cmd_drive_share(int n, char **w)
+{
+    sharing *s = &drive_at[thing(w[0])];
+    datsync_drive *d = drive_of(w[0]);
+    datsync_options o;
+    char name[24];
+    int r, i;
+    if (s->ds)
+        die("this drive is shared");
+    if (!drive_net_memory && datsync_memory_net_new(&drive_net_memory, &drive_plain, &drive_net) < 0)
+        die("no network");
+    memset(&o, 0, sizeof o);
+    drive_plain.random = plug_random;
+    o.env = number(w[3]) ? &plugs : &drive_plain;
+    o.net = &drive_net;
+    o.live = (int)number(w[2]);
+    o.ctx = s;
+    o.on_event = drive_event;
+    if ((r = datsync_new(&s->ds, &o, drive_now)) < 0)
+        return r;
+    (void)snprintf(name, sizeof name, "d%s", w[0]);
+    r = datsync_add_drive(s->ds, d, (unsigned)number(w[1]));
+    if (r == 0)
+        r = datsync_listen(s->ds, name);
+    for (i = 4; i < n && r == 0; i++) {
+        (void)snprintf(name, sizeof name, "d%s", w[i]);
+        r = datsync_connect(s->ds, name, drive_now);
+    }
+    if (r < 0) {
+        (void)datsync_free(s->ds);
+        s->ds = NULL;
+    }
+    return r;
+}
+
+/* drive.unshare D */
+static int cmd_drive_unshare(int n, char **w)
+{
+    sharing *s = &drive_at[thing(w[0])];
+    int r = s->ds ? datsync_free(s->ds) : 0;
+    (void)n;
+    s->ds = NULL;
+    return r;
+}
+
+/* drive.run MOST D VERSIONS: at most so many virtual milliseconds, until D has told that so many versions are laid out, or that it
+ * failed -> milliseconds; what D's synchronizer returned last; whether it came to an end */
+static int cmd_drive_run(int n, char **w)
+{
+    sharing *s = &drive_at[thing(w[1])];
+    uint64_t end = drive_now + number(w[0]), versions = number(w[2]), began = drive_now;
+    size_t i;
+    int r = 0;
+    (void)n;
+    while (drive_now < end && s->versions < versions && !s->failed && r >= 0) {
+        drive_now += 5;
+        for (i = 0; i < THINGS; i++)
+            if (drive_at[i].ds) {
+                datsync_pollfd fds[64];
+                size_t count = MIN(datsync_pollfds(drive_at[i].ds, fds, 64), 64);
+                int k;
+                (void)drive_net.poll(drive_net.ctx, fds, count, 0);
+                k = datsync_step(drive_at[i].ds, fds, count, drive_now);
+                if (&drive_at[i] == s)
+                    r = k;
+            }
+    }
+    say_number(drive_now - began);
+    say_signed(r);
+    say_signed(s->versions >= versions);
+    return 0;
+}
+
+/* drive.events D -> blocks that came, blocks that went, TYPE:INDEX:SIZE:ERROR:PATH ... since the last time */
+static int cmd_drive_events(int n, char **w)
+{
+    sharing *s = &drive_at[thing(w[0])];
+    (void)n;
+    say_number(s->blocks);
+    say_number(s->uploads);
+    if (s->events.len) {
+        text_need(&answer, s->events.len + 1);
+        memcpy(answer.at + answer.len, s->events.at, s->events.len);
+        answer.len += s->events.len;
+    }
+    s->blocks = s->uploads = s->versions = s->failed = 0;
+    s->events.len = 0;
+    return 0;
+}
+
+static int drive_select(void *ctx, const char *path)
+{
+    const char *prefix = ctx;
+    return strncmp(path, prefix, strlen(prefix)) == 0;
+}
+
+/* drive.layout D VERSION FORCE [SELECT]: only what begins so */
+static int cmd_drive_layout(int n, char **w)
+{
+    sharing *s = &drive_at[thing(w[0])];
+    datsync_layout l;
+    memset(&l, 0, sizeof l);
+    l.version = number(w[1]);
+    l.force = (int)number(w[2]);
+    if (n > 3) {
+        (void)snprintf(s->select, sizeof s->select, "%s", name_of(w[3]));
+        l.ctx = s->select;
+        l.select = drive_select;
+    }
+    datsync_drive_layout(drive_of(w[0]), &l);
+    return 0;
+}
+
+static void drives_end(void)
+{
+    size_t i;
+    for (i = 0; i < THINGS; i++)
+        if (drive_at[i].drive)
+            (void)drive_end(&drive_at[i]);
+    datsync_memory_net_free(drive_net_memory);
+    for (i = 0; i < THINGS; i++)
+        world_free(&world_at[i]);
+}
+
 /* ================================================================ the loop ====================================== */
 
 static const struct command {
@@ -2208,6 +3508,31 @@ static const struct command {
     {"secrets.save", 3, cmd_secrets_save},
     {"secrets.load", 2, cmd_secrets_load},
     {"secrets.free", 1, cmd_secrets_free},
+    {"drive.world", 2, cmd_drive_world},
+    {"drive.write", 5, cmd_drive_write},
+    {"drive.delete", 2, cmd_drive_delete},
+    {"drive.dump", 1, cmd_drive_dump},
+    {"drive.fail", 5, cmd_drive_fail},
+    {"drive.calls", 1, cmd_drive_calls},
+    {"drive.cut", 4, cmd_drive_cut},
+    {"drive.open", 6, cmd_drive_open},
+    {"drive.close", 1, cmd_drive_close},
+    {"drive.flush", 1, cmd_drive_flush},
+    {"drive.feeds", 2, cmd_drive_feeds},
+    {"drive.info", 1, cmd_drive_info},
+    {"drive.entry", 2, cmd_drive_entry},
+    {"drive.find", 3, cmd_drive_find},
+    {"drive.list", 4, cmd_drive_list},
+    {"drive.read", 5, cmd_drive_read},
+    {"drive.put", 10, cmd_drive_put},
+    {"drive.remove", 2, cmd_drive_remove},
+    {"drive.import", 4, cmd_drive_import},
+    {"drive.verify", 2, cmd_drive_verify},
+    {"drive.share", 4, cmd_drive_share},
+    {"drive.unshare", 1, cmd_drive_unshare},
+    {"drive.run", 3, cmd_drive_run},
+    {"drive.events", 1, cmd_drive_events},
+    {"drive.layout", 3, cmd_drive_layout},
 };
 
 static int run(char *line)
@@ -2284,6 +3609,7 @@ int main(void)
     }
     for (i = 0; i < THINGS; i++)
         peer_slot_free(&peer_at[i]);
+    drives_end();
     for (i = 0; i < THINGS; i++)
         (void)datsync_feed_close(feed_at[i]);
     for (i = 0; i < THINGS; i++)

@@ -4,7 +4,7 @@
 //   node drive.js import DIR --secret-dir S [--key-seed HEX] [--mtime] [--ops]
 //   node drive.js share DIR [--secret-dir S] (--listen | --port N) [--live]
 //   node drive.js clone DIR --key HEX (--listen | --port N) [--live]
-//   node drive.js verify DIR | list DIR [--version N] | history DIR
+//   node drive.js verify DIR | list DIR [--version N] | history DIR | all DIR
 //
 // import: makes DIR a drive, or opens it again, and brings the drive up to the folder's files as `dat` does: content
 //   stays in the files; `.dat` is left out and no other name, folders get no entry; a file counts as changed by size or
@@ -21,6 +21,7 @@
 // verify: reads every block of the newest version's entries, from the files, and holds it against the tree. Prints
 //   {"key","version","files","blocks","valid","invalid","missing","bad":[paths]}; exit 1 if not all are valid.
 // list: {"version","entries":{path:{"seq","size","mode","mtime",...}}}. history: {"history":[{"version","type","path"}]}.
+// all: what those three print, in one object, and "listings": of each version from 1 on {path:seq} of its files; exit 0.
 //
 // exit: 0 done, 1 failed, 89 not implemented. env: DEPS as in common.js
 const fs = require('fs')
@@ -45,7 +46,7 @@ const hyperdrive = load('hyperdrive')
 const storage = load('dat-storage')
 const hash = load('hypercore-crypto')
 
-const commands = { import: importFiles, share: replicate, clone: replicate, verify, list, history }
+const commands = { import: importFiles, share: replicate, clone: replicate, verify: look(verify), list: look(list), history: look(history), all: look(all) }
 const command = words.shift()
 const dir = words.shift()
 if (!dir || !Object.prototype.hasOwnProperty.call(commands, command)) {
@@ -122,29 +123,34 @@ function folders (tree, node, depth) {
   return index.length > depth + 1 && index[depth + 1].some(seq => seq !== node.version)
 }
 
-async function list () {
-  const archive = await openStored()
+function look (what) {
+  return async function () {
+    const archive = await openStored()
+    const told = await what(archive)
+    writeAll(JSON.stringify(told))
+    await close(archive)
+    if (what === verify && told.valid !== told.blocks) process.exit(1)
+  }
+}
+
+async function list (archive) {
   const version = opt.version === undefined ? archive.version : +opt.version
   const found = version > 0 ? await entries(archive.tree.checkout(version)) : {}
   const out = {}
   for (const name of Object.keys(found).sort()) out[name] = Object.assign({ seq: found[name].version }, found[name].value)
-  writeAll(JSON.stringify({ version, entries: out }))
-  await close(archive)
+  return { version, entries: out }
 }
 
-async function history () {
-  const archive = await openStored()
+async function history (archive) {
   const out = []
   await new Promise((resolve, reject) => {
     if (archive.version < 1) return resolve()
     archive.history({ live: false }).on('data', n => out.push({ version: n.version, type: n.type, path: n.name })).on('error', reject).on('end', resolve)
   })
-  writeAll(JSON.stringify({ history: out }))
-  await close(archive)
+  return { history: out }
 }
 
-async function verify () {
-  const archive = await openStored()
+async function verify (archive) {
   const report = { key: archive.key.toString('hex'), version: archive.version, files: 0, blocks: 0, valid: 0, invalid: 0, missing: 0, bad: [] }
   await call(cb => archive._ensureContent(cb))
   const found = archive.version > 0 ? await entries(archive.tree) : {}
@@ -169,9 +175,17 @@ async function verify () {
     }
     if (!good) report.bad.push(name)
   }
-  writeAll(JSON.stringify(report))
-  await close(archive)
-  if (report.valid !== report.blocks) process.exit(1)
+  return report
+}
+
+async function all (archive) {
+  const listings = []
+  for (let v = 1; v <= archive.version; v++) {
+    const found = await entries(archive.tree.checkout(v))
+    listings.push({})
+    for (const name of Object.keys(found).sort()) if ((found[name].value.mode & 0xf000) !== 0x4000) listings[v - 1][name] = found[name].version
+  }
+  return Object.assign({ listings }, await verify(archive), await list(archive), await history(archive))
 }
 
 // ---- changing it
@@ -293,12 +307,13 @@ async function replicate () {
   }
   // All metadata that any peer told of, and every block of the newest version. Asked again after each change.
   let synced = false
+  let heard = false // some peer has told what it has; that is nothing new for the feed's remoteLength if all is here already
   let busy = false
   async function look () {
     if (!cloning || live || leaving || busy || !synced) return
     const feed = archive.metadata
     const told = feed.peers.filter(p => p.remoteLength > 0).map(p => p.remoteLength)
-    if (!feed.length || feed.length < Math.max(0, ...told) || feed.downloaded(0, feed.length) !== feed.length || !archive.content) return
+    if (!heard || !feed.length || feed.length < Math.max(0, ...told) || feed.downloaded(0, feed.length) !== feed.length || !archive.content) return
     busy = true
     try {
       const found = archive.version > 0 ? await entries(archive.tree) : {}
@@ -312,6 +327,7 @@ async function replicate () {
     const progress = () => { last = Date.now() }
     const watch = feed => feed.on('download', progress)
     watch(archive.metadata)
+    archive.metadata.on('remote-update', () => { heard = true })
     if (archive.content) watch(archive.content)
     else archive.on('content', () => watch(archive.content))
     archive.on('sync', () => { synced = true; look() })

@@ -6530,16 +6530,27 @@ static int drive_is_owner(const datsync_drive *d)
 }
 
 /* `metadata.latest`: NONE if there is no such file. */
-static uint64_t latest_read(datsync_drive *d)
+static int latest_load(datsync_drive *d, uint64_t *version)
 {
     uint8_t buf[8];
     intptr_t handle;
     int64_t n;
-    if (!d->has_tree || d->tree.open(d->tree.ctx, ".dat/metadata.latest", 0, &handle) < 0)
-        return NONE;
+    int r = d->has_tree ? d->tree.open(d->tree.ctx, ".dat/metadata.latest", 0, &handle) : DATSYNC_E_NO_ENTRY;
+    *version = NONE;
+    if (r < 0)
+        return r == DATSYNC_E_NO_ENTRY ? 0 : r;
     n = d->tree.read(d->tree.ctx, handle, 0, buf, 8);
     d->tree.close(d->tree.ctx, handle);
-    return n == 8 ? get_u64(buf) : NONE;
+    if (n == 8)
+        *version = get_u64(buf);
+    return n < 0 ? (int)n : 0;
+}
+
+static uint64_t latest_read(datsync_drive *d)
+{
+    uint64_t version;
+    (void)latest_load(d, &version);
+    return version;
 }
 
 static int latest_write(datsync_drive *d, uint64_t version)
@@ -7916,14 +7927,14 @@ static int drive_plan(datsync_drive *d, uint64_t version)
 {
     bits before;
     bits_env marks;
-    uint64_t laid = d->has_tree ? latest_read(d) : NONE;
+    uint64_t laid;
     size_t i;
-    int r = 0, again;
+    int r = latest_load(d, &laid), again;
     memset(&before, 0, sizeof before);
     marks.env = &d->env;
     marks.b = &before;
     d->planned = 0;
-    if (laid != NONE && laid != version && laid <= datsync_drive_version(d))
+    if (r == 0 && laid != NONE && laid != version && laid <= datsync_drive_version(d))
         r = datsync_drive_list(d, laid, "/", 1, mark_live, &marks, NULL);
     if (r == DATSYNC_E_MORE)
         r = 0;

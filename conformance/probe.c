@@ -2113,12 +2113,28 @@ static void trees_end(void)
  * hex. */
 
 enum {
-    FS_OPEN, FS_READ, FS_WRITE, FS_TRUNCATE, FS_STAT, FS_LIST, FS_MKDIR, FS_RENAME, FS_UNLINK, FS_RMDIR, FS_SET, FS_SYNC,
-    FS_STORE_READ, FS_STORE_WRITE, FS_STORE_SYNC, FS_STORE_TRUNCATE, FS_KINDS
+    FS_OPEN,
+    FS_READ,
+    FS_WRITE,
+    FS_TRUNCATE,
+    FS_STAT,
+    FS_LIST,
+    FS_MKDIR,
+    FS_RENAME,
+    FS_UNLINK,
+    FS_RMDIR,
+    FS_SET,
+    FS_SYNC,
+    FS_STORE_READ,
+    FS_STORE_WRITE,
+    FS_STORE_SYNC,
+    FS_STORE_TRUNCATE,
+    FS_KINDS
 };
 
-static const char *const fs_kinds[] = {"open", "read", "write", "truncate", "stat", "list", "mkdir", "rename", "unlink", "rmdir",
-                                       "set", "sync", "store-read", "store-write", "store-sync", "store-truncate"};
+static const char *const fs_kinds[] = {"open",       "read",        "write",      "truncate",      "stat", "list",
+                                       "mkdir",      "rename",      "unlink",     "rmdir",         "set",  "sync",
+                                       "store-read", "store-write", "store-sync", "store-truncate"};
 
 #define FS_USER (-2) /* done by the user: durable at once */
 #define FS_TREE (-1) /* else a part of the two stores: 0 to 11 */
@@ -2449,7 +2465,9 @@ static int fs_list(void *ctx, const char *path, int (*fn)(void *arg, const char 
     if (r < 0)
         return r;
     if (type_at(w, path) != MODE_FOLDER)
-        return type_at(w, path) == MODE_FILE ? DATSYNC_E_NOT_FOLDER : type_at(w, path) ? DATSYNC_E_LINK : DATSYNC_E_NO_ENTRY;
+        return type_at(w, path) == MODE_FILE ? DATSYNC_E_NOT_FOLDER
+               : type_at(w, path)            ? DATSYNC_E_LINK
+                                             : DATSYNC_E_NO_ENTRY;
     names = must(malloc((w->count + 1) * sizeof *names)); /* fn may change the folder */
     for (i = 0; i < w->count; i++) {
         const char *p = w->names[i].path;
@@ -2977,9 +2995,10 @@ static int cmd_drive_open(int n, char **w)
         o.secret_key = bytes_of(w[4], 64);
     if (strncmp(w[1], "world:", 6) == 0) {
         world *of = world_of(w[1] + 6);
-        datsync_store s = {NULL, world_read, world_write, world_size, world_truncate, world_sync, NULL, world_lock, world_close};
-        datsync_tree t = {NULL, 0, fs_open, fs_read, fs_write, fs_truncate, fs_close, fs_stat, fs_list, fs_mkdir, fs_rename,
-                          fs_unlink, fs_rmdir, fs_set, fs_sync, fs_close_tree};
+        datsync_store s = {NULL,       world_read, world_write, world_size, world_truncate,
+                           world_sync, NULL,       world_lock,  world_close};
+        datsync_tree t = {NULL,    0,        fs_open,   fs_read,   fs_write, fs_truncate, fs_close, fs_stat,
+                          fs_list, fs_mkdir, fs_rename, fs_unlink, fs_rmdir, fs_set,      fs_sync,  fs_close_tree};
         o.metadata = o.content = s;
         o.metadata.ctx = &store_of_world[thing(w[1] + 6)][0];
         o.content.ctx = &store_of_world[thing(w[1] + 6)][1];
@@ -3068,8 +3087,8 @@ static int cmd_drive_info(int n, char **w)
 static void say_entry(const datsync_entry *e)
 {
     const datsync_stat *s = &e->stat;
-    const uint64_t v[] = {e->version, (uint64_t)e->deleted, s->mode, s->uid, s->gid, s->size, s->blocks, s->offset, s->byte_offset,
-                          s->mtime, s->ctime};
+    const uint64_t v[] = {e->version, (uint64_t)e->deleted, s->mode,  s->uid,  s->gid, s->size, s->blocks,
+                          s->offset,  s->byte_offset,       s->mtime, s->ctime};
     size_t i;
     text_say(&answer, " ");
     text_hex(&answer, (const uint8_t *)e->path, strlen(e->path));
@@ -3118,7 +3137,8 @@ static int drive_listed(void *ctx, const datsync_entry *e)
 static int cmd_drive_list(int n, char **w)
 {
     uint64_t needed = 0, stop = n > 4 ? number(w[4]) : 0;
-    int r = datsync_drive_list(drive_of(w[0]), number(w[1]), name_of(w[2]), (int)number(w[3]), drive_listed, &stop, &needed);
+    int r = datsync_drive_list(drive_of(w[0]), number(w[1]), name_of(w[2]), (int)number(w[3]), drive_listed, &stop,
+                               &needed);
     if (r == DATSYNC_E_MORE)
         say_number(needed);
     else if (r >= 0)
@@ -3205,7 +3225,8 @@ typedef struct import_probe {
 static int import_noted(void *ctx, const datsync_import_event *e)
 {
     import_probe *p = ctx;
-    text_say(&answer, " %d:%llu:%llu:%d:", e->change, (unsigned long long)e->size, (unsigned long long)e->done, e->error);
+    text_say(&answer, " %d:%llu:%llu:%d:", e->change, (unsigned long long)e->size, (unsigned long long)e->done,
+             e->error);
     text_hex(&answer, (const uint8_t *)e->path, strlen(e->path));
     return p->stop && --p->stop == 0;
 }
@@ -3277,7 +3298,8 @@ static void drive_event(void *ctx, datsync *ds, const datsync_event *e)
     s->failed += e->type == DATSYNC_EV_FAILED;
     if (e->type == DATSYNC_EV_TICK || e->type == DATSYNC_EV_BLOCK || e->type == DATSYNC_EV_UPLOAD)
         return;
-    text_say(&s->events, " %d:%llu:%llu:%d:", e->type, (unsigned long long)e->index, (unsigned long long)e->size, e->error);
+    text_say(&s->events, " %d:%llu:%llu:%d:", e->type, (unsigned long long)e->index, (unsigned long long)e->size,
+             e->error);
     text_hex(&s->events, (const uint8_t *)e->path, e->path ? strlen(e->path) : 0);
 }
 

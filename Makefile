@@ -3,7 +3,8 @@
 #   all        build/datsync, build/libdatsync.a, build/libdatsync.so
 #   deps       install what is missing to build and test (Debian; elsewhere it says what to install)
 #   demo       a feed made of this project's own files, cloned between two processes
-#   check      the conformance suite under ASan and UBSan, and all warnings of gcc and clang
+#   check      all tests under ASan and UBSan, and all warnings of gcc and clang
+#   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   interop    the same against the JavaScript peers
 #   valgrind   a part of the suite under valgrind
 #   bench      the benchmark
@@ -97,6 +98,11 @@ build/asan/probe: conformance/probe.c $(SOURCES) datsync.h | need-cc need-sodium
 	mkdir -p build/asan
 	$(COMPILE) $(SANITIZE) -I. -o $@ $< net_posix.c $(LDFLAGS) $(LIBS)
 
+# The peer under test that the conformance suite runs; it takes in datsync.c as well.
+build/asan/adapter: conformance/adapters/datsync.c $(SOURCES) datsync.h | need-cc need-sodium
+	mkdir -p build/asan
+	$(COMPILE) $(SANITIZE) -I. -o $@ $< net_posix.c $(LDFLAGS) $(LIBS)
+
 build/probe: conformance/probe.c build/net_posix.o datsync.c datsync.h
 	$(COMPILE) $(CFLAGS) -I. -o $@ $< build/net_posix.o $(LDFLAGS) $(LIBS)
 
@@ -146,13 +152,18 @@ deps:
 # The distribution's Python if it has pytest (a Python of one's own may shadow it), else what there is.
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
-UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync DATSYNC_PROBE=$(CURDIR)/$(1)/probe
+UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync DATSYNC_PROBE=$(CURDIR)/$(1)/probe DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter
 # A driver that is not there yet is no reason not to run the rest.
 PROBE := $(if $(wildcard conformance/probe.c),yes)
 
-.PHONY: check interop valgrind bench demo
-check: build/datsync build/asan/datsync $(if $(PROBE),build/asan/probe) warnings | need-pytest
+.PHONY: check conformance interop valgrind bench demo
+check: build/datsync build/asan/datsync build/asan/adapter $(if $(PROBE),build/asan/probe) warnings | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop' $(TESTS)
+
+# PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
+conformance: $(if $(PEER),,build/asan/adapter) | need-pytest
+	$(call UNDER_TEST,build/asan) $(PYTEST) -q --tb=no -rN conformance/test_conformance.py --report build/conformance \
+		$(if $(PEER),--peer "$$PEER") $(if $(PEER_NAME),--peer-name "$$PEER_NAME") $(if $(EXPECT),--expect "$$EXPECT")
 
 build/js/installed: conformance/js/package.json $(wildcard conformance/js/package-lock.json) | need-npm
 	mkdir -p build/js
@@ -175,7 +186,7 @@ demo: build/datsync
 
 # ---------------------------------------------------------------- warnings, style ---------------------------------
 
-ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) $(if $(PROBE),conformance/probe.c)
+ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) $(if $(PROBE),conformance/probe.c) conformance/adapters/datsync.c
 
 # All sources, under each of the two compilers that is there; and the header as C++.
 .PHONY: warnings format format-check

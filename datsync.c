@@ -4269,7 +4269,7 @@ static int on_want(channel *c, const datsync_message *m)
 {
     datsync_feed *f = c->feed;
     int r = 0;
-    if ((m->u.have.start | m->u.have.length) & (PAGE_BITS - 1) || m->u.have.start >= DATSYNC_MAX_BLOCKS)
+    if ((m->u.have.start | m->u.have.length) & (PAGE_BITS - 1))
         return 0;
     if (!c->remote_wants && (c->mode & DATSYNC_UPLOAD)) {
         r = feed_settle(f);

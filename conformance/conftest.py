@@ -1,11 +1,29 @@
-"""Fixtures and marks of the suite."""
+"""Fixtures, marks and options of the suite."""
+
+import json
+import os
+import shlex
+import sys
 
 import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ADAPTER = os.environ.get("DATSYNC_ADAPTER", os.path.join(ROOT, "build", "asan", "adapter"))
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("conformance", "the conformance suite")
+    group.addoption("--peer", metavar="COMMAND", help="the adapter of the peer under test (default: datsync's)")
+    group.addoption("--peer-name", metavar="NAME", help="what the report calls it")
+    group.addoption("--report", metavar="DIR", help="write results.json, junit.xml and index.html there")
+    group.addoption("--expect", metavar="FILE", help="JSON {case id: reason} of failures that are expected")
+    group.addoption("--side-by-side", metavar="N", type=int, help="cases that run at once (default: 3 a core)")
 
 
 def pytest_configure(config):
     for mark in ("interop: needs the JavaScript peers", "valgrind: is run under valgrind too"):
         config.addinivalue_line("markers", mark)
+    config.conformance = None
 
 
 @pytest.fixture
@@ -15,3 +33,38 @@ def probe():
     driver = Probe()
     yield driver
     driver.close()
+
+
+@pytest.fixture(scope="session")
+def conformance_run(request):
+    """The run of all chosen cases on the peer under test; its report is written at the end."""
+    from suite import runner
+    config = request.config
+    expected = json.load(open(config.getoption("--expect"))) if config.getoption("--expect") else {}
+    chosen = [item.callspec.params["id"] for item in request.session.items
+              if getattr(item, "originalname", "") == "test_case" and hasattr(item, "callspec")]
+    peer = config.getoption("--peer")
+    run = runner.Run(shlex.split(peer) if peer else [ADAPTER], config.getoption("--peer-name") or (None if peer else "datsync"),
+                     chosen, expected, config.getoption("--side-by-side"))
+    config.conformance = run
+    yield run
+    run.all()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The report of the suite, behind pytest's own."""
+    run = config.conformance
+    if run is None or not (config.getoption("--peer") or config.getoption("--report")):
+        return
+    from suite import page, report
+    results = run.document()
+    report.console(results, sys.stdout, sys.stdout.isatty())
+    folder = config.getoption("--report")
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+        report.save_json(results, os.path.join(folder, "results.json"))
+        with open(os.path.join(folder, "junit.xml"), "w", encoding="utf-8") as file:
+            file.write(report.junit(results))
+        with open(os.path.join(folder, "index.html"), "w", encoding="utf-8") as file:
+            file.write(page.page(results))
+        terminalreporter.write_line("report: %s" % os.path.join(folder, "index.html"))

@@ -710,10 +710,19 @@ def test_reasons_for_refusal():
             (Data(4, good.value, [Node(first.index, first.hash, (1 << 64) - 1)] + rest,
                   good.signature), "64 bits"),
             (Data(4, good.value, good.nodes[:-1], good.signature), "signature does not verify"),
-            (Data(4, good.value, good.nodes[:2] + good.nodes[3:], good.signature), "missing"),
+            (Data(4, good.value, good.nodes[:2] + good.nodes[3:], good.signature), "not linked|missing"),
             (Data(4), "neither"), (Data(4, good.value, good.nodes), "no signature")):
         with pytest.raises(tree.VerifyError, match=why):
             Feed(KEY).put(data)
+
+
+@pytest.mark.parametrize("value", [b"evil", b""])
+def test_a_block_that_genuine_roots_do_not_cover_is_refused(value):
+    """All that is sent beside it is signed, and says nothing of it."""
+    writer, reader = make_feed([[1] * 8]), Feed(KEY)
+    with pytest.raises(tree.VerifyError, match="not linked"):
+        reader.put(Data(5, value, [writer.tree.get(7)], writer.signatures[7]))
+    assert (reader.length, reader.blocks, reader.tree.nodes) == (0, {}, {})
 
 
 def test_an_old_proof_does_not_shorten_a_feed():

@@ -287,6 +287,8 @@ def _verify_roots(tree, key, data, top, proven, remote):
     """`top` can only be a root. The verified length ends with it or with the last node sent."""
     last = remote[-1].index if remote else top.index
     length = max(flat.right_span(top.index), flat.right_span(last)) // 2 + 1
+    if top.index not in flat.full_roots(length):
+        raise VerifyError("node %d is not linked to the roots of length %d" % (top.index, length))
     roots = []
     for i in flat.full_roots(length):
         if i == top.index:

@@ -2,7 +2,7 @@
 // The deployed JavaScript hypercore as a peer under test, and a maker and checker of its folders.
 //
 //   node peer.js [--hypercore 6|7] serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen)
-//                [--live] [--sparse A:B]
+//                [--live] [--once] [--sparse A:B]
 //   node peer.js [--hypercore 6|7] make DIR BLOCKS BYTES [SEED] [BATCH] [--static] [--key-seed HEX | --secret-key HEX]
 //   node peer.js [--hypercore 6|7] check DIR
 //   node peer.js [--hypercore 6|7] append DIR HEX... [--batch]
@@ -34,7 +34,7 @@ const NOT_IMPLEMENTED = 89
 const words = []
 const opt = { key: [] }
 const withValue = new Set(['hypercore', 'key', 'store', 'port', 'sparse', 'key-seed', 'secret-key'])
-const flags = new Set(['listen', 'live', 'static', 'batch'])
+const flags = new Set(['listen', 'live', 'once', 'static', 'batch'])
 for (let i = 2; i < process.argv.length; i++) {
   const a = process.argv[i]
   if (!a.startsWith('--')) { words.push(a); continue }
@@ -298,7 +298,8 @@ async function replicate (role) {
       streams.delete(stream)
       if (leaving || live) return
       if (serve) {
-        if (agreed || opt.port) leave(error ? 1 : 0)
+        if (opt.once) leave(0)
+        else if (agreed || opt.port) leave(error ? 1 : 0)
       } else if (opt.port && wanted.size) {
         console.error('peer.js: the connection ended early')
         leave(1)

@@ -132,7 +132,7 @@ need-valgrind:
 need-clang-format:
 	@command -v clang-format >/dev/null 2>&1 || $(call MISSING,clang-format)
 
-DEBIAN := gcc:gcc clang:clang make:make pkg-config:pkg-config node:nodejs npm:npm valgrind:valgrind clang-format:clang-format
+DEBIAN := gcc:gcc clang:clang make:make pkg-config:pkg-config node:nodejs npm:npm valgrind:valgrind clang-format:clang-format tcpdump:tcpdump chromium:chromium
 
 .PHONY: deps
 deps:

@@ -56,15 +56,11 @@ def pytest_terminal_summary(terminalreporter, config):
     run = config.conformance
     if run is None or not (config.getoption("--peer") or config.getoption("--report")):
         return
-    from suite import page, report
+    from report import write
+    from suite import report
     results = run.document()
     report.console(results, sys.stdout, sys.stdout.isatty())
     folder = config.getoption("--report")
     if folder:
-        os.makedirs(folder, exist_ok=True)
-        report.save_json(results, os.path.join(folder, "results.json"))
-        with open(os.path.join(folder, "junit.xml"), "w", encoding="utf-8") as file:
-            file.write(report.junit(results))
-        with open(os.path.join(folder, "index.html"), "w", encoding="utf-8") as file:
-            file.write(page.page(results))
+        write(results, folder)
         terminalreporter.write_line("report: %s" % os.path.join(folder, "index.html"))

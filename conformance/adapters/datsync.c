@@ -13,8 +13,13 @@
  */
 #include "../../datsync.c"
 
+#include <sodium.h>
+
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 enum { DONE = 0, FAILED = 1, NOT_IMPLEMENTED = 89 };
 
@@ -49,7 +54,10 @@ static void *must(void *p)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    const char *found = c != 0 ? strchr(digits, c) : NULL;
+
+    return found != NULL ? (int)(found - digits) % 16 : -1;
 }
 
 /* Hex in text[0..len) to out, which has room for half of it. 0, or -1 where it is no hex. */
@@ -84,7 +92,7 @@ static void to_hex(char *out, const uint8_t *bytes, size_t len)
 typedef struct part {
     uint8_t key[32];
     datsync_feed *feed;
-    uint64_t offered; /* the longest length that anybody has offered */
+    uint64_t offered;  /* the longest length that anybody has offered */
     uint64_t complete; /* the length at which the library called it complete, and one more; 0: not yet */
 } part;
 
@@ -96,9 +104,9 @@ typedef struct session {
     datsync_env env;
     datsync_drive *drive;
     datsync *ds;
-    int lost; /* a connection has ended, or could not be made */
+    int lost;          /* a connection has ended, or could not be made */
     uint64_t leave_at; /* all is here: connections have until then to come to their agreed end. 0: not yet */
-    int outcome; /* the exit code then */
+    int outcome;       /* the exit code then */
     int ended, code;
     char *line; /* of standard input, as far as it has come */
     size_t line_len, line_cap;
@@ -127,8 +135,7 @@ static int all_here(session *s)
     for (size_t i = 0; i < s->count; i++) {
         const part *p = &s->parts[i];
         uint64_t length = datsync_feed_length(p->feed);
-        if (p->complete != length + 1 &&
-            (length == 0 || length < p->offered || datsync_feed_missing(p->feed) > 0)) {
+        if (p->complete != length + 1 && (length == 0 || length < p->offered || datsync_feed_missing(p->feed) > 0)) {
             return 0;
         }
     }
@@ -265,8 +272,8 @@ static void judge(session *s)
             s->parts[i].offered = offered;
         }
     }
-    if (s->leave_at > 0 && (datsync_candidates(s->ds) == 0 || (s->lost && !s->listening) ||
-                            datsync_os_clock(NULL) >= s->leave_at)) {
+    if (s->leave_at > 0 &&
+        (datsync_candidates(s->ds) == 0 || (s->lost && !s->listening) || datsync_os_clock(NULL) >= s->leave_at)) {
         end(s, s->outcome);
     }
     if (!s->lost || s->live) {
@@ -358,7 +365,8 @@ static int open_feed(session *s, size_t i)
 
 static int start(session *s)
 {
-    datsync_options options = {.env = &s->env, .net = datsync_os_net(), .live = s->live, .ctx = s, .on_event = on_event};
+    datsync_options options = {
+        .env = &s->env, .net = datsync_os_net(), .live = s->live, .ctx = s, .on_event = on_event};
     unsigned mode = s->cloning ? DATSYNC_DOWNLOAD | DATSYNC_UPLOAD : DATSYNC_UPLOAD;
     char address[32];
     int error = 0;
@@ -453,10 +461,945 @@ static int replicate(int argc, char **argv)
     return code;
 }
 
+/* ---------------------------------------------------------------- codec: JSON ------------------------------------ */
+
+/* One line is one value. All that a line needs is freed with it. */
+enum json_kind { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+
+typedef struct json {
+    enum json_kind kind;
+    int truth;
+    char *text; /* a string, or a number as it was written */
+    size_t len;
+    char *name;                /* of a member */
+    struct json *first, *next; /* members, items */
+} json;
+
+/* Memory of the line, and what went wrong on it. */
+typedef struct memory {
+    struct memory *next;
+    uint64_t align;
+} memory;
+
+static memory *line_memory;
+static const char *line_error;
+
+static void *take(size_t size)
+{
+    memory *m = must(calloc(1, sizeof *m + size + 1));
+
+    m->next = line_memory;
+    line_memory = m;
+    return m + 1;
+}
+
+static void forget(void)
+{
+    while (line_memory != NULL) {
+        memory *m = line_memory;
+        line_memory = m->next;
+        free(m);
+    }
+}
+
+/* The first complaint counts. */
+static void wrong(const char *why)
+{
+    if (line_error == NULL) {
+        line_error = why;
+    }
+}
+
+static const char *json_space(const char *at)
+{
+    return at + strspn(at, " \t\r\n");
+}
+
+static size_t utf8(char *out, unsigned long code)
+{
+    static const unsigned char first[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+
+    for (size_t i = size - 1; i > 0; i--, code >>= 6) {
+        out[i] = (char)(0x80 | (code & 63));
+    }
+    out[0] = (char)(first[size == 1 ? 0 : size] | code);
+    return size;
+}
+
+/* XXXX of \uXXXX; what is not that reads as more than it can say. */
+static unsigned long json_code(const char *at)
+{
+    unsigned long code = 0;
+
+    for (int i = 0; i < 4; i++) {
+        int digit = hex_digit(at[i]);
+        if (digit < 0) {
+            return 0x110000;
+        }
+        code = code << 4 | (unsigned)digit;
+    }
+    return code;
+}
+
+/* What stands behind a backslash. */
+static const char *json_escape(const char *at, char **out)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *known = *at != 0 ? strchr(from, *at) : NULL;
+    unsigned long code, low;
+
+    if (known != NULL) {
+        *(*out)++ = to[known - from];
+        return at + 1;
+    }
+    code = *at == 'u' ? json_code(at + 1) : 0x110000;
+    if (code > 0xffff) {
+        wrong("a string's escape");
+        return at;
+    }
+    at += 5;
+    if (code >> 10 == 0xd800 >> 10 && at[0] == '\\' && at[1] == 'u') { /* a pair of surrogates is one letter */
+        low = json_code(at + 2);
+        if (low >> 10 == 0xdc00 >> 10) {
+            code = 0x10000 + ((code & 0x3ff) << 10 | (low & 0x3ff));
+            at += 6;
+        }
+    }
+    *out += utf8(*out, code);
+    return at;
+}
+
+/* Behind the opening quote. */
+static const char *json_text(const char *at, char **out, size_t *len)
+{
+    size_t most = 0;
+
+    while (at[most] != '"' && at[most] != 0) {
+        most += at[most] == '\\' && at[most + 1] != 0 ? 2 : 1;
+    }
+    char *end_of_text = *out = take(most);
+
+    while (*at != '"' && *at != 0 && line_error == NULL) {
+        if (*at == '\\') {
+            at = json_escape(at + 1, &end_of_text);
+        } else {
+            *end_of_text++ = *at++;
+        }
+    }
+    if (*at != '"') {
+        wrong("a string without an end");
+        return at;
+    }
+    *len = (size_t)(end_of_text - *out);
+    return at + 1;
+}
+
+static const char *json_value(const char *at, json *out, int depth);
+
+static const char *json_members(const char *at, json *out, int depth)
+{
+    char close = out->kind == JSON_OBJECT ? '}' : ']';
+    json **last = &out->first;
+    size_t len;
+
+    at = json_space(at);
+    while (*at != close && line_error == NULL) {
+        json *each = take(sizeof *each);
+        if (out->kind == JSON_OBJECT) {
+            if (*at != '"') {
+                wrong("a member without a name");
+                return at;
+            }
+            at = json_space(json_text(at + 1, &each->name, &len));
+            if (*at++ != ':') {
+                wrong("a member without a value");
+                return at - 1;
+            }
+        }
+        char *name = each->name;
+        at = json_space(json_value(at, each, depth + 1));
+        each->name = name;
+        *last = each;
+        last = &each->next;
+        if (*at == ',') {
+            at = json_space(at + 1);
+        } else if (*at != close) {
+            wrong("an object or array without an end");
+        }
+    }
+    return *at == close ? at + 1 : at;
+}
+
+static const char *json_value(const char *at, json *out, int depth)
+{
+    at = json_space(at);
+    memset(out, 0, sizeof *out);
+    if (depth > 16) {
+        wrong("too deep");
+    } else if (*at == '{' || *at == '[') {
+        out->kind = *at == '{' ? JSON_OBJECT : JSON_ARRAY;
+        return json_members(at + 1, out, depth);
+    } else if (*at == '"') {
+        out->kind = JSON_STRING;
+        return json_text(at + 1, &out->text, &out->len);
+    } else if (strncmp(at, "true", 4) == 0 || strncmp(at, "false", 5) == 0) {
+        out->kind = JSON_BOOL;
+        out->truth = *at == 't';
+        return at + (out->truth ? 4 : 5);
+    } else if (strncmp(at, "null", 4) == 0) {
+        return at + 4;
+    } else if ((out->len = strspn(at, "0123456789")) > 0) {
+        out->kind = JSON_NUMBER;
+        out->text = take(out->len);
+        memcpy(out->text, at, out->len);
+        return at + out->len;
+    } else {
+        wrong("this is no JSON");
+    }
+    return at;
+}
+
+static const json *member(const json *object, const char *name)
+{
+    const json *found = object->first;
+
+    while (found != NULL && (object->kind != JSON_OBJECT || strcmp(found->name, name) != 0)) {
+        found = found->next;
+    }
+    return found != NULL && found->kind == JSON_NULL ? NULL : found;
+}
+
+static const json *need(const json *object, const char *name)
+{
+    static const json nothing = {.kind = JSON_NULL};
+    const json *found = member(object, name);
+
+    if (found == NULL) {
+        wrong("something is missing");
+    }
+    return found != NULL ? found : &nothing;
+}
+
+/* A uint, as text or as a number. */
+static uint64_t as_number(const json *value)
+{
+    uint64_t number = 0;
+
+    if ((value->kind != JSON_STRING && value->kind != JSON_NUMBER) || value->len == 0) {
+        wrong("not a number");
+        return 0;
+    }
+    for (size_t i = 0; i < value->len; i++) {
+        unsigned digit = (unsigned)value->text[i] - '0';
+        if (digit > 9 || number > (UINT64_MAX - digit) / 10) {
+            wrong("not a number of 64 bits");
+            return 0;
+        }
+        number = number * 10 + digit;
+    }
+    return number;
+}
+
+static datsync_bytes as_bytes(const json *value)
+{
+    datsync_bytes bytes = {NULL, 0};
+
+    if (value->kind != JSON_STRING) {
+        wrong("not hex");
+        return bytes;
+    }
+    uint8_t *data = take(value->len / 2);
+    if (from_hex(data, value->text, value->len) < 0) {
+        wrong("not hex");
+        return bytes;
+    }
+    bytes.data = data;
+    bytes.len = value->len / 2;
+    return bytes;
+}
+
+/* Bytes of one size; zeros where they are of another. */
+static const uint8_t *as_exactly(const json *value, size_t size)
+{
+    datsync_bytes bytes = as_bytes(value);
+
+    if (bytes.len != size) {
+        wrong("bytes of the wrong size");
+        return take(size);
+    }
+    return bytes.data;
+}
+
+static int as_truth(const json *value)
+{
+    if (value->kind != JSON_BOOL) {
+        wrong("neither true nor false");
+    }
+    return value->truth;
+}
+
+static datsync_node as_node(const json *value)
+{
+    datsync_node node;
+
+    memset(&node, 0, sizeof node);
+    if (member(value, "index") != NULL) {
+        node.index = as_number(member(value, "index"));
+    }
+    node.size = as_number(need(value, "size"));
+    memcpy(node.hash, as_exactly(need(value, "hash"), 32), 32);
+    return node;
+}
+
+/* An array's items as nodes. */
+static datsync_node *as_nodes(const json *value, size_t *count)
+{
+    datsync_node *nodes;
+    const json *each;
+
+    *count = 0;
+    if (value->kind != JSON_ARRAY) {
+        wrong("not an array");
+    }
+    for (each = value->first; each != NULL; each = each->next) {
+        ++*count;
+    }
+    nodes = take(*count * sizeof *nodes);
+    *count = 0;
+    for (each = value->first; each != NULL; each = each->next) {
+        nodes[(*count)++] = as_node(each);
+    }
+    return nodes;
+}
+
+/* ---------------------------------------------------------------- codec: the answer ------------------------------ */
+
+/* It is gathered, as an error may come late. */
+static char *told;
+static size_t told_len, told_cap;
+
+static void tell(const char *text, size_t len)
+{
+    if (told_len + len + 1 > told_cap) {
+        told_cap = 2 * (told_len + len + 1);
+        told = must(realloc(told, told_cap));
+    }
+    memcpy(told + told_len, text, len);
+    told_len += len;
+    told[told_len] = 0;
+}
+
+static void tell_text(const char *text)
+{
+    tell(text, strlen(text));
+}
+
+/* The comma is left out behind an opening bracket. */
+static void tell_name(const char *name)
+{
+    if (told_len > 0 && strchr("{[", told[told_len - 1]) == NULL) {
+        tell_text(",");
+    }
+    if (name != NULL) {
+        tell_text("\"");
+        tell_text(name);
+        tell_text("\":");
+    }
+}
+
+static void tell_number(const char *name, uint64_t number)
+{
+    char text[32];
+
+    tell_name(name);
+    snprintf(text, sizeof text, "\"%llu\"", (unsigned long long)number);
+    tell_text(text);
+}
+
+static void tell_truth(const char *name, int truth)
+{
+    tell_name(name);
+    tell_text(truth ? "true" : "false");
+}
+
+static void tell_hex(const char *name, const uint8_t *bytes, size_t len)
+{
+    char *text = take(2 * len);
+
+    tell_name(name);
+    to_hex(text, bytes, len);
+    tell_text("\"");
+    tell(text, 2 * len);
+    tell_text("\"");
+}
+
+/* Text of a remote: what is no ASCII that can be shown is told by its number. */
+static void tell_string(const char *name, const char *text, size_t len)
+{
+    char escape[8];
+
+    tell_name(name);
+    tell_text("\"");
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c < 0x20 || c == '"' || c == '\\' || c == 0x7f) {
+            snprintf(escape, sizeof escape, "\\u%04x", c);
+            tell_text(escape);
+        } else {
+            tell(text + i, 1);
+        }
+    }
+    tell_text("\"");
+}
+
+static void tell_node(const datsync_node *node)
+{
+    tell_name(NULL);
+    tell_text("{");
+    tell_number("index", node->index);
+    tell_hex("hash", node->hash, 32);
+    tell_number("size", node->size);
+    tell_text("}");
+}
+
+/* ---------------------------------------------------------------- codec: messages -------------------------------- */
+
+typedef struct column {
+    int type;
+    unsigned tag; /* 0: no protobuf */
+    const char *name;
+    char kind; /* u a number, b a bool, x bytes, s names, n nodes */
+    size_t at;
+} column;
+
+#define COLUMN(type, tag, name, kind, member)                                                                          \
+    {                                                                                                                  \
+        type, tag, name, kind, offsetof(datsync_message, u.member)                                                     \
+    }
+
+static const char *const type_names[] = {"Feed", "Handshake", "Info",    "Have",   "Unhave",
+                                         "Want", "Unwant",    "Request", "Cancel", "Data"};
+
+static const column columns[] = {
+    COLUMN(DATSYNC_FEED, 1, "discoveryKey", 'x', feed.discovery_key),
+    COLUMN(DATSYNC_FEED, 2, "nonce", 'x', feed.nonce),
+    COLUMN(DATSYNC_HANDSHAKE, 1, "id", 'x', handshake.id),
+    COLUMN(DATSYNC_HANDSHAKE, 2, "live", 'b', handshake.live),
+    COLUMN(DATSYNC_HANDSHAKE, 3, "userData", 'x', handshake.user_data),
+    COLUMN(DATSYNC_HANDSHAKE, 4, "extensions", 's', handshake.extensions),
+    COLUMN(DATSYNC_HANDSHAKE, 5, "ack", 'b', handshake.ack),
+    COLUMN(DATSYNC_INFO, 1, "uploading", 'b', info.uploading),
+    COLUMN(DATSYNC_INFO, 2, "downloading", 'b', info.downloading),
+    COLUMN(DATSYNC_HAVE, 1, "start", 'u', have.start),
+    COLUMN(DATSYNC_HAVE, 2, "length", 'u', have.length),
+    COLUMN(DATSYNC_HAVE, 3, "bitfield", 'x', have.bitfield),
+    COLUMN(DATSYNC_HAVE, 4, "ack", 'b', have.ack),
+    COLUMN(DATSYNC_UNHAVE, 1, "start", 'u', have.start),
+    COLUMN(DATSYNC_UNHAVE, 2, "length", 'u', have.length),
+    COLUMN(DATSYNC_WANT, 1, "start", 'u', have.start),
+    COLUMN(DATSYNC_WANT, 2, "length", 'u', have.length),
+    COLUMN(DATSYNC_UNWANT, 1, "start", 'u', have.start),
+    COLUMN(DATSYNC_UNWANT, 2, "length", 'u', have.length),
+    COLUMN(DATSYNC_REQUEST, 1, "index", 'u', request.index),
+    COLUMN(DATSYNC_REQUEST, 2, "bytes", 'u', request.bytes),
+    COLUMN(DATSYNC_REQUEST, 3, "hash", 'b', request.hash),
+    COLUMN(DATSYNC_REQUEST, 4, "nodes", 'u', request.nodes),
+    COLUMN(DATSYNC_CANCEL, 1, "index", 'u', request.index),
+    COLUMN(DATSYNC_CANCEL, 2, "bytes", 'u', request.bytes),
+    COLUMN(DATSYNC_CANCEL, 3, "hash", 'b', request.hash),
+    COLUMN(DATSYNC_DATA, 1, "index", 'u', data.index),
+    COLUMN(DATSYNC_DATA, 2, "value", 'x', data.value),
+    COLUMN(DATSYNC_DATA, 3, "nodes", 'n', data.nodes),
+    COLUMN(DATSYNC_DATA, 4, "signature", 'x', data.signature),
+    COLUMN(DATSYNC_EXTENSION, 0, "id", 'u', extension.id),
+    COLUMN(DATSYNC_EXTENSION, 0, "payload", 'x', extension.payload),
+};
+
+static void tell_repeated(const column *f, const datsync_message *m)
+{
+    datsync_bytes name;
+    datsync_node node;
+    size_t at = 0, count = 0;
+
+    if (f->kind == 's') {
+        for (; datsync_next_extension(m, &at, &name) == 1; count++) {
+            if (count == 0) {
+                tell_name(f->name);
+                tell_text("[");
+            }
+            tell_string(NULL, (const char *)name.data, name.len);
+        }
+    } else {
+        for (; datsync_next_node(m, &at, &node) == 1; count++) {
+            if (count == 0) {
+                tell_name(f->name);
+                tell_text("[");
+            }
+            tell_node(&node);
+        }
+    }
+    if (count > 0) {
+        tell_text("]");
+    }
+}
+
+static void tell_field(const column *f, const datsync_message *m)
+{
+    const char *place = (const char *)m + f->at;
+    uint64_t number;
+    datsync_bytes bytes;
+
+    if (f->kind == 's' || f->kind == 'n') {
+        tell_repeated(f, m);
+        return;
+    }
+    if (f->tag > 0 && (m->has >> f->tag & 1) == 0) {
+        return;
+    }
+    if (f->kind == 'x') {
+        memcpy(&bytes, place, sizeof bytes);
+        tell_hex(f->name, bytes.data, bytes.len);
+        return;
+    }
+    memcpy(&number, place, sizeof number);
+    if (f->kind == 'b') {
+        tell_truth(f->name, number != 0);
+    } else {
+        tell_number(f->name, number);
+    }
+}
+
+static void op_decode(const json *q)
+{
+    datsync_bytes frame = as_bytes(need(q, "frame"));
+    uint8_t *framed = take(frame.len + 10);
+    datsync_message m;
+
+    if (line_error != NULL) {
+        return;
+    }
+    int prefix = datsync_varint_encode(framed, frame.len);
+    if (frame.len > 0) {
+        memcpy(framed + prefix, frame.data, frame.len);
+    }
+    memset(&m, 0, sizeof m);
+    int64_t taken = datsync_decode(&m, framed, (size_t)prefix + frame.len, NULL);
+    if (frame.len < 2 || (m.type > DATSYNC_DATA && m.type < DATSYNC_EXTENSION)) {
+        tell_truth("ignored", 1);
+        return;
+    }
+    if (taken < 0 || m.channel >= DATSYNC_MAX_CHANNELS) {
+        wrong(datsync_strerror(taken < 0 ? (int)taken : DATSYNC_E_PROTOCOL));
+        return;
+    }
+    tell_number("channel", m.channel);
+    tell_number("type", (uint64_t)m.type);
+    tell_name("message");
+    tell_text("\"");
+    tell_text(m.type == DATSYNC_EXTENSION ? "Extension" : type_names[m.type]);
+    tell_text("\"");
+    tell_name("fields");
+    tell_text("{");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+        if (columns[i].type == m.type) {
+            tell_field(&columns[i], &m);
+        }
+    }
+    tell_text("}");
+}
+
+/* A type by its number or its name. */
+static int as_type(const json *value)
+{
+    for (int i = 0; i <= DATSYNC_DATA && value->kind == JSON_STRING; i++) {
+        if (strcmp(value->text, type_names[i]) == 0) {
+            return i;
+        }
+    }
+    if (value->kind == JSON_STRING && strcmp(value->text, "Extension") == 0) {
+        return DATSYNC_EXTENSION;
+    }
+    uint64_t number = as_number(value);
+    if (number > DATSYNC_DATA && number != DATSYNC_EXTENSION) {
+        wrong("no message of this type");
+    }
+    return line_error != NULL ? 0 : (int)number;
+}
+
+static void put_repeated(datsync_message *m, const column *f, const json *value)
+{
+    if (f->kind == 'n') {
+        m->u.data.nodes = as_nodes(value, &m->u.data.node_count);
+        return;
+    }
+    size_t count = 0;
+    datsync_bytes *names;
+    const json *each;
+    for (each = value->first; each != NULL; each = each->next) {
+        count++;
+    }
+    names = take(count * sizeof *names);
+    m->u.handshake.extensions = names;
+    m->u.handshake.extension_count = count;
+    for (each = value->first; each != NULL; each = each->next, names++) {
+        names->data = (const uint8_t *)(each->text != NULL ? each->text : "");
+        names->len = each->len;
+    }
+}
+
+static void put_field(datsync_message *m, const json *value)
+{
+    const column *f = NULL;
+
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+        if (columns[i].type == m->type && strcmp(columns[i].name, value->name) == 0) {
+            f = &columns[i];
+        }
+    }
+    if (f == NULL) {
+        wrong("no such field");
+        return;
+    }
+    char *place = (char *)m + f->at;
+    m->has |= f->tag > 0 ? 1u << f->tag : 0;
+    if (f->kind == 's' || f->kind == 'n') {
+        put_repeated(m, f, value);
+    } else if (f->kind == 'x') {
+        datsync_bytes bytes = as_bytes(value);
+        memcpy(place, &bytes, sizeof bytes);
+    } else {
+        uint64_t number = f->kind == 'b' ? (uint64_t)as_truth(value) : as_number(value);
+        memcpy(place, &number, sizeof number);
+    }
+}
+
+static void op_encode(const json *q)
+{
+    const json *type = member(q, "message"), *on = member(q, "channel"), *values = member(q, "fields");
+    datsync_message m;
+    size_t gap, skip = 0;
+
+    memset(&m, 0, sizeof m);
+    m.type = as_type(type != NULL ? type : need(q, "type"));
+    uint64_t number = on != NULL ? as_number(on) : 0;
+    if (number >= DATSYNC_MAX_CHANNELS) {
+        wrong("no such channel");
+    }
+    m.channel = (unsigned)number;
+    for (const json *v = values != NULL ? values->first : NULL; v != NULL && line_error == NULL; v = v->next) {
+        if (v->name == NULL) {
+            wrong("fields are no object");
+        } else {
+            put_field(&m, v);
+        }
+    }
+    if (line_error != NULL) {
+        return;
+    }
+    int64_t size = datsync_encode(&m, NULL, 0, &gap);
+    uint8_t *frame = take(size > 0 ? (size_t)size : 0);
+    if (size > 0) {
+        size = datsync_encode(&m, frame, (size_t)size, &gap);
+    }
+    if (size < 0) {
+        wrong(datsync_strerror((int)size));
+        return;
+    }
+    while (frame[skip++] & 0x80) {
+    }
+    tell_hex("frame", frame + skip, (size_t)size - skip);
+}
+
+/* ---------------------------------------------------------------- codec: the rest -------------------------------- */
+
+static void op_rle_decode(const json *q)
+{
+    const json *limit = member(q, "limit");
+    datsync_bytes code = as_bytes(need(q, "bytes"));
+    uint64_t most = limit != NULL ? as_number(limit) : DATSYNC_WANT_RANGE;
+    int64_t size = datsync_rle_size(code.data, code.len, most < DATSYNC_MAX_FRAME ? (size_t)most : DATSYNC_MAX_FRAME);
+
+    if (line_error == NULL && size >= 0) {
+        uint8_t *plain = take((size_t)size);
+        size = datsync_rle_decode(code.data, code.len, plain, (size_t)size);
+        if (size >= 0) {
+            tell_hex("bits", plain, (size_t)size);
+        }
+    }
+    if (size < 0) {
+        wrong(datsync_strerror((int)size));
+    }
+}
+
+static void op_rle_encode(const json *q)
+{
+    datsync_bytes plain = as_bytes(need(q, "bits"));
+    size_t cap = plain.len + plain.len / 64 + 16;
+    uint8_t *code = take(cap);
+    int64_t size = datsync_rle_encode(plain.data, plain.len, code, cap);
+
+    if (size < 0) {
+        wrong(datsync_strerror((int)size));
+    } else {
+        tell_hex("bytes", code, (size_t)size);
+    }
+}
+
+static void op_discovery_key(const json *q)
+{
+    uint8_t out[32];
+
+    datsync_discovery_key(out, as_exactly(need(q, "key"), 32));
+    tell_hex("discoveryKey", out, 32);
+}
+
+static void op_leaf(const json *q)
+{
+    datsync_bytes data = as_bytes(need(q, "data"));
+    datsync_node out;
+
+    datsync_leaf_hashes(&out, &data, 1);
+    tell_hex("hash", out.hash, 32);
+}
+
+static void op_parent(const json *q)
+{
+    datsync_node left = as_node(need(q, "left")), right = as_node(need(q, "right")), out;
+
+    left.index = 0;
+    right.index = 2;
+    if (left.size > UINT64_MAX - right.size) {
+        wrong("sizes add up to more than 64 bits");
+        return;
+    }
+    datsync_parent_hash(&out, &left, &right);
+    tell_hex("hash", out.hash, 32);
+    tell_number("size", out.size);
+}
+
+static void op_root(const json *q)
+{
+    size_t count;
+    datsync_node *roots = as_nodes(need(q, "roots"), &count);
+    uint8_t out[32];
+
+    datsync_root_hash(out, roots, count);
+    tell_hex("hash", out, 32);
+}
+
+/* Signatures are libsodium's; the library has none of its own. */
+static void op_sign(const json *q)
+{
+    datsync_bytes message = as_bytes(need(q, "message"));
+    uint8_t out[64];
+
+    crypto_sign_detached(out, NULL, message.data, message.len, as_exactly(need(q, "secretKey"), 64));
+    tell_hex("signature", out, 64);
+}
+
+static void op_verify(const json *q)
+{
+    datsync_bytes message = as_bytes(need(q, "message")), signature = as_bytes(need(q, "signature"));
+    const uint8_t *key = as_exactly(need(q, "key"), 32);
+
+    tell_truth("valid",
+               signature.len == 64 && crypto_sign_verify_detached(signature.data, message.data, message.len, key) == 0);
+}
+
+static void op_keystream(const json *q)
+{
+    uint64_t length = as_number(need(q, "length"));
+    datsync_cipher cipher;
+
+    if (length > DATSYNC_MAX_FRAME) {
+        wrong("too long");
+        return;
+    }
+    uint8_t *bytes = take((size_t)length);
+    datsync_cipher_init(&cipher, as_exactly(need(q, "key"), 32), as_exactly(need(q, "nonce"), 24));
+    cipher.at = as_number(need(q, "offset"));
+    datsync_cipher_xor(&cipher, bytes, (size_t)length);
+    tell_hex("bytes", bytes, (size_t)length);
+}
+
+/* Somebody who holds every block below `length`, and the tree indexes of the ranges in `held`. Hashes are made up, and what is
+ * static needs no signatures. */
+static datsync_feed *holder(const json *q)
+{
+    enum { MOST = 1 << 20 };
+    const json *length = member(q, "length"), *held = member(q, "held");
+    datsync_feed_options options = {.flags = DATSYNC_CREATE};
+    datsync_feed *feed = NULL;
+    datsync_node node = {0, 1, {1}};
+    uint64_t end, blocks = length != NULL ? as_number(length) : 0;
+
+    if (blocks > MOST / 2) {
+        wrong("too long");
+    }
+    if (line_error != NULL || datsync_feed_open(&feed, &options) < 0) {
+        wrong("no feed");
+        return NULL;
+    }
+    feed->is_static = 1;
+    for (uint64_t i = 0; i < blocks; i++) {
+        (void)tree_claim(feed, 2 * i);
+    }
+    for (const json *range = held != NULL ? held->first : NULL; range != NULL; range = range->next) {
+        if (range->kind != JSON_ARRAY || range->first == NULL || range->first->next == NULL) {
+            wrong("a range is an array of two");
+            break;
+        }
+        end = as_number(range->first->next);
+        for (uint64_t i = as_number(range->first); i < end && i < MOST; i++) {
+            (void)tree_claim(feed, i);
+        }
+    }
+    end = bits_length(&feed->tree);
+    for (node.index = 0; node.index < end; node.index++) {
+        if (bits_get(&feed->tree, node.index)) {
+            (void)tree_put(feed, &node);
+        }
+    }
+    return feed;
+}
+
+static void op_digest(const json *q)
+{
+    uint64_t index = as_number(need(q, "index"));
+    datsync_feed *feed = holder(q);
+
+    if (feed != NULL) {
+        tell_number("digest", datsync_feed_digest(feed, index));
+        (void)datsync_feed_close(feed);
+    }
+}
+
+static void op_proof(const json *q)
+{
+    uint64_t index = as_number(need(q, "index"));
+    const json *digest = member(q, "digest"), *hash = member(q, "hash");
+    uint64_t said = digest != NULL ? as_number(digest) : 0;
+    int with_hash = hash != NULL && as_truth(hash);
+    datsync_feed *feed = holder(q);
+    datsync_proof proof;
+
+    if (feed == NULL) {
+        return;
+    }
+    int result = datsync_feed_proof(feed, index, said, with_hash, &proof);
+    (void)datsync_feed_close(feed);
+    tell_name("nodes");
+    if (result == DATSYNC_E_NOT_FOUND) {
+        tell_text("null");
+        tell_number("verifiedBy", 0);
+        return;
+    }
+    if (result < 0) {
+        wrong(datsync_strerror(result));
+        return;
+    }
+    tell_text("[");
+    for (size_t i = 0; i < proof.node_count; i++) {
+        tell_number(NULL, proof.nodes[i].index);
+    }
+    tell_text("]");
+    tell_number("verifiedBy", 2 * proof.length);
+}
+
+static int answer(const char *line)
+{
+    static const struct {
+        const char *name;
+        void (*run)(const json *q);
+    } ops[] = {
+        {"decode", op_decode},
+        {"encode", op_encode},
+        {"rle.decode", op_rle_decode},
+        {"rle.encode", op_rle_encode},
+        {"leaf", op_leaf},
+        {"parent", op_parent},
+        {"root", op_root},
+        {"sign", op_sign},
+        {"verify", op_verify},
+        {"keystream", op_keystream},
+        {"digest", op_digest},
+        {"discovery-key", op_discovery_key},
+        {"proof", op_proof},
+    };
+    json q;
+    const char *rest = json_value(line, &q, 0);
+
+    if (line_error == NULL && *json_space(rest) != 0) {
+        wrong("more than one value");
+    }
+    const json *op = line_error == NULL ? need(&q, "op") : NULL;
+    void (*act)(const json *q) = NULL;
+    for (size_t i = 0; i < sizeof ops / sizeof *ops && op != NULL && op->kind == JSON_STRING; i++) {
+        if (strcmp(op->text, ops[i].name) == 0) {
+            act = ops[i].run;
+        }
+    }
+    /* what earlier Requests of a channel said is not remembered here: a question about that has no answer */
+    const json *earlier = line_error == NULL ? member(&q, "earlier") : NULL;
+    if (line_error == NULL && (act == NULL || (earlier != NULL && earlier->first != NULL))) {
+        return 0;
+    }
+    if (line_error == NULL) {
+        act(&q);
+    }
+    return 1;
+}
+
+static int codec(void)
+{
+    char *line = NULL;
+    size_t len = 0, cap = 0;
+    int c;
+
+    if (sodium_init() < 0) {
+        return FAILED;
+    }
+    do {
+        c = getchar();
+        if (len + 1 >= cap) {
+            cap = 2 * cap + 256;
+            line = must(realloc(line, cap));
+        }
+        if (c != EOF && c != '\n') {
+            line[len++] = (char)c;
+            continue;
+        }
+        line[len] = 0;
+        if (*json_space(line) != 0) {
+            line_error = NULL;
+            told_len = 0;
+            tell_text("{");
+            if (!answer(line)) {
+                tell_text("\"unsupported\":true");
+            }
+            if (line_error != NULL) {
+                printf("{\"error\":\"%s\"}\n", line_error);
+            } else {
+                printf("%s}\n", told);
+            }
+            fflush(stdout);
+            forget();
+        }
+        len = 0;
+    } while (c != EOF);
+    free(line);
+    free(told);
+    return DONE;
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && (strcmp(argv[1], "serve") == 0 || strcmp(argv[1], "clone") == 0)) {
         return replicate(argc, argv);
+    }
+    if (argc == 2 && strcmp(argv[1], "codec") == 0) {
+        return codec();
     }
     say("serve, clone or codec");
     return NOT_IMPLEMENTED;

@@ -182,7 +182,7 @@ class WholeDrive:
         os.makedirs(self.folder, exist_ok=True)
         problems = ["it is not complete"]
         if self.drive.complete():
-            problems = self.drive.audit()
+            problems = self.drive.audit() + list(self.links())
         if problems:
             say("; ".join(problems[:5]))
         if self.drive.metadata.complete:
@@ -191,6 +191,14 @@ class WholeDrive:
             sleep.write(self.drive.metadata, os.path.join(self.folder, ".dat"), "metadata.")
         if problems and self.drive.complete():
             raise drives.DriveError("not laid out")
+
+    def links(self):
+        """Links that lie where files are to be: writing through them would leave the folder."""
+        for path in self.drive.log.listing():
+            names = path.strip("/").split("/")
+            for end in range(1, len(names) + 1):
+                if os.path.islink(os.path.join(self.folder, *names[:end])):
+                    yield "%s: a link is in the way" % path
 
     def append(self, data):
         raise Usage("a drive is not appended to")
@@ -421,6 +429,16 @@ class Null(Session):
         return self.code
 
 
+# ---- codec --------------------------------------------------------------------------------------
+
+def answers():
+    from dat import codec  # after the bugs have been planted
+    for line in sys.stdin:
+        if line.strip():
+            print(codec.answer(line), flush=True)
+    return DONE
+
+
 # ---- the command line ---------------------------------------------------------------------------
 
 def main(words):
@@ -435,7 +453,7 @@ def main(words):
                 raise Usage("no bug %s" % name)
             bugs.BUGS[name].patch()
     if command == "codec":
-        return codec()
+        return answers()
     if opt["null"] not in NULLS + (None,):
         raise Usage("no null peer %s" % opt["null"])
     if not opt["key"] or opt["store"] is None or opt["listen"] == (opt["port"] is not None):

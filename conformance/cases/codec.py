@@ -99,7 +99,7 @@ for type in TYPES:
         for entry in entries(type, "valid"):
             if entry["flags"]:
                 continue
-            got = codec(op="encode", channel=str(entry["channel"]), type=type, fields=fields_of(entry))
+            got = codec(op="encode", channel=str(entry["channel"]), type=str(getattr(wire, type).TYPE), message=type, fields=fields_of(entry))
             if got.get("frame") != frame_of(entry).hex():
                 raise Departure("%s: %s" % (entry["id"], frame_of(entry).hex()[:400]), json.dumps(got)[:400], json.dumps(fields_of(entry))[:300])
 
@@ -182,7 +182,7 @@ def proof_vectors(stage):
     for entry in vectors("digest.json")["proofs"]:
         for index, nodes, hash, expected, verified in entry["requests"]:
             where = {"length": str(entry["length"])} if "length" in entry else {"held": entry["held"]}
-            got = codec(op="proof", index=str(index), nodes=str(nodes), hash=bool(hash), **where)
+            got = codec(op="proof", index=str(index), digest=str(nodes), hash=bool(hash), **where)
             want = None if expected is None else [str(i) for i in expected]
             if got.get("nodes", "none") != want or want is not None and got.get("verifiedBy") != str(verified):
                 raise Departure("nodes %s, verified by %d" % (expected, verified), json.dumps(got)[:300],

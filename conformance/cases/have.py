@@ -146,13 +146,13 @@ def _(stage):
 
 
 @case("dep-0010.want/flood", "have", MUST, "robustness",
-      "Three hundred Wants whose answers nobody reads do not stop the peer from serving others",
+      "A hundred Wants whose answers nobody reads do not stop the peer from serving others",
       "Answers wait in memory until they are read: there must be a bound.")
 def _(stage):
     peer = stage.serves().meets()
     peer.timeout = 1
     try:
-        peer.send_plain(wire.encode_message(0, wire.Want(0, WHOLE)) * 300)
+        peer.send_plain(wire.encode_message(0, wire.Want(0, WHOLE)) * 100)
     except peers.PeerError:
         pass
     stage.connect().meets().ask(3)

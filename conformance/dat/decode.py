@@ -270,9 +270,12 @@ class Reader:
             return "%d bytes of a frame's length" % (len(plain) - at)
         return "%d bytes of a frame of %d" % (len(plain) - at, start - at + length)
 
-    @staticmethod
-    def _resume(plain, start):
-        """Where, from `start` on, frames follow one another that all decode."""
+    def _resume(self, plain, start):
+        """Where, from `start` on, frames follow one another that all decode.
+
+        Noise is not to pass for them: a body must be as an encoder writes it, and any bytes are an Extension, which is
+        therefore none where the sender has named no extensions.
+        """
         for at in range(start, len(plain)):
             position, good = at, 0
             try:
@@ -284,7 +287,10 @@ class Reader:
                         header, body = wire.decode_varint(plain, inner)
                         if header >> 4 >= MAX_CHANNEL:
                             break
-                        wire.MESSAGES[header & 15].decode(plain[body:inner + length])
+                        content = plain[body:inner + length]
+                        message = wire.MESSAGES[header & 15].decode(content)
+                        if message.encode() != content or header & 15 == wire.Extension.TYPE and not self.extensions:
+                            break
                         good += 1
                     elif position == at:
                         break  # a zero is too little to begin with

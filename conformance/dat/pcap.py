@@ -291,8 +291,8 @@ def _segment(talks, order, source, target, segment, real, time):
         talk = None  # the same ports once more
     if talk is None:
         talk = talks[pair] = _Conversation(source, target)
-        if flags & SYN and flags & ACK:
-            talk.ends.reverse()
+        if flags & ACK and (flags & SYN or sport < dport):
+            talk.ends.reverse()  # an answer; or begun earlier, and who dials has the higher port
         order.append(talk)
     side = talk.sides[source]
     at = side.place(sequence)

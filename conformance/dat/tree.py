@@ -79,7 +79,9 @@ class Holding:
             return 1
         digest, uncle_bit = 0, 2
         uncle, parent = flat.sibling(i), flat.parent(i)
-        while flat.left_span(parent) > 0 or min(uncle, parent) <= self._highest:
+        # the deployed code stops at the last byte of its bitfield, and misses what it could tell of roots at its edge
+        end = max(self._highest + 8 & ~7, uncle + 2)
+        while flat.left_span(parent) > 0 or flat.right_span(uncle) < end:
             if uncle in self:
                 digest |= uncle_bit
             if parent in self:

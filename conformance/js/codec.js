@@ -98,8 +98,8 @@ const ops = {
     return Object.assign(out, { message: name, fields })
   },
   encode ({ channel, type, message, fields }) {
-    let index = message === undefined ? number(type) : message === 'Extension' ? 15 : NAMES.indexOf(message)
-    if (message === undefined && isNaN(index)) index = NAMES.indexOf(type)
+    const said = message === undefined ? type : message
+    const index = said === 'Extension' ? 15 : NAMES.includes(said) ? NAMES.indexOf(said) : number(said)
     const head = Buffer.from(varint.encode(number(channel || 0) * 16 + index))
     if (index === 15) return { frame: hex(Buffer.concat([head, Buffer.from(varint.encode(number(fields.id))), bytes(fields.payload)])) }
     const name = NAMES[index]

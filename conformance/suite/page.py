@@ -1,23 +1,46 @@
 """The report as one HTML page that needs nothing else: no requests, no server.
 
-All data is in the page as JSON and becomes text nodes only, so nothing that a peer said can become markup; a content
+All data is in the page, as JSON and (logs, which are most of it) as packed JSON, and becomes text nodes only, so nothing that a peer said can become markup; a content
 security policy forbids whatever would load something. Rows are built once, logs when somebody opens them. What the
 page shows is in its address: `#case@peer` opens a cell; `?only=FAIL`, `?level=`, `?section=`, `?q=` and `?departures`
 set the filters.
 """
 
+import base64
 import json
+import zlib
 
 from . import report
 
 
 def page(results):
     """The HTML of a results document."""
-    shown = dict(results, peers=[dict(p, sentence=report.sentence(p)) for p in results["peers"]])
-    data = json.dumps(shown, separators=(",", ":"))  # ASCII only
+    logs, peers = [], []
+    for peer in results["peers"]:
+        found = {id: _without_logs(result, logs) for id, result in peer["results"].items()}
+        peers.append(dict(peer, sentence=report.sentence(peer), results=found))
+    data = _json(dict(results, peers=peers))
     for sign in "<>&":  # nothing in it ends the script, or begins a comment
         data = data.replace(sign, "\\u%04x" % ord(sign))
-    return HTML.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT).replace("/*DATA*/", data)
+    parts = {"STYLE": STYLE, "SCRIPT": SCRIPT, "DATA": data, "LOGS": "\n".join(logs)}
+    return "".join(parts.get(part, part) for part in HTML.split("/*/"))
+
+
+def _json(value):
+    """JSON of what UTF-8 can hold: half a surrogate pair becomes a question mark."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+
+
+def _without_logs(result, logs):
+    """The result with the number of a packed log in place of its conversations' logs."""
+    talks = result.get("conversations") or []
+    names = [{"name": t["name"], "lines": len(t["log"])} for t in talks]
+    number = None
+    if any(t["log"] for t in talks):
+        number = len(logs)
+        packed = base64.b64encode(zlib.compress(_json([t["log"] for t in talks]).encode("utf-8"))).decode("ascii")
+        logs.append('<script type="text/plain" id="log-%d">%s</script>' % (number, packed))
+    return dict(result, conversations=names, log=number)
 
 
 HTML = """<!DOCTYPE html>
@@ -30,7 +53,7 @@ HTML = """<!DOCTYPE html>
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <link rel="icon" href="data:,">
 <title>Conformance report</title>
-<style>/*STYLE*/</style>
+<style>/*/STYLE/*/</style>
 </head>
 <body>
 <div id="all">
@@ -56,8 +79,9 @@ HTML = """<!DOCTYPE html>
 </main>
 </div>
 <aside id="panel" role="dialog" aria-labelledby="panel-title" hidden></aside>
-<script type="application/json" id="data">/*DATA*/</script>
-<script>/*SCRIPT*/</script>
+<script type="application/json" id="data">/*/DATA/*/</script>
+/*/LOGS/*/
+<script>/*/SCRIPT/*/</script>
 </body>
 </html>
 """
@@ -118,7 +142,7 @@ background:var(--bg);font-size:.9rem}
 #filters input[type=search],#filters select{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.4em .6em;
 min-width:0}
 #filters input[type=search]{flex:1 1 200px}
-#filters select{max-width:190px}
+#filters select{flex:0 1 auto;max-width:190px;text-overflow:ellipsis}
 #filters label{display:flex;gap:.4em;align-items:center;white-space:nowrap}
 #filters button{background:none;border:0;color:var(--link);padding:.3em;text-decoration:underline}
 #count{color:var(--soft);font-variant-numeric:tabular-nums}
@@ -170,6 +194,7 @@ summary span{font-weight:400;color:var(--soft);margin-left:.5em;font-size:.86rem
 .log .size{width:4.6rem;text-align:right;padding-right:0}
 .log .received .dir{color:var(--link)}
 .log .fields{font-size:.76rem;line-height:1.45;display:block}
+.log .fields span{display:inline-block;margin-right:.7em;word-break:break-all}
 .log .fields i{font-style:normal;color:var(--soft)}
 .log .bad{color:var(--fail)}
 .log .size button{border:0;background:none;padding:0;color:var(--link);text-decoration:underline dotted;white-space:nowrap}
@@ -180,7 +205,8 @@ summary span{font-weight:400;color:var(--soft);margin-left:.5em;font-size:.86rem
 #peers{gap:10px}
 #filters{position:static}
 #filters input[type=search]{flex-basis:100%}
-#filters select{flex:1 1 30%;max-width:none}
+#filters select{flex:1 1 40%;max-width:none}
+.peer p.soft{display:none}.peer{padding:10px 14px}.counts{font-size:.8rem}.bar{margin:.45rem 0}
 #matrix th,#matrix td{padding:7px 8px}
 #matrix thead .name,#matrix .cell .w{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 #matrix .cell{position:relative;min-height:40px;align-items:center}
@@ -361,7 +387,7 @@ Object.keys(KINDS).forEach(k => $("legend").append(h("span", badge(k), " " + MEA
 
 // ---- filters
 function choices(select, all, values) {
-  select.append(h("option", {value: ""}, all), values.map(v => h("option", {value: v[0]}, v[1])));
+  select.append(h("option", {value: ""}, all), ...values.map(v => h("option", {value: v[0]}, v[1])));
 }
 choices($("only"), "Any verdict", Object.keys(OF).map(v => [v, v]));
 choices($("level"), "Any level", ["MUST", "SHOULD", "DEFACTO"].map(v => [v, v]));
@@ -472,10 +498,13 @@ function fill(c, n) {
   panel.append(h("h3", "On the wire"));
   if (!talks.length) panel.append(h("p.soft", "No connection was recorded."));
   talks.forEach((talk, i) => {
-    const box = h("details", {ontoggle: () => { if (box.open && !box.done) { box.done = true; box.append(log(talk.log)); } }},
-      h("summary", talk.name, h("span", plural(talk.log.length, "line"))));
+    const box = h("details", {ontoggle: () => {
+      if (!box.open || box.done) return;
+      box.done = true;
+      unpack(result.log).then(logs => box.append(log(logs[i])), error => box.append(h("p.k-fail", "Its log cannot be unpacked: " + error)));
+    }}, h("summary", talk.name, h("span", plural(talk.lines, "line"))));
     panel.append(box);
-    if (i === talks.length - 1) { box.done = true; box.append(log(talk.log)); box.open = true; }
+    if (i === talks.length - 1) box.open = true;
   });
   if (result.stderr) panel.append(h("details", {open: k !== "pass"}, h("summary", "The peer's last words"), h("pre", result.stderr)));
   panel.hidden = false;
@@ -491,14 +520,23 @@ function value(v) {
   if (v && typeof v === "object") return Object.keys(v).map(k => k + " " + value(v[k])).join(" ");
   return v === "" ? "(empty)" : String(v);
 }
+const unpacked = new Map();
+function unpack(number) {
+  if (number == null) return Promise.resolve(new Array(99).fill([]));
+  if (!unpacked.has(number)) {
+    if (!window.DecompressionStream) return Promise.reject(new Error("this browser is too old (before 2023)"));
+    const bytes = Uint8Array.from(atob($("log-" + number).textContent), c => c.charCodeAt(0));
+    unpacked.set(number, new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json());
+  }
+  return unpacked.get(number);
+}
 const ARROW = {sent: "\u2192 sent", received: "\u2190 received", note: "note"};
 function log(entries) {
   const box = h("tbody");
   entries.forEach(e => {
     const fields = h("span.fields");
-    Object.keys(e.fields || {}).forEach((name, i) => {
-      if (i) fields.append("  ");
-      fields.append(h("i" + (name === "error" ? ".bad" : ""), name + " "), value(e.fields[name]));
+    Object.keys(e.fields || {}).forEach(name => {
+      fields.append(h("span", h("i" + (name === "error" ? ".bad" : ""), name + " "), value(e.fields[name])), " ");
     });
     const size = e.hex ? h("button", {type: "button", "aria-expanded": "false", "aria-label": "show " + plural(e.size, "byte")}, e.size + " B") : "";
     const tr = h("tr." + e.dir, h("td.time", e.t == null ? "" : e.t.toFixed(4)), h("td.dir", ARROW[e.dir] || e.dir),

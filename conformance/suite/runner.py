@@ -20,6 +20,7 @@ from .stage import LIMIT, PATIENCE, STOP, Departure, Stage, Unsupported, exit_wo
 
 PASS, NON_STRICT, FAIL, UNSUPPORTED, OMITTED, ERROR = "PASS", "NON-STRICT", "FAIL", "UNSUPPORTED", "OMITTED", "ERROR"
 VERDICTS = (PASS, NON_STRICT, FAIL, UNSUPPORTED, OMITTED, ERROR)
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 FIRST, LAST = "sanity/first", "sanity/last"
 KEPT = 400  # log lines of one connection that a result keeps: the first and the last
 KEPT_CONNECTIONS = 12
@@ -187,7 +188,7 @@ class Run:
         sections = [{"id": id, "title": title} for id, title in SECTIONS.items()]
         return {"format": 1, "suite": VERSION, "sections": sections,
                 "cases": [CASES[id].describe() for id in ids],
-                "peers": [{"name": self.name, "command": " ".join(self.command), "seconds": round(self.seconds, 1),
+                "peers": [{"name": self.name, "command": " ".join(self.command).replace(ROOT, ""), "seconds": round(self.seconds, 1),
                            "verdicts": verdicts, "results": {id: self.results[id] for id in ids}}]}
 
 

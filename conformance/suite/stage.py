@@ -260,8 +260,8 @@ class Stage:
         self.adapter = self.listener = None
         self.feeds, self.connections, self.notes, self.looser = [], [], [], []
         self.port, self.stderr = None, ""
-        self.shared = self.handed_on = False
-        self.kept = None
+        self.shared = self.handed_on = self.live = False
+        self.kept, self.stopped = None, False
         self.deadline = time.monotonic() + limit
         self.late = False
         self._watch = threading.Timer(limit, self._end)
@@ -324,6 +324,7 @@ class Stage:
 
     def start(self, mode, keys, *options, dial=False):
         """The adapter, in the mode; `dial` makes it call us (else it listens and says where)."""
+        self.live, self.stopped = "--live" in options, False
         args = [mode] + [a for k in keys for a in ("--key", k.hex())] + ["--store", self.store]
         if dial:
             self.listener = peers.Listener(list(keys))
@@ -375,13 +376,7 @@ class Stage:
         keys = keys or [f.key for f in self.feeds]
         name = "connection %d" % (len(self.connections) + 1)
         if self.listener:
-            self.listener.sock.settimeout(self.patience * 2)
-            try:
-                sock, _ = self.listener.sock.accept()
-            except OSError:
-                if not self.adapter.running:
-                    self.ended("a connection from the peer", self.adapter.wait(1))
-                raise Departure("a connection from the peer", "none in %.3g s" % (self.patience * 2)) from None
+            sock = self._accept()
         else:
             try:
                 sock = peers.socket.create_connection((peers.LOOPBACK, self.port), timeout=self.patience)
@@ -392,6 +387,18 @@ class Stage:
         made = Connection(sock, keys, self.patience, name, **options)
         self.connections.append(made)
         return made
+
+    def _accept(self):
+        """The connection of a peer that dials; an end of the peer is seen at once."""
+        for _ in range(int(self.patience * 2 / 0.1)):
+            running = self.adapter.running
+            self.listener.sock.settimeout(0.1)
+            try:
+                return self.listener.sock.accept()[0]
+            except OSError:
+                if not running:
+                    self.ended("a connection from the peer", self.adapter.wait(1))
+        raise Departure("a connection from the peer", "none in %.3g s" % (self.patience * 2))
 
     def serve(self, connection=None, *given, wait=True, **options):
         """Serve our feeds to the peer as a good peer does, in the background or to the end."""
@@ -443,10 +450,16 @@ class Stage:
             raise Departure("exit %d" % code, "%s: %s" % (exit_words(got), self.adapter.last_words()[-300:]))
 
     def stop(self, connection=None):
-        """The peer is told to stop, and ends in order."""
-        if self.adapter and self.adapter.running:
+        """The peer is told to stop, and ends in order; a live one that has ended before did not."""
+        if self.adapter is None or self.stopped:
+            return
+        if self.adapter.running:
+            self.stopped = True
             self.adapter.tell("stop")
+            self.adapter.close_input()
             self.exits(0, max(STOP, self.patience))
+        elif self.live:
+            self.ended("the peer stays until it is told to stop", self.adapter.wait(1))
 
     def tail(self):
         """After the case: a peer that still runs must still be able to stop; one that crashed is told of.
@@ -462,7 +475,7 @@ class Stage:
                 connection.close()
             self.idle.append((self.adapter, self.port, self.kept))
             self.handed_on = True
-        elif running:
+        elif running or self.live:
             self.stop()
         elif code < 0 or code > 1:
             if code == NOT_IMPLEMENTED:

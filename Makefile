@@ -140,6 +140,7 @@ deps:
 	for pair in $(DEBIAN); do command -v $${pair%%:*} >/dev/null 2>&1 || want="$$want $${pair#*:}"; done; \
 	test -e /usr/include/sodium.h || echo '#include <sodium.h>' | cc -E - >/dev/null 2>&1 || want="$$want libsodium-dev"; \
 	/usr/bin/python3 -c 'import pytest' 2>/dev/null || python3 -c 'import pytest' 2>/dev/null || want="$$want python3 python3-pytest"; \
+	/usr/bin/python3 -c 'import jsonschema' 2>/dev/null || want="$$want python3-jsonschema"; \
 	if test -z "$$want"; then echo "datsync: nothing is missing"; exit 0; fi; \
 	if ! command -v apt-get >/dev/null 2>&1; then \
 		echo "datsync: install these, as your system calls them:$$want" >&2; exit 1; fi; \

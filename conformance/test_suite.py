@@ -50,6 +50,11 @@ def test_every_row_of_the_readmes_table_of_files_is_there():
         assert os.path.exists(os.path.join(HERE, name)), name
 
 
+def test_the_readme_knows_how_many_there_are():
+    with open(os.path.join(HERE, "..", "README.md")) as file:
+        assert "%d cases" % len(ALL) in file.read()
+
+
 # ---- verdicts -------------------------------------------------------------------------------------
 
 def judged(run, command=("true",), level=MUST, **options):

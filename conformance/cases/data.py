@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from dat import feed as feeds
 from dat import peer as peers
-from dat import sodium, tree, wire
+from dat import sodium, wire
 from dat.bitfield import rle_encode
 from dat.wire import Node
 from suite.case import DEFACTO, MUST, SHOULD, case, register
-from suite.stage import WHOLE, Departure, ranges, words
+from suite.stage import WHOLE, Departure, words
 
 SOURCE = "DEP-0002 (verification); hypercore 6.26"
 VICTIM = 5  # of 8 blocks

@@ -3,11 +3,11 @@
 import os
 
 from dat import drive as drives
-from dat import evil, sleep, wire
+from dat import evil, wire
 from dat import peer as peers
 from dat.drive import Drive, DriveConversation
-from suite.case import DEFACTO, MUST, SHOULD, case, register
-from suite.stage import WHOLE, Departure, ranges, words
+from suite.case import DEFACTO, MUST, case, register
+from suite.stage import WHOLE, Departure, words
 
 SOURCE = "hyperdrive 9.16 with dat-storage; DEP-0007 and the whitepaper"
 FILES = {"/hello.txt": b"hello\n", "/sub/a.bin": bytes(range(256)) * 300, "/sub/deep/b": b"b" * 65536, "/z": b"the last"}

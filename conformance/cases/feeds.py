@@ -1,14 +1,15 @@
 """Static feeds, several feeds on one connection, the ending, live updates, resuming."""
 
+import socket
 import time
 
 from dat import feed as feeds
 from dat import peer as peers
-from dat import sleep, sodium, wire
+from dat import wire
 from dat.tree import Holding
 from cases.data import settle
-from suite.case import DEFACTO, MUST, SHOULD, case, register
-from suite.stage import WHOLE, Departure, ranges, words
+from suite.case import DEFACTO, MUST, case, register
+from suite.stage import WHOLE, Adapter, Departure, ranges, words
 
 # ---- static feeds -----------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ END = "hypercore 6.26; not in the DEPs"
       "The server learns that the conversation is over.")
 def _(stage):
     peer = stage.clones()
-    conversation = stage.serve(peer)
+    stage.serve(peer)
     infos = [e.message for e in peer.log if e.direction == "received" and isinstance(e.message, wire.Info)]
     if infos and (infos[-1].read("downloading") or not infos[-1].read("uploading")):
         peer.fail("Info{uploading: true, downloading: false}", words(infos[-1]))
@@ -261,12 +262,10 @@ def _(stage):
       "A clone that finds nobody at its port exits 1",
       "A failure that is not told is taken for a copy.")
 def _(stage):
-    import socket
     feed = stage.feed(1)
     with socket.socket() as sock:
         sock.bind((peers.LOOPBACK, 0))
         port = sock.getsockname()[1]
-    from suite.stage import Adapter
     stage.adapter = Adapter(stage.command, ["clone", "--key", feed.key.hex(), "--store", stage.store, "--port", str(port)], stage.env)
     stage.exits(1, 10)
 

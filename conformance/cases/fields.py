@@ -5,8 +5,9 @@ and harms nobody. For a server the messages are the ones that a downloader sends
 downloader Have, Unhave, Data and Info.
 """
 
+from dat import feed as feeds
 from dat import peer as peers
-from dat import wire
+from dat import sodium, wire
 from dat.bitfield import rle_decode
 from dat.wire import encode_raw, encode_varint
 from suite.case import DEFACTO, MUST, SHOULD, case, register
@@ -294,8 +295,6 @@ for kind in KINDS:
       "A downloader takes an empty block, whose value is present and empty",
       "A block of no bytes is a block; absent and empty are not the same.")
 def _(stage):
-    from dat import feed as feeds
-    from dat import sodium
     feed = feeds.Feed(*sodium.keypair(b"\x05" * 32))
     feed.append(b"first")
     feed.append(b"")

@@ -4,7 +4,7 @@ from dat import feed as feeds
 from dat import peer as peers
 from dat import sodium, wire
 from dat.peer import Closed
-from suite.case import DEFACTO, MUST, SHOULD, case, register
+from suite.case import DEFACTO, MUST, case, register
 from suite.stage import words
 
 SOURCE = "hypercore 6.26; DEP-0010 (Request)"

@@ -1,7 +1,6 @@
 """The first and the last conversation of every run."""
 
-from suite.case import DEFACTO, MUST, case
-from dat import wire
+from suite.case import MUST, case
 
 
 @case("sanity/first", "sanity", MUST, "DEP-0010; hypercore-protocol 6.12",

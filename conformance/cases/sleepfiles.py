@@ -1,11 +1,12 @@
 """The SLEEP files that a peer writes, and those that it must be able to read."""
 
 import os
+import time
 
-from dat import feed as feeds
-from dat import sleep, sodium, wire
-from suite.case import DEFACTO, MUST, SHOULD, case, register
-from suite.stage import Departure, ranges
+from dat import sleep, wire
+from dat.bitfield import encode_pages
+from suite.case import DEFACTO, MUST, case, register
+from suite.stage import Departure
 
 SOURCE = "DEP-0009 (SLEEP); hypercore 6.26"
 
@@ -46,7 +47,6 @@ for name, what, level in (("key", "the public key, 32 bytes", MUST), ("data", "t
     register("dep-0009.files/" + name, "sleep", level, SOURCE, "After a clone the file `%s` is %s" % (name, what),
              "Folders are opened by other implementations: the layout is an interface.", run, "E8" if name == "bitfield" else None)
 
-HEADERS = {"tree": "0502570200002807424c414b453262", "signatures": "05025701000040074564323535313900"[:30], "bitfield": "050257000" "00e0000"}
 for name, type in (("tree", sleep.TREE), ("signatures", sleep.SIGNATURES), ("bitfield", sleep.BITFIELD)):
     def run(stage, name=name, type=type):
         found = cloned(stage, stage.feed(3))[name][:32]
@@ -86,7 +86,6 @@ def _(stage):
         peer.send(wire.Have(i))
         peer.send(feed.answer(peer.until(wire.Request, where=lambda r: r.index == i)))
     peer.ping()
-    import time
     time.sleep(0.5)
     stage.stop()
     stage.holds(feed, blocks={2, 7, 11})
@@ -118,7 +117,6 @@ def edit(name, change):
 
 def older_pages(folder, feed):
     """Pages of 3328 bytes, as DEP 0009 has them: 256 bytes of index less."""
-    from dat.bitfield import encode_pages
     with open(os.path.join(folder, "bitfield"), "wb") as file:
         file.write(sleep.encode_header(sleep.BITFIELD, 3328) + encode_pages(feed.bitfield, sleep.held_bits(feed.tree), 3328))
 

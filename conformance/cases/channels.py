@@ -302,9 +302,7 @@ def _(stage):
       "A Request that is never answered is given up: asked again, or the connection closed, within 14 seconds",
       "A remote that pings and answers nothing would hold a block for ever.")
 def _(stage):
-    peer = stage.clones(options=("--live",))
-    peer.meets()
-    peer.until(wire.Want)
+    peer = stage.wanted()
     peer.send(wire.Have(0, WHOLE, b"\x02\x80"))
     peer.until(wire.Request)
     try:

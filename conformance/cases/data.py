@@ -30,8 +30,7 @@ def tampered(slug, change, title, why, level=MUST, victim=VICTIM, first=False):
     """
     def run(stage):
         feed = stage.feed(8)
-        peer = stage.clones(feed, options=("--live",)).meets()
-        peer.until(wire.Want)
+        peer = stage.wanted(feed)
         if not first:  # it has verified the feed's last block by then
             peer.send(wire.Have(7))
             request = peer.until(wire.Request, where=lambda r: r.index == 7)
@@ -115,8 +114,7 @@ tampered("only-value", lambda f, d: wire.Data(d.index, d.value), "a value and no
 for slug, value in (("unlinked-block", b"evil"), ("unlinked-empty-block", b"")):
     def run(stage, value=value):
         feed = stage.feed(8)
-        peer = stage.clones(feed, options=("--live",)).meets()
-        peer.until(wire.Want)
+        peer = stage.wanted(feed)
         peer.send(wire.Have(VICTIM))
         peer.until(wire.Request)
         peer.send(wire.Data(VICTIM, value, [feed.tree.get(7)], feed.signatures[7]))
@@ -139,8 +137,7 @@ for slug, value in (("unlinked-block", b"evil"), ("unlinked-empty-block", b"")):
       "A remote that chooses what a reader stores fills its disk.")
 def _(stage):
     feed = stage.feed(8)
-    peer = stage.clones(feed, options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted(feed)
     peer.send(wire.Have(1))
     peer.until(wire.Request)
     peer.send(replace(feed.answer(wire.request(6)), value=b"false"))
@@ -190,8 +187,7 @@ def _(stage):
       "What a hash request brings is the tree alone.")
 def _(stage):
     feed = stage.feed(8)
-    peer = stage.clones(feed, options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted(feed)
     peer.send(wire.Have(VICTIM))
     request = peer.until(wire.Request)
     peer.send(feed.answer(replace(request, hash=True)))
@@ -253,10 +249,8 @@ def _(stage):
     feed, part = stage.feed(8), feeds.Feed(stage.feed(8).key)
     part.put(feed.answer(wire.request(7)))
     stage.lay(part)
-    peer = stage.clones(feed, options=("--live",)).meets()
-    peer.until(wire.Want)
-    peer.send(wire.Want(0, WHOLE))
-    peer.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+    peer = stage.wanted(feed)
+    peer.wants()
     peer.send(feed.answer(wire.request(2)))
     got = peer.until(wire.Unhave)
     if got.start != 2 or got.read("length") != 1:
@@ -271,10 +265,8 @@ def _(stage):
     giver = stage.clones(feed, options=("--live",), dial=False).meets()
     other = stage.connect().meets()
     giver.until(wire.Want)
-    other.send(wire.Want(0, WHOLE))
-    other.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
-    giver.send(wire.Want(0, WHOLE))
-    giver.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+    other.wants()
+    giver.wants()
     giver.send(wire.Have(3))
     request = giver.until(wire.Request)
     giver.send(feed.answer(request))

@@ -47,8 +47,7 @@ def _(stage):
 def _(stage):
     feed = stage.feed(5, live=False)
     false = stage.feed(5, seed=2, live=False)
-    peer = stage.clones(feed, options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted(feed)
     peer.send(wire.Have(0, 5))
     request = peer.until(wire.Request)
     peer.send(false.answer(wire.request(request.index)))
@@ -293,8 +292,7 @@ def _until_sent(conversation, peer, blocks, seconds=8.0):
 def _(stage):
     feed = stage.feed(3)
     peer = stage.serves(feed, secret=True).meets()
-    peer.send(wire.Want(0, WHOLE))
-    peer.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+    peer.wants()
     for i in range(3):
         stage.adapter.tell("append " + (b"new block %d" % i).hex())
         have = peer.until(wire.Have, expected="a Have of block %d" % (3 + i))
@@ -318,8 +316,7 @@ def _(stage):
     feed = stage.feed(3)
     peer = stage.serves(feed, secret=True).meets()
     other = stage.connect().meets()
-    other.send(wire.Want(0, WHOLE))
-    other.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+    other.wants()
     stage.adapter.tell("append " + b"new".hex())
     other.until(wire.Have, expected="a Have on the connection that wants")
     peer.nothing_before(1, wire.Have, why="no Have")
@@ -346,8 +343,7 @@ def _(stage):
     feed = stage.feed(2)
     all = [stage.serves(feed, secret=True).meets()] + [stage.connect().meets() for _ in range(4)]
     for peer in all:
-        peer.send(wire.Want(0, WHOLE))
-        peer.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+        peer.wants()
     stage.adapter.tell("append " + b"new".hex())
     for peer in all:
         if peer.until(wire.Have, expected="a Have of block 2").start != 2:
@@ -360,8 +356,7 @@ def _(stage):
 def _(stage):
     feed = stage.feed(0)
     peer = stage.serves(feed, secret=True).meets()
-    peer.send(wire.Want(0, WHOLE))
-    peer.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+    peer.wants()
     stage.adapter.tell("append " + b"the first".hex())
     if peer.until(wire.Have, expected="a Have of block 0").start != 0:
         peer.fail("Have{start: 0}", "another")
@@ -503,7 +498,7 @@ def _(stage):
     stage.lay(part_of(feed, range(5)))
     for i in range(4):
         feed.append(b"since %d" % i)
-    peer = stage.clones(feed)
+    stage.clones(feed)
     stage.serve()
     stage.exits(0)
     stage.holds(feed)

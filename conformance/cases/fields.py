@@ -213,9 +213,7 @@ for message, type, slug, body, title, why in SURVIVE:
 def claims(slug, body, title, why, level=MUST, asked=(0,), erratum=None, source=None):
     """A downloader that is told of these blocks asks for them."""
     def run(stage):
-        peer = stage.clones(options=("--live",))
-        peer.meets()
-        peer.until(wire.Want)
+        peer = stage.wanted()
         peer.send_body(0, 3, body)
         stage.asked_for(peer, asked)
     register("dep-0010.have/" + slug, "fields", level, source or SOURCE % "Have", "A downloader reads a Have %s" % title, why, run, erratum)

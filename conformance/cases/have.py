@@ -174,8 +174,7 @@ def _(stage):
       "A downloader that hears of a block beyond 2^20 asks for the next range",
       "Else it would never hear of the blocks in between.")
 def _(stage):
-    peer = stage.clones(options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted()
     peer.send(wire.Have(WHOLE + 5))
     peer.send(wire.Have(0, WHOLE, b""))
     want = peer.until(wire.Want)
@@ -187,8 +186,7 @@ def _(stage):
       "A downloader that is told of block 2^25 has no more than 16 Wants without an answer",
       "A length is only a claim; each Want costs the server a bitfield.")
 def _(stage):
-    peer = stage.clones(options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted()
     peer.send(wire.Have(1 << 25))
     count = 1
     try:
@@ -205,8 +203,7 @@ def claims(slug, code, asked, title, why="Runs and literals may follow each othe
     """A downloader reads this bitfield: it asks for these blocks and for none else."""
     def run(stage, asked=list(asked)):
         feed = stage.feed(max(asked) + 1, 3, batch=max(asked) + 1)
-        peer = stage.clones(feed, options=("--live",)).meets()
-        peer.until(wire.Want)
+        peer = stage.wanted(feed)
         peer.send(wire.Have(0, WHOLE, code))
         stage.asked_for(peer, asked)
     register("dep-0010.rle/" + slug, "have", level, "bitfield-rle 2.2; DEP-0010 (Have)", "A downloader reads the bitfield %s" % title, why, run)
@@ -234,8 +231,7 @@ claims("page-border", v(1024 << 2 | 1) + b"\x02\xc0", [8192, 8193], "of a page o
       "A Have of a range claims each of its blocks, and no other",
       "How an append of many blocks is told.")
 def _(stage):
-    peer = stage.clones(stage.feed(20), options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted(stage.feed(20))
     peer.send(wire.Have(0, WHOLE, b""))
     peer.send(wire.Have(10, 5))
     stage.asked_for(peer, range(10, 15))
@@ -245,8 +241,7 @@ def taken_back(message):
     """4,000 blocks are claimed, and taken back while most of them wait to be asked for."""
     def run(stage):
         feed = stage.feed(5001, 3, batch=5001)
-        peer = stage.clones(feed, options=("--live",)).meets()
-        peer.until(wire.Want)
+        peer = stage.wanted(feed)
         peer.send(wire.Have(0, 4000))
         asked = {}
 

@@ -337,8 +337,7 @@ for slug, (body, title, why) in VARIANTS.items():
         peer.open()
         peer.send_body(0, 1, body)
         peer.meets().ask(3)
-        peer.send(wire.Want(0, 1 << 20))
-        peer.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+        peer.wants()
     register("dep-0010.handshake/" + slug, "handshake", MUST, HAND, "A Handshake %s is taken" % title, why, run)
 
 

@@ -13,7 +13,7 @@ from dat import peer as peers
 from dat.cipher import Receiver, Sender
 from dat.tree import Holding, VerifyError
 from suite.case import DEFACTO, MUST, SHOULD, case, register
-from suite.stage import WHOLE, Departure, ranges, words
+from suite.stage import Departure, ranges, words
 
 SOURCE = "hypercore 6.26 (tree-index); DEP-0002 and DEP-0010 say less"
 FIXED = bytes(24)
@@ -250,8 +250,7 @@ for length in (1, 2, 3, 5, 6, 8, 11, 15, 16):
         for i in rng.sample(range(length), length // 2):
             holder.put(feed.answer(wire.request(i, holder.digest(i)), Holding(holder.tree.holding)))
         stage.lay(holder)
-        peer = stage.clones(feed, options=("--live",)).meets()
-        peer.until(wire.Want)
+        peer = stage.wanted(feed)
         peer.send(wire.Have(0, length))
         missing = set(range(length)) - set(holder.blocks)
         # What it will hold once its earlier Requests are answered, in their order, may count already, or not yet.
@@ -283,8 +282,7 @@ for length in range(2, 34):
         peer.until(wire.Want)
         # Another connection hears when a block is in: only then does the next Request tell of it.
         other = stage.connect().meets()
-        other.send(wire.Want(0, WHOLE))
-        other.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+        other.wants()
         mine, order = feeds.Feed(feed.key), list(range(length))
         random.Random(length).shuffle(order)
         for i in order:

@@ -80,8 +80,7 @@ def _(stage):
       "The data file has holes; a block's place is the sum of the sizes left of it.")
 def _(stage):
     feed = stage.feed(12, 30)
-    peer = stage.clones(feed, options=("--live",)).meets()
-    peer.until(wire.Want)
+    peer = stage.wanted(feed)
     for i in (11, 2, 7):
         peer.send(wire.Have(i))
         peer.send(feed.answer(peer.until(wire.Request, where=lambda r: r.index == i)))

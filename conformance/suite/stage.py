@@ -119,6 +119,11 @@ class Connection(peers.Peer):
             self.until(wire.Handshake, expected="a Handshake after the remote's Feed")
         return self
 
+    def wants(self):
+        """Send the Want that everybody sends, and have its answer: from now on every new block is told."""
+        self.send(wire.Want(0, WHOLE))
+        return self.until(wire.Have, where=lambda h: h.bitfield is not None, expected="the answer to a Want")
+
     def before(self, index, *types):
         """The messages (of these types, if any) that come before the answer to a Request: a fence in the stream.
 
@@ -370,6 +375,12 @@ class Stage:
         self.feeds = list(given) or [self.feed()]
         self.start("clone", keys or [f.key for f in self.feeds], *options, dial=dial)
         return self.connect()
+
+    def wanted(self, *given, options=("--live",)):
+        """A downloader, which has asked for the first range: its connection."""
+        peer = self.clones(*given, options=options).meets()
+        peer.until(wire.Want)
+        return peer
 
     def connect(self, keys=None, **options):
         """A new connection to the peer: dialled, or accepted where it dials."""

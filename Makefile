@@ -5,6 +5,8 @@
 #   demo       a feed made of this project's own files, cloned between two processes
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
+#   coverage   which lines of datsync.c the tests of check run, and which they do not
+#   bugs       every planted bug against all cases that could tell (half an hour; check tries a few of them for each)
 #   interop    the same against the JavaScript peers
 #   valgrind   a part of the suite under valgrind
 #   bench      the benchmark
@@ -165,6 +167,13 @@ check: build/datsync build/asan/datsync build/asan/adapter $(if $(PROBE),build/a
 conformance: $(if $(PEER),,build/asan/adapter) | need-pytest
 	$(call UNDER_TEST,build/asan) $(PYTEST) -q --tb=no -rN conformance/test_conformance.py --report build/conformance \
 		$(if $(PEER),--peer "$$PEER") $(if $(PEER_NAME),--peer-name "$$PEER_NAME") $(if $(EXPECT),--expect "$$EXPECT")
+
+.PHONY: coverage bugs
+coverage: | need-cc need-sodium need-pytest
+	$(PYTHON) conformance/coverage.py
+
+bugs: | need-pytest
+	DATSYNC_BIG=1 $(PYTEST) conformance/test_bugs.py
 
 build/js/installed: conformance/js/package.json $(wildcard conformance/js/package-lock.json) | need-npm
 	mkdir -p build/js

@@ -41,8 +41,7 @@ def conformance_run(request):
     from suite import runner
     config = request.config
     expected = json.load(open(config.getoption("--expect"))) if config.getoption("--expect") else {}
-    chosen = [item.callspec.params["id"] for item in request.session.items
-              if getattr(item, "originalname", "") == "test_case" and hasattr(item, "callspec")]
+    chosen = [item.callspec.params["id"] for item in request.session.items if "conformance_run" in item.fixturenames]
     peer = config.getoption("--peer")
     run = runner.Run(shlex.split(peer) if peer else [ADAPTER], config.getoption("--peer-name") or (None if peer else "datsync"),
                      chosen, expected, config.getoption("--side-by-side"))

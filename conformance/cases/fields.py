@@ -110,6 +110,15 @@ def _(stage):
         stage.connect().meets().ask(3)
 
 
+@case("dep-0010.request/does-not-decode", "fields", DEFACTO, "hypercore-protocol 6.12",
+      "A message that does not decode is skipped, and the conversation goes on",
+      "The frame tells where the next one begins; a peer of tomorrow may send what we cannot read.")
+def _(stage):
+    peer = stage.serves().meets()
+    peer.send_body(0, 7, field(2, 0))
+    peer.ask(3)
+
+
 def wrong_wire_type(message, slug, type, body, title, answer):
     """Legal to skip, lenient to read."""
     def run(stage):
@@ -230,6 +239,23 @@ claims("length-twice", field(1, 0) + field(2, 8) + field(2, 1), "with length twi
 claims("bitfield-twice", field(1, 0) + field(2, WHOLE) + encode_raw(3, b"\x02\xff") + encode_raw(3, b"\x02\x40"), "with its bitfield twice: the last one counts",
        "As protobuf has it.", asked=(1,))
 claims("length-overlong", field(1, 1) + field(2, 2, 10), "with its length in 10 bytes", "A longer form is the same number.", asked=(1, 2))
+
+
+@case("dep-0010.have/start-beyond-32-bits", "fields", MUST, SOURCE % "Have",
+      "A Have of block 2^32 + 3 is not read as one of block 3",
+      "A number that is cut silently is another number.")
+def _(stage):
+    peer = stage.wanted()
+    peer.send(wire.Have((1 << 32) + 3))
+    peer.send(wire.Have(6))
+    while True:
+        index = peer.until(wire.Request, expected="a Request of block 6").index
+        if index == 3:
+            peer.fail("no Request of block 3", "one")
+        if index == 6:
+            return
+
+
 for kind in KINDS:
     claims("unknown-" + kind, unknown(kind) + field(1, 6) + unknown(kind), "with unknown fields (%s)" % kind, UNKNOWN_WHY, asked=(6,))
 
@@ -326,10 +352,11 @@ for message, type, slug, body, title in (
         feed = stage.feed(4)
         peer = stage.clones(feed, options=("--live",))
         peer.meets()
+        peer.until(wire.Want)
         peer.send_body(0, type, body)
-        peer.ping()
-        try:
-            peer.receive(0.3)
+        peer.send(wire.Have(2))
+        try:  # it asks for the block, or has closed: either way it has read what came before
+            peer.wait_for(wire.Request, where=lambda r: r.index == 2)
         except peers.PeerError:
             pass
         if not stage.adapter.running:

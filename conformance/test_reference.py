@@ -738,6 +738,15 @@ def test_an_empty_batch_signs_nothing():
     assert feed.append() == 0 and feed.signatures == {}
 
 
+def test_a_signature_whose_write_was_not_finished(tmp_path):
+    feed = make_feed([[1] * 3])
+    sleep.write(feed, str(tmp_path))
+    with open(str(tmp_path / "signatures"), "ab") as file:
+        file.write(bytes(64) + feed.signatures[2])  # of block 4, which is not there
+    assert any("length 5" in p for p in sleep.audit(str(tmp_path)))
+    assert sleep.audit(str(tmp_path), unfinished=True) == []
+
+
 def test_static_feed():
     feed = make_feed([[1, 2, 3, 4, 5]], live=False)
     assert feed.key == feed.root_hash() and feed.signatures == {}

@@ -6,7 +6,6 @@ came. The peer is judged by its bytes and its SLEEP files; of the process only t
 
 import os
 import queue
-import re
 import shutil
 import signal
 import subprocess
@@ -242,12 +241,6 @@ class Adapter:
                 pass
 
 
-def _orphan(problem, length):
-    """A signature of blocks that are not claimed: the write that it belongs to was not finished, and nobody reads it."""
-    found = re.match(r"length (\d+): the roots .* are missing", problem)
-    return found and int(found.group(1)) > length
-
-
 def exit_words(code):
     if code < 0:
         return "it was ended by signal %d" % -code
@@ -309,7 +302,7 @@ class Stage:
             found = sleep.read(folder)
         except (OSError, ValueError) as error:
             raise Departure("SLEEP files", str(error)) from None
-        problems = [p for p in sleep.audit(folder) if not _orphan(p, found.length)]
+        problems = sleep.audit(folder, unfinished=True)
         if problems:
             raise Departure("SLEEP files without a fault", "; ".join(problems[:5]))
         return found

@@ -8,6 +8,7 @@ import concurrent.futures
 import importlib
 import os
 import pkgutil
+import re
 import shutil
 import threading
 import time
@@ -35,16 +36,22 @@ def load():
     return ordered()
 
 
-def judge(case, command, patience=PATIENCE, limit=LIMIT, env=None, idle=None):
+def judge(case, command, patience=PATIENCE, limit=LIMIT, env=None, idle=None, again=False):
     """Run one case; its result as the report has it.
 
     `idle` is a list of plain servers that earlier cases left running: starting one costs more than most cases. A case
-    that does not pass on such a one is run again on a fresh one, and that counts.
+    that does not pass on such a one is run again on a fresh one, and that counts. With `again` so is one that waited in
+    vain: a machine that is busy with other cases is no fault of the peer.
     """
     result, reused = _judge(case, Stage(command, patience, limit, env, idle), limit)
-    if reused and result["verdict"] != PASS:
+    if reused and result["verdict"] != PASS or again and waited(result):
         result, _ = _judge(case, Stage(command, patience, limit, env), limit)
     return result
+
+
+def waited(result):
+    """Whether it failed by something that did not come in time."""
+    return result["verdict"] == FAIL and re.search(r"in [\d.]+ s\b|after [\d.]+ s\b|took longer|stays open|not come", result["departure"]["got"])
 
 
 def _judge(case, stage, limit):
@@ -134,8 +141,9 @@ class Run:
             self._futures = {c.id: self._pool.submit(self._judge, c) for c in middle}
 
     def _judge(self, case):
-        result = judge(case, self.command, self.patience, max(LIMIT, self.patience), self.env, self._idle)
         reason = self.expected.get(case.id)
+        result = judge(case, self.command, self.patience, max(LIMIT, self.patience), self.env, self._idle,
+                       again=not self.careless and not reason)
         if reason is not None:
             result["expected_failure"] = reason
         return result

@@ -68,7 +68,7 @@ def test_append(options, tmp_path):
     printed, seen, kills, turns, lengths = 0, [], 0, 0, set()
     while kills < 60:
         turns += 1
-        assert turns < 400, "it is never killed in time"
+        assert turns < 1500, "it is never killed in time"
         count = rng.choice([1, 30, 300, 1100])
         lines = b"".join(b"turn %d line %d %s\n" % (turns, i, b"x" * rng.randrange(60)) for i in range(count))
         was_killed, out = killed(rng.random() * whole * 1.2, "append", "--lines", *options, folder, stdin=lines)
@@ -148,7 +148,7 @@ def test_clone(options, tmp_path):
             held = []
             for _ in range(4):
                 turns += 1
-                assert turns < 400, "it is never killed in time"
+                assert turns < 1500, "it is never killed in time"
                 was_killed, _ = killed(rng.random() * whole * 1.1, "clone", *dial, folder)
                 kills += was_killed
                 held = check_clone(folder, made, held)

@@ -62,8 +62,11 @@ def tree(folder):
         if at == str(folder) and ".dat" in folders:
             folders.remove(".dat")
         for name in names:
-            with open(os.path.join(at, name), "rb") as file:
-                found[os.path.relpath(os.path.join(at, name), str(folder))] = file.read()
+            try:
+                with open(os.path.join(at, name), "rb") as file:
+                    found[os.path.relpath(os.path.join(at, name), str(folder))] = file.read()
+            except FileNotFoundError:
+                pass  # a peer at work has just replaced it
     return found
 
 

@@ -79,6 +79,19 @@ function openStored (dir, more) {
   if (!storedKey(dir)) throw complaint('no feed in ' + dir)
   return open(dir, null, Object.assign({ createIfMissing: false, sparse: true }, more))
 }
+// A block that came is written in several steps, which neither _sync nor close waits for: keep those under way
+function watchPuts (feed) {
+  const put = feed._putBuffer
+  feed.puts = new Set()
+  feed._putBuffer = function (...args) {
+    const cb = args.pop()
+    let end
+    const done = new Promise(resolve => { end = resolve })
+    feed.puts.add(done)
+    put.call(feed, ...args, (...result) => { feed.puts.delete(done); end(); cb(...result) })
+  }
+  return feed
+}
 // hypercore says that a block is stored before its bitfield pages are: wait for those, then close
 async function flush (feed) {
   await call(cb => feed._sync(null, cb))
@@ -225,7 +238,7 @@ async function replicate (role) {
   for (let i = 0; i < keys.length; i++) {
     const dir = i ? path.join(opt.store, keys[i].toString('hex')) : opt.store
     if (serve && !(storedKey(dir) || Buffer.alloc(0)).equals(keys[i])) throw complaint('no feed ' + keys[i].toString('hex') + ' in ' + dir)
-    feeds.push(await open(dir, keys[i], { sparse: serve || !!range }))
+    feeds.push(watchPuts(await open(dir, keys[i], { sparse: serve || !!range })))
   }
 
   const wanted = new Set(serve || live ? [] : feeds) // feeds that are not complete yet
@@ -239,6 +252,7 @@ async function replicate (role) {
     leaving = true
     if (server) server.close()
     await work
+    for (const f of feeds) await Promise.all(f.puts)
     for (const f of feeds) await call(cb => f._sync(null, cb))
     for (const s of streams) s.finalize()
     for (const f of feeds) await flush(f).catch(() => {})

@@ -105,6 +105,14 @@ build/asan/adapter: conformance/adapters/datsync.c $(SOURCES) datsync.h | need-c
 	mkdir -p build/asan
 	$(COMPILE) $(SANITIZE) -I. -o $@ $< net_posix.c $(LDFLAGS) $(LIBS)
 
+# A program of the public interface alone.
+build/asan/api: conformance/api.c $(SOURCES) datsync.h | need-cc need-sodium
+	mkdir -p build/asan
+	$(COMPILE) $(SANITIZE) -I. -o $@ $< $(SOURCES) $(LDFLAGS) $(LIBS)
+
+build/api: conformance/api.c build/libdatsync.a datsync.h
+	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
+
 build/probe: conformance/probe.c build/net_posix.o datsync.c datsync.h
 	$(COMPILE) $(CFLAGS) -I. -o $@ $< build/net_posix.o $(LDFLAGS) $(LIBS)
 
@@ -155,12 +163,13 @@ deps:
 # The distribution's Python if it has pytest (a Python of one's own may shadow it), else what there is.
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
-UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync DATSYNC_PROBE=$(CURDIR)/$(1)/probe DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter
+UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync DATSYNC_PROBE=$(CURDIR)/$(1)/probe DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter \
+	DATSYNC_API=$(CURDIR)/$(1)/api
 # A driver that is not there yet is no reason not to run the rest.
 PROBE := $(if $(wildcard conformance/probe.c),yes)
 
 .PHONY: check conformance interop valgrind bench demo
-check: build/datsync build/asan/datsync build/asan/adapter $(if $(PROBE),build/asan/probe) warnings | need-pytest
+check: build/datsync build/asan/datsync build/asan/adapter build/asan/api $(if $(PROBE),build/asan/probe) warnings | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop' $(TESTS)
 
 # PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
@@ -184,7 +193,7 @@ build/js/installed: conformance/js/package.json $(wildcard conformance/js/packag
 interop: build/asan/datsync $(if $(PROBE),build/asan/probe) build/js/installed | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m interop $(TESTS)
 
-valgrind: build/datsync $(if $(PROBE),build/probe) | need-pytest need-valgrind
+valgrind: build/datsync build/api $(if $(PROBE),build/probe) | need-pytest need-valgrind
 	$(call UNDER_TEST,build) DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full' \
 		$(PYTEST) -m valgrind $(TESTS)
 
@@ -196,7 +205,7 @@ demo: build/datsync
 
 # ---------------------------------------------------------------- warnings, style ---------------------------------
 
-ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) $(if $(PROBE),conformance/probe.c) conformance/adapters/datsync.c
+ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) $(if $(PROBE),conformance/probe.c) conformance/adapters/datsync.c conformance/api.c
 
 # All sources, under each of the two compilers that is there; and the header as C++.
 .PHONY: warnings format format-check

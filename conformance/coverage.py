@@ -22,7 +22,7 @@ SOURCE = os.path.join(ROOT, "datsync.c")
 
 # Program: its object files. The driver and the adapter take in datsync.c themselves.
 PROGRAMS = {"datsync": ("cli.c", "datsync.c"), "probe": ("conformance/probe.c",),
-            "adapter": ("conformance/adapters/datsync.c",)}
+            "adapter": ("conformance/adapters/datsync.c",), "api": ("conformance/api.c", "datsync.c")}
 
 
 def build():
@@ -47,6 +47,7 @@ def build():
 def run_tests(arguments):
     env = dict(os.environ, DATSYNC=os.path.join(BUILD, "datsync", "run"), DATSYNC_FAST=os.path.join(BUILD, "datsync", "run"),
                DATSYNC_PROBE=os.path.join(BUILD, "probe", "run"), DATSYNC_ADAPTER=os.path.join(BUILD, "adapter", "run"),
+               DATSYNC_API=os.path.join(BUILD, "api", "run"),
                PYTHONPYCACHEPREFIX=os.path.join(ROOT, "build", "pycache"))
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not interop",
                            *(arguments or ["conformance"])], cwd=ROOT, env=env).returncode

@@ -1,0 +1,782 @@
+/* The public interface as a program in C meets it: each check is a function, `api NAME` runs one and `api` names them. What a
+ * check finds wrong is told on standard error with its line, and the exit status is 1. Allocations that fail, addresses that are
+ * taken, plugs that are missing: what the test driver, which speaks for Python, has no words for.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "datsync.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(what) ((what) ? (void)0 : failed(__LINE__, #what))
+
+static void failed(int line, const char *what)
+{
+    fprintf(stderr, "api.c:%d: %s\n", line, what);
+    exit(1);
+}
+
+/* ================================================================ plugs ========================================= */
+
+/* An allocator that gives `left` more times, and counts what is not given back. */
+typedef struct allocator {
+    long left, used;
+} allocator;
+
+static void *limited(void *ctx, void *ptr, size_t size)
+{
+    allocator *a = ctx;
+    void *p;
+    if (size == 0) {
+        a->used -= ptr != NULL;
+        free(ptr);
+        return NULL;
+    }
+    if (a->left == 0)
+        return NULL;
+    a->left--;
+    p = realloc(ptr, size);
+    a->used += p && !ptr;
+    return p;
+}
+
+static datsync_env env_of(allocator *a)
+{
+    datsync_env e;
+    memset(&e, 0, sizeof e);
+    e.ctx = a;
+    e.resize = limited;
+    return e;
+}
+
+/* Runs it with 0, 1, 2, ... allocations until it comes to its end. It returns an error, or 0; both ways nothing is left. */
+static void each_allocation_fails(int (*run)(const datsync_env *env))
+{
+    long n;
+    int r = DATSYNC_E_NOMEM;
+    for (n = 0; r != 0; n++) {
+        allocator a = {0, 0};
+        datsync_env env = env_of(&a);
+        a.left = n;
+        r = run(&env);
+        CHECK(r == 0 || r == DATSYNC_E_NOMEM);
+        CHECK(a.used == 0);
+        CHECK(n < 10000);
+    }
+    CHECK(n > 1);
+}
+
+static datsync_bytes bytes(const char *text)
+{
+    datsync_bytes b;
+    b.data = (const uint8_t *)text;
+    b.len = strlen(text);
+    return b;
+}
+
+static datsync_feed *feed_new(const uint8_t *key, unsigned flags)
+{
+    datsync_feed_options o;
+    datsync_feed *f = NULL;
+    memset(&o, 0, sizeof o);
+    o.flags = DATSYNC_CREATE | flags;
+    o.key = key;
+    CHECK(datsync_feed_open(&f, &o) == 0);
+    return f;
+}
+
+static datsync_feed *feed_of(unsigned blocks)
+{
+    datsync_feed *f = feed_new(NULL, 0);
+    unsigned i;
+    for (i = 0; i < blocks; i++) {
+        datsync_bytes b = bytes("a block");
+        CHECK(datsync_feed_append(f, &b, 1) == (int64_t)i + 1);
+    }
+    return f;
+}
+
+/* ================================================================ messages ====================================== */
+
+static void check_messages(void)
+{
+    uint8_t buf[64];
+    datsync_message m;
+    datsync_bytes name;
+    datsync_node node;
+    size_t at, cap;
+    int64_t size;
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_KEEP_ALIVE;
+    CHECK(datsync_encode(&m, NULL, 0, NULL) == 1);
+    CHECK(datsync_encode(&m, buf, 0, NULL) == DATSYNC_E_SPACE);
+    CHECK(datsync_encode(&m, buf, 1, NULL) == 1 && buf[0] == 0);
+    for (m.type = -1; m.type < 20; m.type++)
+        CHECK((datsync_encode(&m, NULL, 0, NULL) < 0) == (m.type < 0 || m.type > 16 || (m.type > 9 && m.type < 15)));
+    m.type = DATSYNC_HAVE;
+    m.channel = 1u << 28;
+    CHECK(datsync_encode(&m, buf, sizeof buf, NULL) == DATSYNC_E_INVALID);
+    m.channel--;
+    m.has = 1u << 1;
+    m.u.have.start = 300;
+    size = datsync_encode(&m, NULL, 0, NULL);
+    CHECK(size == 1 + 5 + 3);
+    for (cap = 0; cap < (size_t)size; cap++)
+        CHECK(datsync_encode(&m, buf, cap, NULL) == DATSYNC_E_SPACE);
+    CHECK(datsync_encode(&m, buf, cap, NULL) == size);
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_EXTENSION;
+    m.u.extension.payload.len = DATSYNC_MAX_FRAME - 2;
+    CHECK(datsync_encode(&m, NULL, 0, NULL) == (int64_t)DATSYNC_MAX_FRAME + 4);
+    m.u.extension.payload.len++;
+    CHECK(datsync_encode(&m, NULL, 0, NULL) == DATSYNC_E_TOO_BIG);
+    memset(&m, 0, sizeof m);
+    m.body = bytes("\x22\x05xy"); /* a name of five bytes of which two are there; a node's tag is \x1a */
+    at = 0;
+    CHECK(datsync_next_extension(&m, &at, &name) == DATSYNC_E_MESSAGE);
+    m.body = bytes("\x1a\x05xy");
+    at = 0;
+    CHECK(datsync_next_node(&m, &at, &node) == DATSYNC_E_MESSAGE);
+    m.body = bytes("\x1a\x02xy");
+    at = 0;
+    CHECK(datsync_next_node(&m, &at, &node) == DATSYNC_E_MESSAGE);
+}
+
+static void check_run_lengths(void)
+{
+    uint8_t bits[100], code[128], back[100];
+    size_t cap;
+    int64_t n;
+    memset(bits, 0, sizeof bits);
+    memset(bits + 10, 255, 40);
+    bits[60] = 7;
+    for (cap = 0; cap < 61 + 16; cap++) /* as much as the worst of 61 bytes could need */
+        CHECK(datsync_rle_encode(bits, sizeof bits, code, cap) == DATSYNC_E_SPACE);
+    n = datsync_rle_encode(bits, sizeof bits, code, cap);
+    CHECK(n > 0 && n < 16);
+    CHECK(datsync_rle_size(code, (size_t)n, 61) == 61);
+    CHECK(datsync_rle_size(code, (size_t)n, 60) == DATSYNC_E_RLE);
+    CHECK(datsync_rle_decode(code, (size_t)n, back, 60) == DATSYNC_E_SPACE);
+    CHECK(datsync_rle_decode(code, (size_t)n, back, 61) == 61 && memcmp(bits, back, 61) == 0);
+    CHECK(datsync_rle_decode(code, (size_t)n - 1, back, sizeof back) == DATSYNC_E_RLE);
+}
+
+static void check_errors(void)
+{
+    int e, other;
+    for (e = -200; e < 10; e++)
+        for (other = -200; other < e; other++)
+            CHECK(strcmp(datsync_strerror(e), datsync_strerror(other)) != 0 ||
+                  strcmp(datsync_strerror(e), "unknown error") == 0);
+    CHECK(strcmp(datsync_strerror(DATSYNC_E_BUSY), "unknown error") != 0);
+    CHECK(strcmp(datsync_strerror(-12345), "unknown error") == 0);
+}
+
+/* ================================================================ memory stores and feeds ======================= */
+
+static int use_memory_store(const datsync_env *env)
+{
+    uint8_t buf[16];
+    datsync_store s;
+    int r = datsync_memory_store(env, &s);
+    if (r < 0)
+        return r;
+    CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == DATSYNC_E_NO_ENTRY);
+    r = s.write(s.ctx, DATSYNC_PART_DATA, 3, "abc", 3);
+    if (r == 0) {
+        CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == 6);
+        r = s.write(s.ctx, DATSYNC_PART_DATA, 5000, "x", 1);
+        CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == (r < 0 ? 6 : 5001));
+        CHECK(s.read(s.ctx, DATSYNC_PART_DATA, 0, buf, 6) == 6 && memcmp(buf, "\0\0\0abc", 6) == 0);
+    }
+    if (r == 0) {
+        CHECK(s.read(s.ctx, DATSYNC_PART_DATA, 4990, buf, 16) == 11 && memcmp(buf, "\0\0\0\0\0\0\0\0\0\0x", 11) == 0);
+        CHECK(s.read(s.ctx, DATSYNC_PART_DATA, 5001, buf, 16) == 0);
+        r = s.truncate(s.ctx, DATSYNC_PART_DATA, 5000);
+    }
+    if (r == 0) {
+        CHECK(s.truncate(s.ctx, DATSYNC_PART_DATA, UINT64_MAX / 2) == DATSYNC_E_NO_SPACE);
+        CHECK(s.write(s.ctx, DATSYNC_PART_DATA, UINT64_MAX / 2, "x", 1) == DATSYNC_E_NO_SPACE);
+        CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == 5000);
+        r = s.truncate(s.ctx, DATSYNC_PART_DATA, 50000);
+    }
+    if (r == 0)
+        CHECK(s.read(s.ctx, DATSYNC_PART_DATA, 4999, buf, 3) == 3 && memcmp(buf, "\0\0\0", 3) == 0);
+    s.close(s.ctx);
+    return r;
+}
+
+static void check_memory_store(void)
+{
+    each_allocation_fails(use_memory_store);
+}
+
+static void check_feed(void)
+{
+    datsync_feed *f = feed_of(3), *reader, *fixed;
+    uint64_t index = 9, inside = 9;
+    datsync_bytes b = bytes("more");
+    datsync_proof proof;
+    CHECK(datsync_feed_has_node(f, 0) && datsync_feed_has_node(f, 1) && datsync_feed_has_node(f, 4));
+    CHECK(!datsync_feed_has_node(f, 3) && !datsync_feed_has_node(f, 5) && !datsync_feed_has_node(f, UINT64_MAX));
+    CHECK(datsync_feed_append(f, NULL, 0) == 3);
+    CHECK(datsync_feed_append(f, &b, DATSYNC_MAX_BLOCKS) == DATSYNC_E_TOO_BIG);
+    b.len = DATSYNC_MAX_BLOCK + 1;
+    CHECK(datsync_feed_append(f, &b, 1) == DATSYNC_E_TOO_BIG);
+    CHECK(datsync_feed_length(f) == 3 && datsync_feed_byte_length(f) == 21);
+    CHECK(datsync_feed_finalize(f) == DATSYNC_E_STATE);
+    CHECK(datsync_feed_want(f, 2, 1) == DATSYNC_E_INVALID);
+    CHECK(datsync_feed_seek(f, 20, &index, &inside) == 0 && index == 2 && inside == 6);
+    CHECK(datsync_feed_clear(f, 1, 2) == 0 && datsync_feed_clear(f, 1, 2) == 0 && datsync_feed_clear(f, 7, 9) == 0);
+    CHECK(datsync_feed_count(f, 0, UINT64_MAX) == 2 && !datsync_feed_has(f, 1) && datsync_feed_has(f, 2));
+    CHECK(datsync_feed_block_size(f, 1) == 7 && datsync_feed_get(f, 1, NULL, 0) == DATSYNC_E_NOT_FOUND);
+    reader = feed_new(datsync_feed_key(f), 0);
+    b = bytes("more");
+    CHECK(datsync_feed_append(reader, &b, 1) == DATSYNC_E_READ_ONLY && datsync_feed_length(reader) == 0);
+    CHECK(datsync_feed_proof(f, 0, 0, 0, &proof) == 0 &&
+          datsync_feed_put(reader, DATSYNC_MAX_BLOCKS, b, &proof) == DATSYNC_E_INVALID);
+    b.len = DATSYNC_MAX_FRAME + 1;
+    CHECK(datsync_feed_put(reader, 0, b, &proof) == DATSYNC_E_TOO_BIG);
+    b = bytes("a block");
+    proof.nodes[0].size += DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME;
+    CHECK(datsync_feed_put(reader, 0, b, &proof) == DATSYNC_E_TOO_BIG);
+    proof.nodes[0].size -= DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME;
+    proof.nodes[0].index += 2 * DATSYNC_MAX_BLOCKS;
+    CHECK(datsync_feed_put(reader, 0, b, &proof) == DATSYNC_E_TOO_BIG);
+    proof.nodes[0].index -= 2 * DATSYNC_MAX_BLOCKS;
+    CHECK(datsync_feed_put(reader, 0, b, &proof) == 1 && datsync_feed_put(reader, 0, b, &proof) == 0);
+    b = bytes("more");
+    fixed = feed_new(NULL, DATSYNC_STATIC);
+    CHECK(datsync_feed_append(fixed, &b, 1) == 1 && datsync_feed_finalize(fixed) == 0);
+    CHECK(datsync_feed_finalize(fixed) == DATSYNC_E_STATE && datsync_feed_append(fixed, &b, 1) == DATSYNC_E_READ_ONLY);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(reader) == 0 && datsync_feed_close(fixed) == 0);
+    CHECK(datsync_feed_close(NULL) == 0);
+}
+
+/* ================================================================ peers ========================================= */
+
+/* All that two peers have to say to each other: 0, or the first error that is not the good end. */
+static int pump(datsync_peer *a, datsync_peer *b, uint64_t now)
+{
+    const uint8_t *buf;
+    size_t n;
+    int idle = 0, r = 0;
+    while (idle < 2 && r == 0) {
+        datsync_peer *other;
+        n = datsync_peer_output(a, &buf, now);
+        idle = n ? 0 : idle + 1;
+        if (n) {
+            int64_t k = datsync_peer_input(b, buf, n, now);
+            r = k < 0 && k != DATSYNC_E_DONE ? (int)k : 0;
+            datsync_peer_sent(a, n, now);
+        }
+        if (r == 0 && (r = datsync_peer_tick(a, now)) == DATSYNC_E_DONE)
+            r = 0;
+        other = a;
+        a = b;
+        b = other;
+    }
+    return r;
+}
+
+static void check_handshake(void)
+{
+    static const char *const names[] = {"two", "one"};
+    datsync_feed *f = feed_of(3), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_peer_options o;
+    datsync_peer *a, *b;
+    datsync_message m;
+    datsync_cipher cipher;
+    datsync_bytes name;
+    const uint8_t *out;
+    uint8_t *copy, user[] = "who I am";
+    size_t n, at;
+    int64_t k;
+    memset(&o, 0, sizeof o);
+    memset(o.id, 'A', 32);
+    o.live = 1;
+    o.user_data.data = user;
+    o.user_data.len = 8;
+    o.extensions = names;
+    o.extension_count = 2;
+    CHECK(datsync_peer_new(&a, &o, 0) == 0);
+    memset(user, 0, sizeof user); /* it was copied */
+    memset(&o, 0, sizeof o);
+    memset(o.id, 'B', 32);
+    o.extensions = names + 1;
+    o.extension_count = 1;
+    CHECK(datsync_peer_new(&b, &o, 0) == 0);
+    CHECK(datsync_peer_remote_id(a) == NULL && datsync_peer_remote_live(b) == 0);
+    CHECK(datsync_peer_extension(a, f, "one", bytes("x")) == DATSYNC_E_STATE);
+    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == DATSYNC_E_STATE);
+    CHECK(datsync_peer_extension(a, f, "one", bytes("x")) == DATSYNC_E_UNSUPPORTED); /* not known yet */
+    /* what goes over the wire first: Feed with its nonce in the clear, then the handshake */
+    n = datsync_peer_output(a, &out, 0);
+    copy = malloc(n);
+    CHECK(copy != NULL);
+    memcpy(copy, out, n);
+    k = datsync_decode(&m, copy, n, NULL);
+    CHECK(k > 0 && m.type == DATSYNC_FEED && m.u.feed.nonce.len == 24);
+    datsync_cipher_init(&cipher, datsync_feed_key(f), m.u.feed.nonce.data);
+    datsync_cipher_xor(&cipher, copy + k, n - (size_t)k);
+    CHECK(datsync_decode(&m, copy + k, n - (size_t)k, NULL) > 0 && m.type == DATSYNC_HANDSHAKE);
+    CHECK(m.has == (1u << 1 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5) && m.u.handshake.live == 1 &&
+          m.u.handshake.ack == 0);
+    CHECK(m.u.handshake.id.len == 32 && m.u.handshake.id.data[0] == 'A');
+    CHECK(m.u.handshake.user_data.len == 8 && memcmp(m.u.handshake.user_data.data, "who I am", 8) == 0);
+    at = 0; /* in the order of their names, which the other side relies on */
+    CHECK(datsync_next_extension(&m, &at, &name) == 1 && name.len == 3 && memcmp(name.data, "one", 3) == 0);
+    CHECK(datsync_next_extension(&m, &at, &name) == 1 && name.len == 3 && memcmp(name.data, "two", 3) == 0);
+    CHECK(datsync_next_extension(&m, &at, &name) == 0);
+    free(copy);
+    CHECK(datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    CHECK(pump(a, b, 0) == 0);
+    CHECK(datsync_peer_remote_id(a)[0] == 'B' && datsync_peer_remote_id(b)[31] == 'A');
+    CHECK(datsync_peer_remote_live(b) == 1 && datsync_peer_remote_live(a) == 0);
+    CHECK(datsync_peer_remote_has(b, g, 0) && datsync_peer_remote_has(b, g, 2) && !datsync_peer_remote_has(b, g, 3));
+    CHECK(!datsync_peer_remote_has(b, g, UINT64_MAX) && !datsync_peer_remote_has(b, f, 0));
+    CHECK(datsync_peer_remote_length(b, g) == 3 && datsync_peer_remote_length(b, f) == 0);
+    CHECK(datsync_peer_complete(b, g) && !datsync_peer_complete(b, f));
+    CHECK(datsync_feed_count(g, 0, 9) == 3);
+    CHECK(datsync_peer_bytes_in(a) == datsync_peer_bytes_out(b) && datsync_peer_bytes_in(a) > 0);
+    CHECK(datsync_peer_bytes_in(b) == datsync_peer_bytes_out(a) && datsync_peer_bytes_in(b) > 21);
+    datsync_peer_free(a);
+    datsync_peer_free(b);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+}
+
+typedef struct heard {
+    datsync_feed *other;
+    int feeds, extensions, opened;
+    char payload[16];
+} heard;
+
+static void hear(void *ctx, datsync_peer *p, const datsync_peer_event *e)
+{
+    heard *h = ctx;
+    if (e->type == DATSYNC_PEER_FEED) {
+        h->feeds++;
+        CHECK(memcmp(e->discovery_key, datsync_feed_discovery_key(h->other), 32) != 0);
+        h->opened = datsync_peer_open(p, h->other, DATSYNC_UPLOAD);
+    } else if (e->type == DATSYNC_PEER_EXTENSION) {
+        h->extensions++;
+        CHECK(strcmp(e->name, "one") == 0 && e->payload.len < sizeof h->payload);
+        memcpy(h->payload, e->payload.data, e->payload.len);
+    }
+}
+
+static void check_extensions_and_send(void)
+{
+    static const char *const names[] = {"one", "two"};
+    datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0), *h = feed_of(0);
+    heard told;
+    datsync_peer_options o;
+    datsync_peer *a, *b, *c;
+    datsync_message m;
+    const uint8_t *out;
+    uint8_t *place;
+    size_t n;
+    memset(&told, 0, sizeof told);
+    memset(&o, 0, sizeof o);
+    told.other = h;
+    o.live = 1;
+    o.extensions = names;
+    o.extension_count = 2;
+    CHECK(datsync_peer_new(&a, &o, 0) == 0);
+    o.extension_count = 1;
+    o.ctx = &told;
+    o.on_event = hear;
+    CHECK(datsync_peer_new(&b, &o, 0) == 0 && datsync_peer_new(&c, &o, 0) == 0);
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_UNHAVE;
+    m.has = 1u << 1;
+    CHECK(datsync_peer_send(a, &m) == DATSYNC_E_STATE); /* no channel is open */
+    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0 && datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    CHECK(pump(a, b, 0) == 0 && datsync_peer_remote_has(b, g, 0));
+    CHECK(datsync_peer_extension(a, f, "two", bytes("x")) == DATSYNC_E_UNSUPPORTED);
+    CHECK(datsync_peer_extension(a, f, "three", bytes("x")) == DATSYNC_E_UNSUPPORTED);
+    CHECK(datsync_peer_extension(a, h, "one", bytes("x")) == DATSYNC_E_STATE);
+    CHECK(datsync_peer_extension(a, f, "one", bytes("hello")) == 0 && datsync_peer_send(a, &m) == 0);
+    CHECK(pump(a, b, 0) == 0 && told.extensions == 1 && strcmp(told.payload, "hello") == 0);
+    CHECK(!datsync_peer_remote_has(b, g, 0)); /* the Unhave */
+    m.channel = 1;
+    CHECK(datsync_peer_send(a, &m) == DATSYNC_E_STATE);
+    n = datsync_peer_output(a, &out, 0);
+    CHECK(n == 0);
+    m.type = DATSYNC_KEEP_ALIVE;
+    CHECK(datsync_peer_send(a, &m) == 0 && datsync_peer_output(a, &out, 0) == 1);
+    /* more than there was room for; the remote's first feed is one that this side did not begin with */
+    n = datsync_peer_space(b, &place);
+    CHECK(n > 0 && datsync_peer_received(b, n + 1, 0) == DATSYNC_E_INVALID);
+    datsync_peer_free(a);
+    o.on_event = NULL;
+    CHECK(datsync_peer_new(&a, &o, 0) == 0 && datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0);
+    n = datsync_peer_output(a, &out, 0);
+    CHECK(datsync_peer_input(c, out, n, 0) >= 0 && told.feeds == 1 && told.opened == DATSYNC_E_FIRST_FEED);
+    CHECK(datsync_peer_tick(c, 1000000) == DATSYNC_E_TIMEOUT && datsync_peer_open(c, g, 0) == DATSYNC_E_TIMEOUT);
+    CHECK(datsync_peer_send(c, &m) == DATSYNC_E_STATE);
+    datsync_peer_free(a);
+    datsync_peer_free(b);
+    datsync_peer_free(c);
+    datsync_peer_free(NULL);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0 && datsync_feed_close(h) == 0);
+}
+
+static void check_peer_limits(void)
+{
+    static char name[DATSYNC_MAX_EXTENSION_NAME + 1];
+    const char *names[DATSYNC_MAX_EXTENSIONS + 1];
+    datsync_feed *feeds[DATSYNC_MAX_CHANNELS + 1];
+    static uint8_t user[DATSYNC_MAX_USER_DATA + 1];
+    datsync_peer_options o;
+    datsync_peer *p;
+    size_t i;
+    memset(&o, 0, sizeof o);
+    o.user_data.data = user;
+    o.user_data.len = sizeof user;
+    CHECK(datsync_peer_new(&p, &o, 0) == DATSYNC_E_TOO_BIG && p == NULL);
+    o.user_data.len--;
+    CHECK(datsync_peer_new(&p, &o, 0) == 0);
+    datsync_peer_free(p);
+    o.user_data.data = NULL;
+    memset(name, 'n', DATSYNC_MAX_EXTENSION_NAME);
+    for (i = 0; i <= DATSYNC_MAX_EXTENSIONS; i++)
+        names[i] = name;
+    o.extensions = names;
+    o.extension_count = 1;
+    CHECK(datsync_peer_new(&p, &o, 0) == DATSYNC_E_TOO_BIG);
+    name[DATSYNC_MAX_EXTENSION_NAME - 1] = 0;
+    o.extension_count = DATSYNC_MAX_EXTENSIONS + 1;
+    CHECK(datsync_peer_new(&p, &o, 0) == DATSYNC_E_TOO_BIG);
+    o.extension_count--;
+    CHECK(datsync_peer_new(&p, &o, 0) == 0);
+    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++) {
+        feeds[i] = feed_new(NULL, 0);
+        CHECK(datsync_peer_open(p, feeds[i], DATSYNC_UPLOAD) == (i < DATSYNC_MAX_CHANNELS ? 0 : DATSYNC_E_TOO_BIG));
+    }
+    datsync_peer_free(p);
+    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
+        CHECK(datsync_feed_close(feeds[i]) == 0);
+}
+
+static datsync_feed *fixture; /* 40 blocks, of the C library's memory */
+
+static int clone_over_peers(const datsync_env *env)
+{
+    static const char *const names[] = {"one", "two"};
+    datsync_feed_options fo;
+    datsync_feed *g = NULL;
+    datsync_peer_options o;
+    datsync_peer *a = NULL, *b = NULL;
+    int r;
+    memset(&fo, 0, sizeof fo);
+    memset(&o, 0, sizeof o);
+    fo.env = o.env = env;
+    fo.key = datsync_feed_key(fixture);
+    fo.flags = DATSYNC_CREATE;
+    o.ack = 1;
+    o.user_data = bytes("user data");
+    o.extensions = names;
+    o.extension_count = 2;
+    if ((r = datsync_feed_open(&g, &fo)) == 0 && (r = datsync_peer_new(&a, &o, 0)) == 0 &&
+        (r = datsync_peer_new(&b, &o, 0)) == 0 && (r = datsync_peer_open(a, fixture, DATSYNC_UPLOAD)) == 0 &&
+        (r = datsync_peer_open(b, g, DATSYNC_DOWNLOAD)) == 0 && (r = pump(a, b, 0)) == 0)
+        CHECK(datsync_feed_count(g, 0, 99) == 40 && datsync_peer_complete(b, g));
+    datsync_peer_free(a);
+    datsync_peer_free(b);
+    if (g)
+        CHECK(datsync_feed_close(g) == 0 || r != 0);
+    return r;
+}
+
+static void check_clone_without_memory(void)
+{
+    fixture = feed_of(40);
+    each_allocation_fails(clone_over_peers);
+    CHECK(datsync_feed_close(fixture) == 0);
+}
+
+/* ================================================================ networks in memory ============================ */
+
+static int use_memory_net(const datsync_env *env)
+{
+    datsync_memory_net *net;
+    datsync_net n;
+    datsync_pollfd fds[3];
+    intptr_t listener, a = 0, b = 0, c = 0;
+    char buf[300], from[64];
+    int r = datsync_memory_net_new(&net, env, &n);
+    if (r < 0)
+        return r;
+    memset(buf, 'x', sizeof buf - 1);
+    buf[sizeof buf - 1] = 0;
+    CHECK(n.listen(n.ctx, buf, &listener, from, sizeof from) == DATSYNC_E_ADDRESS);
+    CHECK(n.connect(n.ctx, "here", &a) == DATSYNC_E_REFUSED);
+    if ((r = n.listen(n.ctx, "here", &listener, from, sizeof from)) == 0) {
+        CHECK(strcmp(from, "here") == 0 && n.listen(n.ctx, "here", &a, from, sizeof from) == DATSYNC_E_IN_USE);
+        CHECK(n.accept(n.ctx, listener, &b, from, sizeof from) == DATSYNC_E_AGAIN);
+        r = n.connect(n.ctx, "here", &a);
+    }
+    if (r == 0) {
+        CHECK(n.connected(n.ctx, a) == 0 && n.connected(n.ctx, 99) == DATSYNC_E_IO);
+        CHECK(n.accept(n.ctx, listener, &b, from, sizeof from) == 0 && a != b);
+        CHECK(n.recv(n.ctx, b, buf, 9) == DATSYNC_E_AGAIN && n.send(n.ctx, a, "hi", 2) == 2);
+        memset(fds, 0, sizeof fds);
+        fds[0].handle = a;
+        fds[1].handle = b;
+        fds[2].handle = 99;
+        fds[0].events = fds[1].events = fds[2].events = DATSYNC_POLL_READ;
+        CHECK(n.poll(n.ctx, fds, 3, -1) == 2 && fds[0].revents == 0 && fds[1].revents == DATSYNC_POLL_READ &&
+              fds[2].revents == DATSYNC_POLL_ERROR);
+        CHECK(n.recv(n.ctx, b, buf, 9) == 2 && memcmp(buf, "hi", 2) == 0);
+        n.close(n.ctx, a);
+        n.close(n.ctx, a); /* nothing is there any more */
+        CHECK(n.recv(n.ctx, b, buf, 9) == DATSYNC_E_CLOSED && n.send(n.ctx, b, "hi", 2) == DATSYNC_E_CLOSED);
+        r = n.connect(n.ctx, "here", &c);
+    }
+    if (r == 0) { /* the listener goes with a connection that waits */
+        n.close(n.ctx, listener);
+        CHECK(n.recv(n.ctx, c, buf, 9) == DATSYNC_E_CLOSED && n.connect(n.ctx, "here", &a) == DATSYNC_E_REFUSED);
+    }
+    datsync_memory_net_free(net); /* with what is open still */
+    datsync_memory_net_free(NULL);
+    return r;
+}
+
+static void check_memory_net(void)
+{
+    each_allocation_fails(use_memory_net);
+}
+
+/* ================================================================ the synchronizer ============================== */
+
+static void check_without_plugs(void)
+{
+    datsync_options o;
+    datsync *ds;
+    datsync_memory_net *net;
+    datsync_net n;
+    memset(&o, 0, sizeof o);
+    CHECK(datsync_new(&ds, &o, 0) == 0);
+    CHECK(datsync_listen(ds, "here") == DATSYNC_E_UNSUPPORTED &&
+          datsync_connect(ds, "here", 0) == DATSYNC_E_UNSUPPORTED);
+    CHECK(datsync_poll(ds, 0) == DATSYNC_E_UNSUPPORTED && datsync_run(ds) == DATSYNC_E_UNSUPPORTED);
+    CHECK(datsync_free(ds) == 0 && datsync_free(NULL) == 0);
+    CHECK(datsync_memory_net_new(&net, NULL, &n) == 0);
+    o.net = &n; /* no clock: the caller's loop has its own */
+    CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_run(ds) == DATSYNC_E_UNSUPPORTED &&
+          datsync_poll(ds, 0) == DATSYNC_E_UNSUPPORTED);
+    CHECK(datsync_listen(ds, "here") == 0 && datsync_listen(ds, "here") == DATSYNC_E_IN_USE);
+    CHECK(datsync_free(ds) == 0);
+    datsync_memory_net_free(net);
+}
+
+static void check_adding(void)
+{
+    datsync_feed *feeds[DATSYNC_MAX_CHANNELS + 1], *fixed = feed_new(NULL, DATSYNC_STATIC), *other = feed_of(1);
+    datsync_drive_options drive_options;
+    datsync_drive *drive;
+    datsync_options o;
+    datsync *ds;
+    size_t i;
+    memset(&o, 0, sizeof o);
+    CHECK(datsync_new(&ds, &o, 0) == 0);
+    CHECK(datsync_add(ds, fixed, DATSYNC_UPLOAD) == DATSYNC_E_STATE); /* it has no key yet */
+    memset(&drive_options, 0, sizeof drive_options);
+    drive_options.flags = DATSYNC_CREATE;
+    CHECK(datsync_drive_open(&drive, &drive_options) == 0);
+    CHECK(datsync_add_drive(ds, drive, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_add_drive(ds, drive, DATSYNC_UPLOAD) == DATSYNC_E_STATE);
+    CHECK(datsync_add(ds, datsync_drive_metadata(drive), DATSYNC_UPLOAD) == DATSYNC_E_STATE);
+    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++) {
+        feeds[i] = feed_new(NULL, 0);
+        CHECK(datsync_add(ds, feeds[i], DATSYNC_UPLOAD) == (i < DATSYNC_MAX_CHANNELS - 2 ? 0 : DATSYNC_E_TOO_BIG));
+        CHECK(datsync_add(ds, feeds[i], DATSYNC_UPLOAD) ==
+              (i < DATSYNC_MAX_CHANNELS - 2 ? DATSYNC_E_STATE : DATSYNC_E_TOO_BIG));
+    }
+    CHECK(!datsync_complete(ds, other) && datsync_offered(ds, other) == 0);
+    CHECK(datsync_free(ds) == 0 && datsync_drive_close(drive) == 0 && datsync_drive_close(NULL) == 0);
+    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
+        CHECK(datsync_feed_close(feeds[i]) == 0);
+    CHECK(datsync_feed_close(fixed) == 0 && datsync_feed_close(other) == 0);
+}
+
+/* A network whose accept fails while `broken`, and whose connections never get ready while `slow`. */
+typedef struct bad_net {
+    datsync_net real;
+    int broken, slow, accepts, warnings, unreachable, last_error;
+} bad_net;
+
+static int bad_listen(void *ctx, const char *address, intptr_t *listener, char *bound, size_t cap)
+{
+    bad_net *b = ctx;
+    return b->real.listen(b->real.ctx, address, listener, bound, cap);
+}
+
+static int bad_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from, size_t cap)
+{
+    bad_net *b = ctx;
+    b->accepts++;
+    return b->broken ? DATSYNC_E_IO : b->real.accept(b->real.ctx, listener, stream, from, cap);
+}
+
+static int bad_connect(void *ctx, const char *address, intptr_t *stream)
+{
+    bad_net *b = ctx;
+    return b->real.connect(b->real.ctx, address, stream);
+}
+
+static int bad_connected(void *ctx, intptr_t stream)
+{
+    bad_net *b = ctx;
+    return b->slow ? DATSYNC_E_AGAIN : b->real.connected(b->real.ctx, stream);
+}
+
+static int64_t bad_recv(void *ctx, intptr_t stream, void *buf, size_t len)
+{
+    bad_net *b = ctx;
+    return b->real.recv(b->real.ctx, stream, buf, len);
+}
+
+static int64_t bad_send(void *ctx, intptr_t stream, const void *buf, size_t len)
+{
+    bad_net *b = ctx;
+    return b->real.send(b->real.ctx, stream, buf, len);
+}
+
+static void bad_close(void *ctx, intptr_t handle)
+{
+    bad_net *b = ctx;
+    b->real.close(b->real.ctx, handle);
+}
+
+static void bad_log(void *ctx, int level, const char *line)
+{
+    bad_net *b = ctx;
+    CHECK(level == DATSYNC_LOG_WARNING && strchr(line, '\n') == NULL);
+    b->warnings++;
+}
+
+static void bad_event(void *ctx, datsync *ds, const datsync_event *e)
+{
+    bad_net *b = ctx;
+    (void)ds;
+    if (e->type == DATSYNC_EV_UNREACHABLE) {
+        b->unreachable++;
+        b->last_error = e->error;
+    }
+}
+
+static void check_bad_network(void)
+{
+    datsync_feed *f = feed_of(1);
+    datsync_memory_net *net;
+    bad_net b;
+    datsync_net n;
+    datsync_env env;
+    datsync_options o;
+    datsync *ds;
+    datsync_pollfd fds[4];
+    intptr_t stream;
+    memset(&b, 0, sizeof b);
+    memset(&n, 0, sizeof n);
+    memset(&env, 0, sizeof env);
+    memset(&o, 0, sizeof o);
+    CHECK(datsync_memory_net_new(&net, NULL, &b.real) == 0);
+    n.ctx = env.ctx = o.ctx = &b;
+    n.listen = bad_listen;
+    n.accept = bad_accept;
+    n.connect = bad_connect;
+    n.connected = bad_connected;
+    n.recv = bad_recv;
+    n.send = bad_send;
+    n.close = bad_close;
+    env.log = bad_log;
+    o.env = &env;
+    o.net = &n;
+    o.on_event = bad_event;
+    o.max_peers = 2;
+    CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 && datsync_listen(ds, "here") == 0);
+    /* accept fails: it is told, and tried again a second later */
+    b.broken = 1;
+    CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_READ);
+    fds[0].revents = DATSYNC_POLL_READ;
+    CHECK(datsync_step(ds, fds, 1, 10) == 0 && b.warnings == 1 && b.accepts == 1);
+    CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == 0 && fds[0].revents == 0);
+    CHECK(datsync_step(ds, fds, 1, 1009) == 0 && datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == 0);
+    CHECK(datsync_step(ds, fds, 1, 1010) == 0 && datsync_pollfds(ds, fds, 4) == 1 &&
+          fds[0].events == DATSYNC_POLL_READ);
+    CHECK(b.accepts == 1);
+    /* the cap: the third connection is closed again, and told */
+    b.broken = 0;
+    CHECK(b.real.connect(b.real.ctx, "here", &stream) == 0 && b.real.connect(b.real.ctx, "here", &stream) == 0 &&
+          b.real.connect(b.real.ctx, "here", &stream) == 0);
+    fds[0].revents = DATSYNC_POLL_READ;
+    CHECK(datsync_step(ds, fds, 1, 1020) == 0 && datsync_pollfds(ds, NULL, 0) == 3 && b.warnings == 2 &&
+          b.accepts == 5);
+    CHECK(datsync_free(ds) == 0);
+    /* a dial that never gets through */
+    CHECK(b.real.listen(b.real.ctx, "there", &stream, (char *)&fds, 0) == 0);
+    b.slow = 1;
+    CHECK(datsync_new(&ds, &o, 5000) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_connect(ds, "there", 5000) == 0 && datsync_connect(ds, "there", 5000) == 0 &&
+          datsync_candidates(ds) == 1);
+    CHECK(datsync_step(ds, NULL, 0, 5000) == 0 && datsync_candidates(ds) == 1 && datsync_peers(ds) == 0);
+    CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_WRITE && datsync_deadline(ds) == 6000);
+    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 8000 && b.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 7999) == 0 && b.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 8000) == 0 && b.unreachable == 1 && b.last_error == DATSYNC_E_UNREACHABLE);
+    CHECK(datsync_candidates(ds) == 1 && datsync_pollfds(ds, NULL, 0) == 0); /* it is dialled again later */
+    CHECK(datsync_free(ds) == 0);
+    /* nobody there: refused at once, again and again, and then given up, until it is asked for anew */
+    CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+          datsync_connect(ds, "nowhere", 0) == 0);
+    b.unreachable = 0;
+    while (datsync_candidates(ds)) {
+        CHECK(datsync_deadline(ds) < 3600000 && b.unreachable < 20);
+        CHECK(datsync_step(ds, NULL, 0, datsync_deadline(ds)) == 0);
+    }
+    CHECK(b.unreachable > 1 && b.last_error == DATSYNC_E_REFUSED);
+    CHECK(datsync_connect(ds, "nowhere", 9000000) == 0 && datsync_candidates(ds) == 1);
+    b.unreachable = 0;
+    CHECK(datsync_step(ds, NULL, 0, 9000000) == 0 && b.unreachable == 1 && datsync_candidates(ds) == 1);
+    CHECK(datsync_free(ds) == 0 && datsync_feed_close(f) == 0);
+    datsync_memory_net_free(net);
+}
+
+/* ================================================================ which ========================================= */
+
+static const struct check {
+    const char *name;
+    void (*run)(void);
+} checks[] = {
+    {"messages", check_messages},
+    {"run-lengths", check_run_lengths},
+    {"errors", check_errors},
+    {"memory-store", check_memory_store},
+    {"feed", check_feed},
+    {"handshake", check_handshake},
+    {"extensions-and-send", check_extensions_and_send},
+    {"peer-limits", check_peer_limits},
+    {"clone-without-memory", check_clone_without_memory},
+    {"memory-net", check_memory_net},
+    {"without-plugs", check_without_plugs},
+    {"adding", check_adding},
+    {"bad-network", check_bad_network},
+};
+
+int main(int argc, char **argv)
+{
+    size_t i;
+    CHECK(sodium_init() >= 0);
+    for (i = 0; i < sizeof checks / sizeof *checks; i++)
+        if (argc < 2)
+            puts(checks[i].name);
+        else if (strcmp(argv[1], checks[i].name) == 0)
+            return checks[i].run(), 0;
+    return argc < 2 ? 0 : 2;
+}

@@ -1,0 +1,28 @@
+"""The public interface as a C program meets it: the checks of api.c, each a process of its own."""
+
+import os
+import subprocess
+
+import pytest
+from probe import ROOT, WRAPPER
+
+API = os.environ.get("DATSYNC_API", os.path.join(ROOT, "build", "asan", "api"))
+CHECKS = ["messages", "run-lengths", "errors", "memory-store", "feed", "handshake", "extensions-and-send", "peer-limits",
+          "clone-without-memory", "memory-net", "without-plugs", "adding", "bad-network"]
+
+
+def api(*words):
+    return subprocess.run([*WRAPPER, API, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+                          timeout=120, check=False)
+
+
+def test_these_are_all_checks():
+    assert api().stdout.split() == CHECKS
+    assert api("no-such-check").returncode == 2
+
+
+@pytest.mark.valgrind
+@pytest.mark.parametrize("name", CHECKS)
+def test_api(name):
+    done = api(name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -390,7 +390,8 @@ static void check_extensions_and_send(void)
     o.extension_count = 1;
     o.ctx = &told;
     o.on_event = hear;
-    CHECK(datsync_peer_new(&b, &o, 0) == 0 && datsync_peer_new(&c, &o, 0) == 0);
+    CHECK(datsync_peer_new(&b, &o, 0) == 0);
+    CHECK(datsync_peer_new(&c, &o, 0) == 0);
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_UNHAVE;
     m.has = 1u << 1;

@@ -133,6 +133,7 @@ static void check_messages(void)
     CHECK(datsync_encode(&m, NULL, 0, NULL) == (int64_t)DATSYNC_MAX_FRAME + 4);
     m.u.extension.payload.len++;
     CHECK(datsync_encode(&m, NULL, 0, NULL) == DATSYNC_E_TOO_BIG);
+    CHECK(datsync_decode(&m, buf, 0, NULL) == DATSYNC_E_MORE && m.type == -1);
     memset(&m, 0, sizeof m);
     m.body = bytes("\x22\x05xy"); /* a name of five bytes of which two are there; a node's tag is \x1a */
     at = 0;
@@ -254,6 +255,64 @@ static void check_feed(void)
     CHECK(datsync_feed_finalize(fixed) == DATSYNC_E_STATE && datsync_feed_append(fixed, &b, 1) == DATSYNC_E_READ_ONLY);
     CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(reader) == 0 && datsync_feed_close(fixed) == 0);
     CHECK(datsync_feed_close(NULL) == 0);
+}
+
+/* A store whose tree is as long as it is told to be. */
+typedef struct long_store {
+    datsync_store real;
+    int64_t tree;
+} long_store;
+
+static int64_t long_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    long_store *s = ctx;
+    return s->real.read(s->real.ctx, part, offset, buf, len);
+}
+
+static int64_t long_size(void *ctx, int part)
+{
+    long_store *s = ctx;
+    return part == DATSYNC_PART_TREE && s->tree ? s->tree : s->real.size(s->real.ctx, part);
+}
+
+static int no_lock(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static void check_sizes(void)
+{
+    datsync_feed_options o;
+    datsync_feed *f;
+    datsync_bytes b[3];
+    datsync_store memory;
+    long_store s;
+    int i;
+    for (i = 0; i < 3; i++)
+        b[i] = bytes("a block");
+    CHECK(datsync_memory_store(NULL, &memory) == 0);
+    memset(&o, 0, sizeof o);
+    o.store = memory;
+    o.store.close = NULL; /* it is opened several times */
+    o.store.lock = no_lock;
+    o.flags = DATSYNC_CREATE;
+    CHECK(datsync_feed_open(&f, &o) == 0 && datsync_feed_append(f, b, 3) == 3 && datsync_feed_flush(f) == 0);
+    CHECK(memory.size(memory.ctx, DATSYNC_PART_DATA) == 21);
+    CHECK(datsync_feed_clear(f, 1, 3) == 0); /* at the end: the bytes go at once */
+    CHECK(memory.size(memory.ctx, DATSYNC_PART_DATA) == 7);
+    CHECK(datsync_feed_close(f) == 0);
+    /* a tree for 2^32 blocks is as long as it may be */
+    s.real = memory;
+    s.tree = (int64_t)(80 * DATSYNC_MAX_BLOCKS) + 79;
+    o.store.ctx = &s;
+    o.store.read = long_read;
+    o.store.size = long_size;
+    o.flags = DATSYNC_READ_ONLY;
+    CHECK(datsync_feed_open(&f, &o) == 0 && datsync_feed_length(f) == 3 && datsync_feed_close(f) == 0);
+    s.tree++;
+    CHECK(datsync_feed_open(&f, &o) == DATSYNC_E_TOO_BIG && f == NULL);
+    memory.close(memory.ctx);
 }
 
 /* ================================================================ peers ========================================= */
@@ -462,6 +521,82 @@ static void check_peer_limits(void)
     datsync_peer_free(p);
     for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
         CHECK(datsync_feed_close(feeds[i]) == 0);
+}
+
+/* Silence is counted from what was last received, also where nothing was asked of the peer meanwhile. */
+static void check_silence(void)
+{
+    datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_peer_options o;
+    datsync_peer *a, *b;
+    datsync_message m;
+    const uint8_t *out;
+    memset(&o, 0, sizeof o);
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_KEEP_ALIVE;
+    o.live = 1;
+    CHECK(datsync_peer_new(&a, &o, 0) == 0);
+    CHECK(datsync_peer_new(&b, &o, 0) == 0);
+    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0 && datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    CHECK(pump(a, b, 0) == 0 && datsync_peer_send(a, &m) == 0 && datsync_peer_output(a, &out, 7000) == 1);
+    CHECK(datsync_peer_input(b, out, 1, 7000) == 1);
+    CHECK(datsync_peer_tick(b, 14499) == 0 && datsync_peer_tick(b, 14500) == DATSYNC_E_TIMEOUT);
+    datsync_peer_free(a);
+    datsync_peer_free(b);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+}
+
+/* Two peers that share 6 MiB for large frames, each of which is sent one of 8 MiB. */
+static void check_pool(void)
+{
+    static uint8_t payload[DATSYNC_MAX_FRAME - 2];
+    datsync_feed *f = feed_of(1), *g[2];
+    struct datsync_pool pool = {6u << 20, 0, NULL};
+    datsync_peer_options o;
+    datsync_peer *from[2], *to[2];
+    const uint8_t *out[2];
+    datsync_message m;
+    size_t n[2], done[2], first = 3u << 20, i;
+    memset(&o, 0, sizeof o);
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_EXTENSION;
+    m.u.extension.payload.data = payload;
+    m.u.extension.payload.len = sizeof payload;
+    o.live = 1;
+    for (i = 0; i < 2; i++) {
+        g[i] = feed_new(datsync_feed_key(f), 0);
+        o.pool = NULL;
+        CHECK(datsync_peer_new(&from[i], &o, 0) == 0);
+        o.pool = &pool;
+        CHECK(datsync_peer_new(&to[i], &o, 0) == 0);
+        CHECK(datsync_peer_open(from[i], f, DATSYNC_UPLOAD) == 0 &&
+              datsync_peer_open(to[i], g[i], DATSYNC_DOWNLOAD) == 0);
+        CHECK(pump(from[i], to[i], 0) == 0 && pool.used == 0);
+        CHECK(datsync_peer_send(from[i], &m) == 0);
+        n[i] = datsync_peer_output(from[i], &out[i], 0);
+        CHECK(n[i] > DATSYNC_MAX_FRAME);
+    }
+    for (i = 0; i < 2;
+         i++) { /* both have room for half of theirs, the second by going over the limit: it is its turn */
+        done[i] = (size_t)datsync_peer_input(to[i], out[i], first, 0);
+        CHECK(done[i] == first && datsync_peer_want_read(to[i]));
+    }
+    CHECK(pool.owner == to[1] && pool.used > pool.limit && pool.used < 8u << 20);
+    done[0] += (size_t)datsync_peer_input(to[0], out[0] + done[0], n[0] - done[0], 0);
+    CHECK(done[0] < n[0] && !datsync_peer_want_read(to[0]) && datsync_peer_want_read(to[1]));
+    CHECK(datsync_peer_input(to[1], out[1] + done[1], n[1] - done[1], 0) == (int64_t)(n[1] - done[1]));
+    while (pool.owner) { /* it gives its memory back when it is asked to read again */
+        uint8_t *place;
+        CHECK(datsync_peer_space(to[1], &place) > 0);
+    }
+    CHECK(datsync_peer_want_read(to[0]));
+    CHECK(datsync_peer_input(to[0], out[0] + done[0], n[0] - done[0], 0) == (int64_t)(n[0] - done[0]));
+    for (i = 0; i < 2; i++) {
+        datsync_peer_free(from[i]);
+        datsync_peer_free(to[i]);
+        CHECK(datsync_feed_close(g[i]) == 0);
+    }
+    CHECK(pool.used == 0 && pool.owner == NULL && datsync_feed_close(f) == 0);
 }
 
 static datsync_feed *fixture; /* 40 blocks, of the C library's memory */
@@ -760,9 +895,12 @@ static const struct check {
     {"errors", check_errors},
     {"memory-store", check_memory_store},
     {"feed", check_feed},
+    {"sizes", check_sizes},
     {"handshake", check_handshake},
     {"extensions-and-send", check_extensions_and_send},
     {"peer-limits", check_peer_limits},
+    {"silence", check_silence},
+    {"pool", check_pool},
     {"clone-without-memory", check_clone_without_memory},
     {"memory-net", check_memory_net},
     {"without-plugs", check_without_plugs},

@@ -3428,6 +3428,130 @@ static void drives_end(void)
         world_free(&world_at[i]);
 }
 
+/* ================================================================ models ======================================== */
+
+#define MODEL_BITS ((size_t)(3 * TABLE_BITS))
+
+/* The memory that a bit set says it owns. */
+static size_t bits_kib(const bits *b)
+{
+    size_t t, p, kib = 0;
+    for (t = 0; t < b->table_count; t++) {
+        if (!b->tables[t] || b->tables[t] == table_of_ones())
+            continue;
+        kib += TABLE_KIB;
+        for (p = 0; p < TABLE_PAGES; p++)
+            kib += b->tables[t]->pages[p].bytes != NULL;
+    }
+    return kib;
+}
+
+/* Is this range of the bit set that of the model, by each reader? */
+static int model_agrees(const bits *b, const uint8_t *model, size_t start, size_t end)
+{
+    size_t i, n = 0, first[2] = {end, end}, from = (start + 7) / 8 * 8;
+    uint8_t packed[4096];
+    for (i = end; i-- > start;) {
+        n += model[i];
+        first[model[i]] = i;
+    }
+    if (bits_count(b, start, end) != n || bits_next(b, start, end, 0) != first[0] ||
+        bits_next(b, start, end, 1) != first[1])
+        return 0;
+    for (i = start; i < end; i += 1 + (end - start) / 1000)
+        if (bits_get(b, i) != model[i])
+            return 0;
+    if (from + 8 * sizeof packed > MODEL_BITS)
+        return 1;
+    bits_read(b, from, packed, sizeof packed);
+    for (i = 0; i < 8 * sizeof packed; i++)
+        if ((packed[i / 8] >> (7 - i % 8) & 1) != model[from + i])
+            return 0;
+    return 1;
+}
+
+static size_t model_length(const uint8_t *model)
+{
+    size_t n = MODEL_BITS;
+    while (n > 0 && !model[n - 1])
+        n--;
+    return n;
+}
+
+/* model-bits SEED STEPS: a bit set against an array of bytes, in steps of chance -> how many steps agree, KiB owned at the end,
+ * bytes that are not freed */
+static int cmd_model_bits(int n, char **w)
+{
+    static const size_t units[] = {1, 8, 100, PAGE_BITS, 5 * PAGE_BITS, TABLE_BITS};
+    uint64_t state = number(w[0]), steps = number(w[1]), done;
+    uint8_t *model = must(calloc(MODEL_BITS, 1));
+    size_t before = mem_live;
+    bits b;
+    (void)n;
+    memset(&b, 0, sizeof b);
+    for (done = 0; done < steps; done++) {
+        size_t unit = units[chance(&state) % 6], at = (size_t)chance(&state) % MODEL_BITS, len, i;
+        int value = (int)(chance(&state) & 1), r, changed = 0;
+        at -= chance(&state) % 3 ? at % unit : 0; /* often whole pages and tables, so that they are taken back */
+        len = unit * (1 + (size_t)(chance(&state) % 3));
+        len = MIN(len, MODEL_BITS - at);
+        if (done % 3 == 2) { /* one bit */
+            changed = model[at] != value;
+            model[at] = (uint8_t)value;
+            r = bits_set(&plugs, &b, at, value) - changed;
+        } else {
+            for (i = at; i < at + len; i++)
+                model[i] = (uint8_t)value;
+            r = bits_fill(&plugs, &b, at, at + len, value);
+        }
+        if (r != 0 || b.owned != bits_kib(&b) ||
+            !model_agrees(&b, model, at > 99 ? at - 99 : 0, MIN(at + len + 99, MODEL_BITS)))
+            break;
+    }
+    if (!model_agrees(&b, model, 0, MODEL_BITS) || bits_length(&b) != model_length(model))
+        done = 0;
+    say_number(done);
+    say_number(b.owned);
+    bits_free(&plugs, &b);
+    say_number(mem_live - before);
+    free(model);
+    return 0;
+}
+
+/* model-promises SEED STEPS: the set of promised nodes against an array, which also makes it grow -> how many steps agree */
+static int cmd_model_promises(int n, char **w)
+{
+    enum { MOST = 600 };
+    uint64_t state = number(w[0]), steps = number(w[1]), done, i;
+    uint8_t model[MOST];
+    promises s;
+    (void)n;
+    memset(&s, 0, sizeof s);
+    memset(model, 0, sizeof model);
+    for (done = 0; done < steps; done++) {
+        uint64_t at = chance(&state) % MOST;
+        size_t count = 0;
+        if (done / 1000 % 2 ? chance(&state) % 4 == 0 : chance(&state) % 4 != 0) { /* it grows, and shrinks */
+            if (promise_add(&plugs, &s, 7 * at) < 0)
+                die("out of memory");
+            model[at] = 1;
+        } else {
+            promise_remove(&s, 7 * at);
+            model[at] = 0;
+        }
+        for (i = 0; i < MOST; i++)
+            count += model[i];
+        for (i = done % 10 ? at : 0; i < (done % 10 ? at + 1 : MOST); i++)
+            if (promise_get(&s, 7 * i) != model[i])
+                count = SIZE_MAX;
+        if (count != s.count)
+            break;
+    }
+    say_number(done);
+    mem_free(&plugs, s.slots);
+    return 0;
+}
+
 /* ================================================================ the loop ====================================== */
 
 static const struct command {
@@ -3455,6 +3579,8 @@ static const struct command {
     {"frame-size", 1, cmd_frame_size},
     {"varint", 1, cmd_varint},
     {"varint-encode", 1, cmd_varint_encode},
+    {"model-bits", 2, cmd_model_bits},
+    {"model-promises", 2, cmd_model_promises},
     {"rle-decode", 2, cmd_rle_decode},
     {"rle-encode", 1, cmd_rle_encode},
     {"cipher", 5, cmd_cipher},

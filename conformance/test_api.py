@@ -7,8 +7,9 @@ import pytest
 from probe import ROOT, WRAPPER
 
 API = os.environ.get("DATSYNC_API", os.path.join(ROOT, "build", "asan", "api"))
-CHECKS = ["messages", "run-lengths", "errors", "memory-store", "feed", "handshake", "extensions-and-send", "peer-limits",
-          "clone-without-memory", "memory-net", "without-plugs", "adding", "bad-network"]
+CHECKS = ["messages", "run-lengths", "errors", "memory-store", "feed", "sizes", "handshake", "extensions-and-send",
+          "peer-limits", "silence", "pool", "clone-without-memory", "memory-net", "without-plugs", "adding",
+          "bad-network"]
 
 
 def api(*words):

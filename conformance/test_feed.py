@@ -70,6 +70,20 @@ def sound(probe, disk):
     return feed
 
 
+# ---- what the feed keeps its claims in ----------------------------------------------------------
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bit_sets(probe, seed):
+    """Set, fill, count, search and read against an array; and the memory that they say they take."""
+    done, _, lost = probe.numbers("model-bits", seed, 300)
+    assert (done, lost) == (300, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sets_of_promised_nodes(probe, seed):
+    assert probe.numbers("model-promises", seed, 6000) == [6000]
+
+
 # ---- trees, digests, proofs ---------------------------------------------------------------------
 
 def test_trees_of_all_lengths(probe):
@@ -729,6 +743,43 @@ def test_a_crash_between_the_pages_of_a_bitfield(probe):
         assert probe.numbers("check", 0, SEED, 1, 1) == [17000, 17000], kept
         probe.ask("close", 0)
         assert probe.bytes("disk-get", 0, BITFIELD) == after
+
+
+@pytest.mark.parametrize("first, count", [(2, 1), (5002, 1), (8194, 1), (12286, 1), (0, 8192)])
+def test_blank_nodes_are_not_claimed(probe, first, count):
+    """Claims of nodes whose place in the tree is blank go, with their blocks. Without the roots no other can be read either."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 7000, where="disk:0")
+    probe.ask("close", 0)
+    tree = probe.bytes("disk-get", 0, TREE)
+    probe.ask("disk-set", 0, TREE, tree[:32 + 40 * first] + bytes(40 * count) + tree[32 + 40 * (first + count):])
+    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    blank = set(range(first, first + count))
+    left = {i for i in range(7000) if 2 * i not in blank} if count == 1 else set()
+    for _ in range(2):  # and it is written down: the next one finds it so
+        reader(probe, 0, "disk:0", 0)
+        assert members(probe.ask("held", 0)) == left and not members(probe.ask("nodes", 0)) & blank
+        check(probe, 0, len(left))
+        probe.ask("close", 0)
+    bits = sleep.load(found_on(probe, 0))
+    assert not set(bits.tree.holding) & blank and set(bits.blocks) == left
+
+
+@pytest.mark.parametrize("secret", [True, False])
+def test_opening_writes_nothing(probe, secret):
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, where="disk:0")
+    probe.ask("close", 0)
+    before = found_on(probe, 0)
+    if not secret:
+        probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    probe.ask("disk-calls", 0)
+    probe.ask("open", 0, "disk:0", 0, PUBLIC, None)
+    reads, writes, _, truncates, _ = probe.numbers("disk-calls", 0)
+    assert reads > 0 and (writes, truncates) == (0, 0)
+    check(probe, 0, 20)
+    probe.ask("close", 0)
+    assert {**found_on(probe, 0), "secret_key": before["secret_key"]} == before
 
 
 def test_recovery_syncs_what_it_claims(probe):

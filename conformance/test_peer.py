@@ -6,7 +6,8 @@ import pytest
 
 import probe as drive
 from dat import cipher, feed as feeds, wire
-from dat.wire import Data, Extension, Feed, Handshake, Have, Info, Request, Unhave, Want, request
+from dat.bitfield import rle_encode
+from dat.wire import Data, Extension, Feed, Handshake, Have, Info, Request, Unhave, Unwant, Want, request
 from probe import (BAD_DATA, BOTH, CREATE, DONE, DOWNLOAD, EARLY, FIRST_FEED, PROTOCOL, SELF, TIMEOUT,
                    content, members, secret_key)
 
@@ -278,6 +279,73 @@ def test_wants_that_are_not_multiples_of_8192_are_ignored(probe):
         assert remote.talk(Want(start, length)) == []
     assert of(Have, remote.talk(Want(8192, 8192)))[-1] == Have(8192, 8192, b"")
     assert of(Have, remote.talk(Want(0)))[-1] == Have(0, 0, NINE)
+
+
+def test_a_want_is_answered_with_its_range_alone(probe):
+    remote = Remote(probe, 20000)
+    assert of(Have, remote.talk(Want(8192, 8192)))[-1] == Have(8192, 8192, rle_encode(b"\xff" * 1024))
+    assert of(Have, remote.talk(Want(16384, 8192)))[-1] == Have(16384, 8192, rle_encode(b"\xff" * 452))
+
+
+def test_sixteen_wants_at_once(probe):
+    """As many as are kept; those behind them are not answered, and nothing else is harmed."""
+    remote = Remote(probe, 9)
+    wants = [Want(8192 * k, 8192) for k in range(16)]
+    answers = [h for h in of(Have, remote.talk(*wants)) if h.bitfield is not None]
+    assert [(h.start, h.length) for h in answers] == [(w.start, w.length) for w in wants]
+    for index in range(9):
+        (data,) = of(Data, remote.talk(request(index)))
+        assert data.index == index and data.value == content(SEED, index, SIZE)
+
+
+@pytest.mark.parametrize("unwant, ends", [(Unwant(0), True), (Unwant(0, RANGE), True), (Unwant(0, 3), True),
+                                          (Unwant(0, 2), False), (Unwant(1), False), (Unwant(1, RANGE), False)])
+def test_unwant_of_all_ends_the_announcing(probe, unwant, ends):
+    """Of a part, or from a later block on, it does not: there is one Want for all."""
+    remote = Remote(probe, 3)
+    remote.talk(Want(0, RANGE))
+    assert remote.talk(unwant) == []
+    probe.ask("grow", 0, SEED, 1, 10, 10, 1)
+    probe.ask("flush", 0)
+    assert of(Have, remote.hear()) == ([] if ends else [Have(3)])
+    assert of(Unhave, remote.talk(request(7))) == ([] if ends else [Unhave(7)])
+    remote.talk(Want(0, RANGE))
+    assert of(Unhave, remote.talk(request(7))) == [Unhave(7)]
+
+
+@pytest.mark.parametrize("hash", [False, True])
+def test_what_is_not_there_is_taken_back(probe, hash):
+    """Only from a remote that asked what there is."""
+    remote = Remote(probe, 3)
+    assert remote.talk(request(7, hash=hash)) == []
+    remote.talk(Want(0, RANGE))
+    assert of(Unhave, remote.talk(request(7, hash=hash))) == [Unhave(7)]
+    probe.ask("clear", 0, 1, 2)
+    heard = remote.talk(request(1, hash=hash))
+    assert of(Data, heard) if hash else Unhave(1) in of(Unhave, heard)
+
+
+def test_a_hash_alone_as_the_answer_is_no_block(probe):
+    """It is kept, and the block is not asked of this remote again; it may be offered anew."""
+    remote, feed = Remote(probe), source(3)
+    (first,) = of(Request, remote.talk(Have(2)))
+    heard = remote.talk(feed.answer(request(first.index, first.nodes, hash=True)))
+    assert of(Request, heard) == [] and probe.ask("nodes", 0) and members(probe.ask("held", 0)) == set()
+    assert alive(remote, 16000) == []
+    (again,) = of(Request, remote.talk(Have(2)))
+    assert again.index == first.index
+    remote.talk(feed.answer(again))
+    assert members(probe.ask("held", 0)) == {2}
+
+
+@pytest.mark.parametrize("nodes, stored", [(80, True), (81, False)])
+def test_an_answer_with_too_many_nodes_is_of_no_use(probe, nodes, stored):
+    remote, feed = Remote(probe), source(3)
+    (first,) = of(Request, remote.talk(Have(2)))
+    data = feed.answer(first)
+    more = [wire.Node(0, bytes([i] * 32), 1) for i in range(nodes - len(data.nodes))]
+    remote.talk(Data(data.index, data.value, list(data.nodes) + more, data.signature))
+    assert members(probe.ask("held", 0)) == ({2} if stored else set())
 
 
 def test_an_empty_feed_answers_a_present_empty_bitfield(probe):

@@ -7973,6 +7973,15 @@ static int drive_plan(datsync_drive *d, uint64_t version)
 
 /* ------------------------------------------------ may a file be replaced? */
 
+static int old_add(datsync_drive *d, uint64_t seq, const char *path)
+{
+    if (mem_grow(&d->env, &d->old, &d->old_cap, d->old_count + 1, sizeof *d->old) < 0)
+        return DATSYNC_E_NOMEM;
+    d->old[d->old_count].name = name_hash(d, path_name(path));
+    d->old[d->old_count++].seq = seq;
+    return 0;
+}
+
 /* What was at each path in other versions. */
 static int old_build(datsync_drive *d)
 {
@@ -7984,13 +7993,9 @@ static int old_build(datsync_drive *d)
             continue;
         r = entry_load(d, seq, &e);
         if (r == DATSYNC_E_ENTRY)
-            r = 0;
-        if (r < 0 || e.deleted || e.error || is_folder(&e))
-            continue;
-        if ((r = mem_grow(&d->env, &d->old, &d->old_cap, d->old_count + 1, sizeof *d->old)) < 0)
-            break;
-        d->old[d->old_count].name = name_hash(d, path_name(e.path));
-        d->old[d->old_count++].seq = seq;
+            r = 0; /* it was never laid out */
+        else if (r == 0 && !e.deleted && !e.error && !is_folder(&e))
+            r = old_add(d, seq, e.path);
     }
     if (d->old_count)
         qsort(d->old, d->old_count, sizeof *d->old, child_compare);

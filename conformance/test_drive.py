@@ -14,7 +14,8 @@ import probe as driver
 from dat import drive, evil, sleep, sodium
 from dat.drive import Drive, Stat
 from probe import (ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_ENTRY, EV_PLAN, EV_REFUSED,
-                   EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NOT_FOUND, PATH, RANGE,
+                   EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER, NOT_FOUND,
+                   PATH, RANGE,
                    READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, VECTORS, Drives, ProbeError)
 from test_drive_reference import FOLDERS, VECTOR, data_of, ids
 from test_drive_reference import replay as python_replay
@@ -450,6 +451,59 @@ def test_import_where_a_file_was_a_folder_once(drives):
     assert drives.listing(0) == {"/z": 4}
 
 
+def test_import_where_a_file_and_a_folder_have_one_name(drives):
+    """The drive has both, the disk the folder: the file goes, what is in the folder stays."""
+    made = Drive(secret_key=SECRET)
+    made.put("/d/b", b"1", mtime=T0)
+    made.put("/d", b"22", mtime=T0)
+    drives.world(0)
+    drives.open(0, "world:0", CREATE, None, SECRET)
+    drives.feeds(0, 62, 63)
+    drives.extend(0, made)
+    drives.close(0)
+    drives.write(0, "d/b", b"1", mtime=T0)
+    drives.open(0, "world:0", 0)
+    assert {(c.change, c.path) for c in drives.import_(0)} == {(REMOVED, "/d")}
+    assert drives.listing(0).keys() == {"/d/b"} and drives.import_(0) == []
+
+
+def test_a_file_that_comes_back_is_claimed_again(drives):
+    """It was another one for a while, so its blocks were claimed no more; nothing is put anew."""
+    data = bytes(range(256)) * 600
+    drives.world(0, {"a": data, "b": b"b"})
+    drives.open(0, "world:0")
+    drives.import_(0)
+    version = drives.version(0)
+    drives.write(0, "a", data[::-1])
+    assert drives.verify(0)[1] == {"/a": CHANGED}
+    drives.write(0, "a", data, mtime=T0)
+    drives.feeds(0, 62, 63)
+    assert driver.members(drives.probe.ask("held", 63)) == {3}
+    drives.import_(0, dry=True)
+    assert driver.members(drives.probe.ask("held", 63)) == {3}
+    assert drives.import_(0) == [] and drives.version(0) == version
+    assert driver.members(drives.probe.ask("held", 63)) == set(range(4)) and drives.read(0, "/a") == data
+    assert drives.verify(0)[1] == {}
+
+
+def test_a_file_that_vanishes_while_it_is_imported(drives):
+    """Listed, and gone when it is looked at: what the drive had of it goes, and all others are imported."""
+    files = {"a": b"a", "b/c": b"c", "b/d": b"d", "e": b"e"}
+    drives.world(0, files)
+    drives.open(0, "world:0")
+    drives.import_(0)
+    gone = set()
+    for n in range(1, 30):
+        drives.fail(0, "stat", n, NO_ENTRY)
+        told = drives.import_(0)
+        drives.fail(0, "stat", 0)
+        assert len(told) <= 2 and {c.change for c in told} <= {REMOVED}
+        gone |= {c.path for c in told}
+        assert {(c.change, c.path) for c in drives.import_(0)} == {(ADDED, c.path) for c in told}
+        assert {p: drives.read(0, "/" + p) for p in files} == files
+    assert gone == {"/a", "/b/c", "/b/d", "/e"}
+
+
 # ---- look-ups in sparse metadata ------------------------------------------------------------------------
 
 def give_what_is_needed(drives, call, *args):
@@ -648,6 +702,44 @@ def test_reading_where_offset_and_size_lie(stat, message, drives):
         start = values["byteOffset"] + offset
         first, end = values["offset"], values["offset"] + values["blocks"]
         assert got == b"aaabbb"[3 * first:3 * end][max(0, start - 3 * first):][:max(0, values["size"] - offset)], message
+
+
+def test_reading_what_is_not_here(drives):
+    """Without the content feed, and without the blocks."""
+    made = Drive(secret_key=SECRET)
+    made.put("/a", blocks=[b"one", b"two", b"three"])
+    drives.load(0, made)
+    drives.feeds(0, 2, 3)
+    drives.probe.ask("clear", 3, 1, 2)
+    assert drives.read(0, "/a", None, 0, 3) == b"one" and drives.read(0, "/a", None, 6, 9) == b"three"
+    assert code_of(drives.read, 0, "/a", None, 0, 4) == code_of(drives.read, 0, "/a", None, 3, 1) == NOT_FOUND
+    drives.open(1, "memory", CREATE, made.key)
+    drives.feeds(1, 4)
+    drives.probe.ask("give", 4, 2, 0, 1)
+    assert drives.version(1) == 1 and drives.info(1)[5] == b""
+    assert code_of(drives.read, 1, "/a", None, 0, 4) == NOT_FOUND
+    assert drives.read(1, "/a", None, 11, 4) == b""
+
+
+def test_a_content_feed_of_another_key_is_not_written(drives, tmp_path):
+    """The owner of the metadata has no secret key for it: he can read what is there."""
+    other = Drive(secret_key=sodium.keypair(b"\x32" * 32)[1])
+    made = Drive(SECRET[32:])
+    made.metadata.secret_key = SECRET
+    made.content = other.content
+    made.metadata.append(drive.Index(drive.TYPE, other.content.key).encode())
+    made.put("/a", b"aaa", mtime=T0)
+    evil.write_folder(made_of(made), tmp_path / "own", tmp_path / "secrets")
+    (tmp_path / "own" / "a").write_bytes(b"aaa")
+    drives.open(0, "dir:%s:%s" % (tmp_path / "own", tmp_path / "secrets"), 0)
+    assert drives.info(0)[2] == 0 and drives.info(0)[5] == other.content.key
+    assert drives.read(0, "/a") == b"aaa"
+    assert code_of(drives.put, 0, "/b", b"b") == code_of(drives.remove, 0, "/a") == READ_ONLY_FEED
+    assert code_of(drives.import_, 0) == READ_ONLY_FEED
+
+
+def made_of(made):
+    return evil.Evil("a drive of one's own", made)
 
 
 @pytest.mark.parametrize("path", [
@@ -989,6 +1081,93 @@ def test_a_folder_whose_files_the_user_deleted_is_not_in_the_way(source, drives)
     small(source.made, "/sub", b"a file now")
     assert source.pull()[0] == {}
     assert only_files(drives, 1) == expected_files(source.made)
+
+
+@pytest.mark.parametrize("what, force, refused", [
+    ("file", False, {"/sub/deep/x": NOT_FOLDER, "/sub/deep/w": NOT_FOLDER}), ("file", True, {}),
+    ("link", False, {"/sub/deep/x": LINK, "/sub/deep/w": LINK}), ("link", True, {"/sub/deep/x": LINK, "/sub/deep/w": LINK})])
+def test_what_stands_where_a_folder_must_be(what, force, refused, source, drives):
+    """A file of the user's own goes only by force, a link never; what lies beside it comes all the same."""
+    source.pull()
+    drives.delete(1, "sub/deep")
+    if what == "file":
+        drives.write(1, "sub/deep", b"my own")
+    else:
+        drives.link(1, "sub/deep")
+    for path in ("/sub/deep/x", "/sub/deep/w", "/sub/y"):
+        small(source.made, path, b"%s of version two" % path.encode())
+    told, events = source.pull(force=force)
+    assert told == refused
+    things = drives.dump(1)
+    assert things["sub/y"].data == source.made.file("/sub/y")
+    if refused:
+        assert things["sub/deep"].data == (b"my own" if what == "file" else b"")
+    else:
+        assert only_files(drives, 1) == expected_files(source.made)
+        assert "/sub/deep" in {e.path for e in events if e.type == EV_REMOVED}
+
+
+def test_a_folder_that_is_gone_when_the_file_comes_into_its_place(source, drives):
+    """It is made again."""
+    source.pull()
+    for n in range(1, 6):
+        for path in ("/sub/deep/x", "/sub/y", "/a"):
+            small(source.made, path, b"%s, the %d." % (path.encode(), n))
+        drives.fail(1, "rename", n, NO_ENTRY)
+        assert source.pull()[0] == {} and only_files(drives, 1) == expected_files(source.made)
+        drives.fail(1, "rename", 0)
+
+
+def half(drives, source, path, here):
+    """What the deployed clone leaves that is stopped: it writes into the files themselves, and claims what it wrote."""
+    source.pull()
+    stat = source.made.log.find(path).stat
+    drives.open(2, "world:1", 0)
+    drives.feeds(2, 2, 3)
+    data = drives.dump(1)[path[1:]].data
+    for i in set(range(stat.blocks)) - set(here):
+        drives.probe.ask("claim", 3, stat.offset + i, stat.offset + i + 1, 0)
+        data = data[:10 * i] + bytes(10) + data[10 * i + 10:]
+    drives.flush(2)
+    drives.close(2)
+    drives.delete(1, ".dat/metadata.latest")
+    return data[:len(source.made.file(path))]
+
+
+@pytest.mark.parametrize("here, change, kept", [
+    ({0, 2}, None, False), ({3}, None, False), ({0, 1, 3}, None, False), ({1}, lambda d: d[:20], False),
+    ({0, 1}, lambda d: d[:20], False), ({1}, lambda d: d[:20] + b"\0" * 9 + b"x" + d[30:], True),
+    ({1}, lambda d: b"x" + d[1:], True), ({1}, lambda d: d + b"\0", True), ({1}, lambda d: d[:10] + b"x" * 10 + d[20:], True),
+    ({1, 2}, lambda d: d[:-1] + b"x", True)])
+def test_a_file_that_the_deployed_clone_left_half(here, change, kept, source, drives):
+    """Blocks that are claimed lie in their places, and nothing but zeros elsewhere: it is gone on with. Else it is the user's."""
+    small(source.made, "/half", bytes(range(65, 65 + 45)))
+    data = half(drives, source, "/half", here)
+    own = change(data) if change else data
+    drives.write(1, "half", own)
+    refused, _ = source.pull()
+    assert refused == ({"/half": CHANGED} if kept else {})
+    assert drives.files(1)["half"] == (own if kept else source.made.file("/half"))
+    if not kept:
+        assert source.came == 5 - len(here)
+    sound(drives, 1, source.made, {"half": own} if kept else None)
+
+
+@pytest.mark.valgrind
+def test_an_old_entry_that_does_not_decode(drives):
+    """It is in the way of nothing: what other versions of a file were is known all the same."""
+    made = Drive(secret_key=SECRET)
+    for path, text in (("/a", b"one"), ("/a", b"two"), ("/b", b"one"), ("/b", b"two")):
+        small(made, path, path.encode() + text * 9)
+    spoilt = Drive(secret_key=SECRET)
+    spoilt.content = made.content
+    for i in range(1, made.metadata.length):
+        spoilt.append(b"\xff\xff\xff" if i == 1 else made.metadata.blocks[i])
+    drives.world(1, {"a": b"mine"})
+    source = Source(drives, spoilt)
+    for version, text in ((3, b"one"), (0, b"two")):
+        assert source.pull(version=version)[0] == {"/a": CHANGED}
+        assert drives.files(1) == {"a": b"mine", "b": b"/b" + text * 9}
 
 
 def test_modes(source, drives):

@@ -56,6 +56,32 @@ def test_a_map_of_an_earlier_download_is_not_believed(reader, tmp_path):
     assert reader("verify", folder).out == "ok 1\n"
 
 
+@pytest.mark.parametrize("first", [set(range(32)), {0, 1, 2, 3, 9, 10, 17, 40, 55, 63}])
+def test_a_download_goes_on_with_what_was_laid_aside(first, reader, tmp_path):
+    """A second source that has just the rest is enough; the first block of the file is not that of the feed."""
+    made, folder = drive.Drive(seed=b"\x33" * 32), tmp_path / "copy"
+    data = random.Random(3).randbytes(BLOCK * 64)
+    made.put("/small", b"small", mtime=MTIME)
+    made.put("/big", data, mtime=MTIME)
+    with served(made, {0} | {1 + i for i in first}) as server:
+        process = reader.start("clone", "--peer", "127.0.0.1:%d" % server.port, made.key.hex(), folder)
+        tools.eventually(lambda: len(first) == held_aside(folder), 10)
+        process.stop(130)
+    assert not (folder / "big").exists()
+    with served(made, {1 + i for i in range(64) if i not in first}) as server:
+        clone(reader, made, folder, server)
+    assert (folder / "big").read_bytes() == data and (folder / "small").read_bytes() == b"small"
+    assert reader("verify", folder).out == "ok 2\n"
+
+
+def held_aside(folder):
+    """How many blocks of the second entry are noted as laid aside."""
+    try:
+        return bin(int.from_bytes((folder / ".dat/partial/2.bits").read_bytes(), "big")).count("1")
+    except OSError:
+        return 0
+
+
 def test_an_archive_claims_only_what_its_store_holds(reader, tmp_path):
     """The files are there already; the bytes must be in content.data all the same."""
     made, folder = drive.Drive(seed=b"\x32" * 32), tmp_path / "copy"

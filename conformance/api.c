@@ -237,6 +237,7 @@ static void check_feed(void)
     reader = feed_new(datsync_feed_key(f), 0);
     b = bytes("more");
     CHECK(datsync_feed_append(reader, &b, 1) == DATSYNC_E_READ_ONLY && datsync_feed_length(reader) == 0);
+    CHECK(datsync_feed_proof(f, 0, 1, 0, &proof) == 0 && proof.node_count == 0);
     CHECK(datsync_feed_proof(f, 0, 0, 0, &proof) == 0 &&
           datsync_feed_put(reader, DATSYNC_MAX_BLOCKS, b, &proof) == DATSYNC_E_INVALID);
     b.len = DATSYNC_MAX_FRAME + 1;
@@ -621,7 +622,7 @@ static int clone_over_peers(const datsync_env *env)
     if ((r = datsync_feed_open(&g, &fo)) == 0 && (r = datsync_peer_new(&a, &o, 0)) == 0 &&
         (r = datsync_peer_new(&b, &o, 0)) == 0 && (r = datsync_peer_open(a, fixture, DATSYNC_UPLOAD)) == 0 &&
         (r = datsync_peer_open(b, g, DATSYNC_DOWNLOAD)) == 0 && (r = pump(a, b, 0)) == 0)
-        CHECK(datsync_feed_count(g, 0, 99) == 40 && datsync_peer_complete(b, g));
+        CHECK(datsync_feed_count(g, 0, 99) == 40 && datsync_peer_complete(b, g) && !datsync_peer_want_write(b));
     datsync_peer_free(a);
     datsync_peer_free(b);
     if (g)
@@ -744,7 +745,8 @@ static void check_adding(void)
 /* A network whose accept fails while `broken`, and whose connections never get ready while `slow`. */
 typedef struct bad_net {
     datsync_net real;
-    int broken, slow, accepts, warnings, unreachable, last_error;
+    int broken, slow, deaf, endless;                       /* what is wrong with it */
+    int accepts, recvs, warnings, unreachable, last_error; /* what came of it */
 } bad_net;
 
 static int bad_listen(void *ctx, const char *address, intptr_t *listener, char *bound, size_t cap)
@@ -775,13 +777,17 @@ static int bad_connected(void *ctx, intptr_t stream)
 static int64_t bad_recv(void *ctx, intptr_t stream, void *buf, size_t len)
 {
     bad_net *b = ctx;
-    return b->real.recv(b->real.ctx, stream, buf, len);
+    b->recvs++;
+    if (!b->endless)
+        return b->real.recv(b->real.ctx, stream, buf, len);
+    memset(buf, 0, len); /* keep-alives in the clear */
+    return (int64_t)len;
 }
 
 static int64_t bad_send(void *ctx, intptr_t stream, const void *buf, size_t len)
 {
     bad_net *b = ctx;
-    return b->real.send(b->real.ctx, stream, buf, len);
+    return b->deaf ? DATSYNC_E_AGAIN : b->real.send(b->real.ctx, stream, buf, len);
 }
 
 static void bad_close(void *ctx, intptr_t handle)
@@ -801,87 +807,266 @@ static void bad_event(void *ctx, datsync *ds, const datsync_event *e)
 {
     bad_net *b = ctx;
     (void)ds;
-    if (e->type == DATSYNC_EV_UNREACHABLE) {
-        b->unreachable++;
+    b->unreachable += e->type == DATSYNC_EV_UNREACHABLE;
+    if (e->type == DATSYNC_EV_UNREACHABLE || e->type == DATSYNC_EV_DISCONNECTED)
         b->last_error = e->error;
-    }
+}
+
+/* Options for a synchronizer on such a network, all of which outlive it. */
+typedef struct bad_options {
+    bad_net b;
+    datsync_net n;
+    datsync_env env;
+    datsync_options o;
+    datsync_memory_net *net;
+} bad_options;
+
+static void bad_begin(bad_options *all)
+{
+    memset(all, 0, sizeof *all);
+    CHECK(datsync_memory_net_new(&all->net, NULL, &all->b.real) == 0);
+    all->n.ctx = all->env.ctx = all->o.ctx = &all->b;
+    all->n.listen = bad_listen;
+    all->n.accept = bad_accept;
+    all->n.connect = bad_connect;
+    all->n.connected = bad_connected;
+    all->n.recv = bad_recv;
+    all->n.send = bad_send;
+    all->n.close = bad_close;
+    all->env.log = bad_log;
+    all->o.env = &all->env;
+    all->o.net = &all->n;
+    all->o.on_event = bad_event;
+    all->o.max_peers = 2;
 }
 
 static void check_bad_network(void)
 {
     datsync_feed *f = feed_of(1);
-    datsync_memory_net *net;
-    bad_net b;
-    datsync_net n;
-    datsync_env env;
-    datsync_options o;
+    bad_options all;
     datsync *ds;
     datsync_pollfd fds[4];
     intptr_t stream;
-    memset(&b, 0, sizeof b);
-    memset(&n, 0, sizeof n);
-    memset(&env, 0, sizeof env);
-    memset(&o, 0, sizeof o);
-    CHECK(datsync_memory_net_new(&net, NULL, &b.real) == 0);
-    n.ctx = env.ctx = o.ctx = &b;
-    n.listen = bad_listen;
-    n.accept = bad_accept;
-    n.connect = bad_connect;
-    n.connected = bad_connected;
-    n.recv = bad_recv;
-    n.send = bad_send;
-    n.close = bad_close;
-    env.log = bad_log;
-    o.env = &env;
-    o.net = &n;
-    o.on_event = bad_event;
-    o.max_peers = 2;
-    CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 && datsync_listen(ds, "here") == 0);
+    char bound[64];
+    bad_begin(&all);
+    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+          datsync_listen(ds, "here") == 0);
     /* accept fails: it is told, and tried again a second later */
-    b.broken = 1;
+    all.b.broken = 1;
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_READ);
     fds[0].revents = DATSYNC_POLL_READ;
-    CHECK(datsync_step(ds, fds, 1, 10) == 0 && b.warnings == 1 && b.accepts == 1);
+    CHECK(datsync_step(ds, fds, 1, 10) == 0 && all.b.warnings == 1 && all.b.accepts == 1);
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == 0 && fds[0].revents == 0);
     CHECK(datsync_step(ds, fds, 1, 1009) == 0 && datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == 0);
     CHECK(datsync_step(ds, fds, 1, 1010) == 0 && datsync_pollfds(ds, fds, 4) == 1 &&
           fds[0].events == DATSYNC_POLL_READ);
-    CHECK(b.accepts == 1);
+    CHECK(all.b.accepts == 1);
     /* the cap: the third connection is closed again, and told */
-    b.broken = 0;
-    CHECK(b.real.connect(b.real.ctx, "here", &stream) == 0 && b.real.connect(b.real.ctx, "here", &stream) == 0 &&
-          b.real.connect(b.real.ctx, "here", &stream) == 0);
+    all.b.broken = 0;
+    CHECK(all.b.real.connect(all.b.real.ctx, "here", &stream) == 0 &&
+          all.b.real.connect(all.b.real.ctx, "here", &stream) == 0 &&
+          all.b.real.connect(all.b.real.ctx, "here", &stream) == 0);
     fds[0].revents = DATSYNC_POLL_READ;
-    CHECK(datsync_step(ds, fds, 1, 1020) == 0 && datsync_pollfds(ds, NULL, 0) == 3 && b.warnings == 2 &&
-          b.accepts == 5);
+    CHECK(datsync_step(ds, fds, 1, 1020) == 0 && datsync_pollfds(ds, NULL, 0) == 3 && all.b.warnings == 2 &&
+          all.b.accepts == 5);
     CHECK(datsync_free(ds) == 0);
     /* a dial that never gets through */
-    CHECK(b.real.listen(b.real.ctx, "there", &stream, (char *)&fds, 0) == 0);
-    b.slow = 1;
-    CHECK(datsync_new(&ds, &o, 5000) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
+    CHECK(all.b.real.listen(all.b.real.ctx, "there", &stream, bound, sizeof bound) == 0);
+    all.b.slow = 1;
+    CHECK(datsync_new(&ds, &all.o, 5000) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
     CHECK(datsync_connect(ds, "there", 5000) == 0 && datsync_connect(ds, "there", 5000) == 0 &&
           datsync_candidates(ds) == 1);
     CHECK(datsync_step(ds, NULL, 0, 5000) == 0 && datsync_candidates(ds) == 1 && datsync_peers(ds) == 0);
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_WRITE && datsync_deadline(ds) == 6000);
-    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 8000 && b.unreachable == 0);
-    CHECK(datsync_step(ds, NULL, 0, 7999) == 0 && b.unreachable == 0);
-    CHECK(datsync_step(ds, NULL, 0, 8000) == 0 && b.unreachable == 1 && b.last_error == DATSYNC_E_UNREACHABLE);
+    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 8000 && all.b.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 7999) == 0 && all.b.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 8000) == 0 && all.b.unreachable == 1 && all.b.last_error == DATSYNC_E_UNREACHABLE);
     CHECK(datsync_candidates(ds) == 1 && datsync_pollfds(ds, NULL, 0) == 0); /* it is dialled again later */
     CHECK(datsync_free(ds) == 0);
     /* nobody there: refused at once, again and again, and then given up, until it is asked for anew */
-    CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_connect(ds, "nowhere", 0) == 0);
-    b.unreachable = 0;
+    all.b.unreachable = 0;
     while (datsync_candidates(ds)) {
-        CHECK(datsync_deadline(ds) < 3600000 && b.unreachable < 20);
+        CHECK(datsync_deadline(ds) < 3600000 && all.b.unreachable < 20);
         CHECK(datsync_step(ds, NULL, 0, datsync_deadline(ds)) == 0);
     }
-    CHECK(b.unreachable > 1 && b.last_error == DATSYNC_E_REFUSED);
+    CHECK(all.b.unreachable > 1 && all.b.last_error == DATSYNC_E_REFUSED);
     CHECK(datsync_connect(ds, "nowhere", 9000000) == 0 && datsync_candidates(ds) == 1);
-    b.unreachable = 0;
-    CHECK(datsync_step(ds, NULL, 0, 9000000) == 0 && b.unreachable == 1 && datsync_candidates(ds) == 1);
+    all.b.unreachable = 0;
+    CHECK(datsync_step(ds, NULL, 0, 9000000) == 0 && all.b.unreachable == 1 && datsync_candidates(ds) == 1);
     CHECK(datsync_free(ds) == 0 && datsync_feed_close(f) == 0);
+    datsync_memory_net_free(all.net);
+}
+
+/* Each with its own time, to the millisecond; and what is in the midst of it when another ends, or all. */
+static void check_slow_remotes(void)
+{
+    datsync_feed *f = feed_of(1);
+    bad_options all;
+    datsync *ds;
+    datsync_pollfd fds[4];
+    intptr_t here, stream;
+    char text[64];
+    bad_begin(&all);
+    all.o.live = 1;
+    all.o.timeout_ms = all.o.handshake_timeout_ms = UINT32_MAX;
+    CHECK(all.b.real.listen(all.b.real.ctx, "there", &here, text, sizeof text) == 0);
+    /* it takes nothing from us */
+    all.b.deaf = 1;
+    CHECK(datsync_new(&ds, &all.o, 100) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+          datsync_connect(ds, "there", 100) == 0);
+    CHECK(datsync_step(ds, NULL, 0, 100) == 0 && datsync_pollfds(ds, fds, 4) == 1);
+    CHECK(fds[0].events == (DATSYNC_POLL_READ | DATSYNC_POLL_WRITE));
+    CHECK(datsync_step(ds, NULL, 0, 15099) == 0 && datsync_pollfds(ds, fds, 4) == 1 && all.b.last_error == 0);
+    CHECK(datsync_step(ds, NULL, 0, 15100) == 0 && datsync_pollfds(ds, fds, 4) == 0 &&
+          all.b.last_error == DATSYNC_E_SLOW);
+    CHECK(datsync_free(ds) == 0);
+    /* it sends without end: others have their turn */
+    all.b.deaf = 0;
+    all.b.endless = 1;
+    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+          datsync_connect(ds, "there", 0) == 0);
+    CHECK(datsync_step(ds, NULL, 0, 0) == 0 && datsync_pollfds(ds, fds, 4) == 1);
+    fds[0].revents = DATSYNC_POLL_READ;
+    all.b.recvs = 0;
+    CHECK(datsync_step(ds, fds, 1, 1) == 0 && all.b.recvs > 0 && all.b.recvs <= 8);
+    CHECK(datsync_free(ds) == 0);
+    /* one that is dialled, while another one's end makes all look for work; and freed in the midst of it */
+    all.b.endless = 0;
+    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+          datsync_listen(ds, "here") == 0);
+    CHECK(all.b.real.connect(all.b.real.ctx, "here", &stream) == 0 && datsync_pollfds(ds, fds, 4) == 1);
+    fds[0].revents = DATSYNC_POLL_READ;
+    CHECK(datsync_step(ds, fds, 1, 0) == 0 && datsync_pollfds(ds, fds, 4) == 2);
+    all.b.slow = 1;
+    CHECK(datsync_connect(ds, "there", 0) == 0 && datsync_step(ds, NULL, 0, 0) == 0 &&
+          datsync_pollfds(ds, fds, 4) == 3);
+    all.b.real.close(all.b.real.ctx, stream);
+    fds[1].revents = DATSYNC_POLL_READ;
+    CHECK(datsync_step(ds, fds, 3, 1) == 0 && datsync_pollfds(ds, fds, 4) == 2 && all.b.last_error == DATSYNC_E_CLOSED);
+    CHECK(datsync_deadline(ds) > 1 && datsync_step(ds, NULL, 0, 2) == 0 && datsync_candidates(ds) == 1);
+    CHECK(datsync_free(ds) == 0 && datsync_feed_close(f) == 0);
+    datsync_memory_net_free(all.net);
+}
+
+/* What two synchronizers tell of a clone, from the first to the last: their events by type. */
+typedef struct told {
+    unsigned events[DATSYNC_EV_VERSION + 1];
+    uint64_t uploaded, downloaded;
+    int end;
+} told;
+
+static void tell(void *ctx, datsync *ds, const datsync_event *e)
+{
+    told *t = ctx;
+    (void)ds;
+    t->events[e->type]++;
+    if (e->type == DATSYNC_EV_UPLOAD)
+        t->uploaded += e->size;
+    if (e->type == DATSYNC_EV_BLOCK)
+        t->downloaded += e->size;
+    if (e->type == DATSYNC_EV_DISCONNECTED)
+        t->end = e->error;
+    CHECK((e->address != NULL) == (e->type <= DATSYNC_EV_UNREACHABLE || e->type == DATSYNC_EV_BLOCK ||
+                                   e->type == DATSYNC_EV_UPLOAD || e->type == DATSYNC_EV_REJECT));
+}
+
+/* Both of them take turns, as long as one has something to do before `until`. Returns when that came to an end. */
+static uint64_t take_turns(datsync *a, datsync *b, const datsync_net *n, uint64_t now, uint64_t until)
+{
+    datsync_pollfd fds[8];
+    unsigned turns = 0;
+    while (now < until) {
+        datsync *both[2];
+        uint64_t next = UINT64_MAX;
+        int i, ready = 0;
+        both[0] = a;
+        both[1] = b;
+        for (i = 0; i < 2; i++) {
+            size_t count = datsync_pollfds(both[i], fds, 8);
+            CHECK(count <= 8 && turns++ < 100000);
+            ready += n->poll(n->ctx, fds, count, 0);
+            CHECK(datsync_step(both[i], fds, count, now) == 0);
+            next = datsync_deadline(both[i]) < next ? datsync_deadline(both[i]) : next;
+        }
+        if (!ready && next > now)
+            now = next < until ? next : until;
+    }
+    return turns;
+}
+
+static int64_t give_bytes(void *ctx, void *buf, size_t len)
+{
+    size_t *left = ctx, n = *left < len ? *left : len;
+    memset(buf, 'x', n);
+    *left -= n;
+    return (int64_t)n;
+}
+
+static void check_clone(int of_drive)
+{
+    datsync_feed *f = feed_of(of_drive ? 0 : 5), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_drive_options drive_options;
+    datsync_drive *from = NULL, *to = NULL;
+    datsync_layout layout;
+    datsync_memory_net *net;
+    datsync_net n;
+    datsync_options o;
+    datsync *a, *b;
+    told here, there;
+    datsync_stat stat;
+    size_t left = 200000;
+    memset(&drive_options, 0, sizeof drive_options);
+    memset(&o, 0, sizeof o);
+    memset(&here, 0, sizeof here);
+    memset(&there, 0, sizeof there);
+    memset(&stat, 0, sizeof stat);
+    CHECK(datsync_memory_net_new(&net, NULL, &n) == 0);
+    o.net = &n;
+    o.on_event = tell;
+    o.ctx = &here;
+    CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0);
+    o.ctx = &there;
+    o.live = of_drive; /* a live one stays: then it must have nothing to do */
+    CHECK(datsync_new(&b, &o, 0) == 0 && datsync_connect(b, "here", 0) == 0);
+    if (of_drive) {
+        drive_options.flags = DATSYNC_CREATE;
+        CHECK(datsync_drive_open(&from, &drive_options) == 0);
+        drive_options.key = datsync_feed_key(datsync_drive_metadata(from));
+        CHECK(datsync_drive_open(&to, &drive_options) == 0);
+        stat.mode = 0100644;
+        CHECK(datsync_drive_put(from, "/a", &stat, give_bytes, &left) == 1 && datsync_drive_flush(from) == 0);
+        memset(&layout, 0, sizeof layout);
+        datsync_drive_layout(to, &layout);
+        CHECK(datsync_add_drive(a, from, DATSYNC_UPLOAD) == 0);
+        CHECK(datsync_add_drive(b, to, DATSYNC_UPLOAD | DATSYNC_DOWNLOAD) == 0);
+        (void)take_turns(a, b, &n, 0, 20000);
+        CHECK(there.events[DATSYNC_EV_VERSION] == 1 && there.events[DATSYNC_EV_PLAN] == 1 &&
+              there.events[DATSYNC_EV_ENTRY] == 1);
+        CHECK(there.events[DATSYNC_EV_CONTENT] == 1 && there.downloaded == here.uploaded && here.uploaded > 200000);
+        CHECK(take_turns(a, b, &n, 20000, 40000) < 200); /* ticks and keep-alives, and that is all */
+    } else {
+        CHECK(datsync_add(a, f, DATSYNC_UPLOAD) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+        (void)take_turns(a, b, &n, 0, 20000);
+        CHECK(here.events[DATSYNC_EV_LISTENING] == 1 && here.events[DATSYNC_EV_UPLOAD] == 5 && here.uploaded == 35);
+        CHECK(here.events[DATSYNC_EV_BLOCK] == 0 && here.events[DATSYNC_EV_PEER] == 1 &&
+              here.events[DATSYNC_EV_CONNECTED] == 1);
+        CHECK(there.events[DATSYNC_EV_BLOCK] == 5 && there.downloaded == 35 && there.events[DATSYNC_EV_UPLOAD] == 0);
+        CHECK(there.events[DATSYNC_EV_COMPLETE] == 1 && there.events[DATSYNC_EV_LENGTH] == 1);
+        CHECK(there.events[DATSYNC_EV_DISCONNECTED] == 1 && there.end == DATSYNC_E_DONE && here.end == DATSYNC_E_DONE);
+        CHECK(here.events[DATSYNC_EV_TICK] == 19 && datsync_complete(b, g) && datsync_candidates(b) == 0);
+    }
+    CHECK(datsync_free(a) == 0 && datsync_free(b) == 0 && datsync_drive_close(from) == 0 &&
+          datsync_drive_close(to) == 0);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
     datsync_memory_net_free(net);
+}
+
+static void check_events(void)
+{
+    check_clone(0);
+    check_clone(1);
 }
 
 /* ================================================================ which ========================================= */
@@ -906,6 +1091,8 @@ static const struct check {
     {"without-plugs", check_without_plugs},
     {"adding", check_adding},
     {"bad-network", check_bad_network},
+    {"slow-remotes", check_slow_remotes},
+    {"events", check_events},
 };
 
 int main(int argc, char **argv)

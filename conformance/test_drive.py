@@ -486,6 +486,31 @@ def test_a_file_that_comes_back_is_claimed_again(drives):
     assert drives.verify(0)[1] == {}
 
 
+def test_import_of_more_files_than_are_gathered(drives):
+    """Blocks and entries are written in groups of 1024."""
+    files = {"%04d" % i: b"%d" % i for i in range(1030)}
+    drives.world(0, files)
+    drives.open(0, "world:0")
+    assert len(drives.import_(0)) == 1030 and drives.import_(0) == []
+    for path in ("0000", "1022", "1023", "1024", "1025", "1029"):
+        assert drives.read(0, "/" + path) == files[path]
+    drives.close(0)
+    drives.open(0, "world:0", 0)
+    assert drives.verify(0) == (1030, {})
+
+
+def test_a_quick_look_reads_no_file(drives):
+    """Size and time of a file that was laid out are enough, unless it is to be looked at deeply."""
+    drives.world(0, {"a": b"a" * 100, "b": b"b"})
+    drives.open(0, "world:0")
+    drives.import_(0)
+    drives.calls(0)
+    assert drives.verify(0, deep=False) == (2, {}) and drives.calls(0)[1]["read"] == 0
+    assert drives.verify(0) == (2, {}) and drives.calls(0)[1]["read"] > 0
+    drives.write(0, "b", b"c")
+    assert drives.verify(0, deep=False) == (1, {"/b": CHANGED})
+
+
 def test_a_file_that_vanishes_while_it_is_imported(drives):
     """Listed, and gone when it is looked at: what the drive had of it goes, and all others are imported."""
     files = {"a": b"a", "b/c": b"c", "b/d": b"d", "e": b"e"}

@@ -239,6 +239,8 @@ def test_static_feed(probe):
         bad = bytes([1]) + (data.value or b"")[1:] + b"x"
         assert probe.code("put", 1, index, bad, None, *data.nodes) < 0
         probe.ask("put", 1, index, data.value, None, *data.nodes)
+    # its key says that it has 11 blocks: what hangs beside them proves nothing
+    assert probe.code("put", 1, 12, b"more", None, wire.Node(19, bytes(32), 9)) == drive.PROOF
     probe.ask("close", 1)
     probe.ask("open", 1, "disk:1", 0, None, None)
     info = probe.ask("info", 1)
@@ -763,6 +765,20 @@ def test_blank_nodes_are_not_claimed(probe, first, count):
         probe.ask("close", 0)
     bits = sleep.load(found_on(probe, 0))
     assert not set(bits.tree.holding) & blank and set(bits.blocks) == left
+
+
+def test_a_block_whose_place_is_not_known(probe):
+    """The leaf to its left is blank: the tree is at fault, and the block is not taken for one that can be read."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 9, where="disk:0")
+    probe.ask("close", 0)
+    tree = probe.bytes("disk-get", 0, TREE)
+    probe.ask("disk-set", 0, TREE, tree[:32] + bytes(40) + tree[72:])
+    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    reader(probe, 0, "disk:0", 0)
+    assert members(probe.ask("held", 0)) == set(range(1, 9)) and probe.code("get", 0, 1) == drive.NOT_FOUND
+    *faults, good = probe.ask("audit", 0)
+    assert int(good) == 7 and "1:%d" % TREE in faults
 
 
 @pytest.mark.parametrize("secret", [True, False])

@@ -633,6 +633,16 @@ def test_have_flood(probe):
     assert probe.numbers("memory")[1] < 128 << 20
 
 
+@pytest.mark.parametrize("code", [rle_encode(b"\xaa" * 64), rle_encode(b"\xff" * 64), rle_encode(bytes(63) + b"\x01")])
+def test_what_is_offered_ends_at_the_last_block_there_can_be(probe, code):
+    """A bitfield that goes on beyond it: what lies beyond is not there."""
+    remote = Remote(probe)
+    for start in (2**32 - 64, 2**32 - 512):
+        assert remote.say(Have(start, 512, code)) == 0
+        assert remote.error() == 0 and probe.numbers("peer-feed", 0, 0)[0] <= 2**32
+    assert remote.say(Have(2**32, 512, code)) == 0 and probe.numbers("peer-feed", 0, 0)[0] in (2**32 - 1, 2**32)
+
+
 def test_unhave_flood(probe):
     """What a remote takes back of all blocks that there could be is bounded as well."""
     remote = Remote(probe)

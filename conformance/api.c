@@ -479,7 +479,7 @@ static void check_extensions_and_send(void)
     n = datsync_peer_output(a, &out, 0);
     CHECK(datsync_peer_input(c, out, n, 0) >= 0 && told.feeds == 1 && told.opened == DATSYNC_E_FIRST_FEED);
     CHECK(datsync_peer_tick(c, 1000000) == DATSYNC_E_TIMEOUT && datsync_peer_open(c, g, 0) == DATSYNC_E_TIMEOUT);
-    CHECK(datsync_peer_send(c, &m) == DATSYNC_E_STATE);
+    CHECK(datsync_peer_send(c, &m) == DATSYNC_E_STATE && datsync_peer_received(c, 0, 1000001) == DATSYNC_E_TIMEOUT);
     datsync_peer_free(a);
     datsync_peer_free(b);
     datsync_peer_free(c);
@@ -873,14 +873,15 @@ static void check_bad_network(void)
     /* a dial that never gets through */
     CHECK(all.b.real.listen(all.b.real.ctx, "there", &stream, bound, sizeof bound) == 0);
     all.b.slow = 1;
+    all.o.connect_timeout_ms = 2500;
     CHECK(datsync_new(&ds, &all.o, 5000) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
     CHECK(datsync_connect(ds, "there", 5000) == 0 && datsync_connect(ds, "there", 5000) == 0 &&
           datsync_candidates(ds) == 1);
     CHECK(datsync_step(ds, NULL, 0, 5000) == 0 && datsync_candidates(ds) == 1 && datsync_peers(ds) == 0);
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_WRITE && datsync_deadline(ds) == 6000);
-    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 8000 && all.b.unreachable == 0);
-    CHECK(datsync_step(ds, NULL, 0, 7999) == 0 && all.b.unreachable == 0);
-    CHECK(datsync_step(ds, NULL, 0, 8000) == 0 && all.b.unreachable == 1 && all.b.last_error == DATSYNC_E_UNREACHABLE);
+    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 7500 && all.b.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 7499) == 0 && all.b.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 7500) == 0 && all.b.unreachable == 1 && all.b.last_error == DATSYNC_E_UNREACHABLE);
     CHECK(datsync_candidates(ds) == 1 && datsync_pollfds(ds, NULL, 0) == 0); /* it is dialled again later */
     CHECK(datsync_free(ds) == 0);
     /* nobody there: refused at once, again and again, and then given up, until it is asked for anew */

@@ -792,6 +792,27 @@ def test_a_read_that_fails_while_it_is_opened_drops_nothing(probe):
     assert failed > 10
 
 
+@pytest.mark.parametrize("kind", ["write", "sync"])
+def test_a_feed_that_cannot_be_written_is_not_made(kind, probe):
+    """Whichever write of a new feed fails, it is told; and the next try makes it, but for half a key, which is told again."""
+    failed = 0
+    for n in range(1, 12):
+        probe.ask("disk", 0)
+        probe.ask("disk-fail", 0, kind, n, -drive.IO)
+        code = probe.code("open", 0, "disk:0", CREATE, None, SECRET)
+        assert code == (drive.IO if probe.number("disk-fail", 0, "any", 0, 0) == 0 else 0), n
+        failed += code != 0
+        if code == 0:
+            probe.ask("close", 0)
+        if 0 < len(found_on(probe, 0).get("key", b"")) < 32:
+            assert probe.code("open", 0, "disk:0", CREATE, None, SECRET) == drive.CORRUPT
+            continue
+        owner(probe, 0, 3, where="disk:0")
+        check(probe, 0, 3)
+        probe.ask("close", 0)
+    assert failed > 4
+
+
 def test_a_block_whose_place_is_not_known(probe):
     """The leaf to its left is blank: the tree is at fault, and the block is not taken for one that can be read."""
     probe.ask("disk", 0)

@@ -633,7 +633,8 @@ def test_have_flood(probe):
     assert probe.numbers("memory")[1] < 128 << 20
 
 
-@pytest.mark.parametrize("code", [rle_encode(b"\xaa" * 64), rle_encode(b"\xff" * 64), rle_encode(bytes(63) + b"\x01")])
+@pytest.mark.parametrize("code", [rle_encode(b"\xaa" * 64), rle_encode(b"\xff" * 64), rle_encode(bytes(63) + b"\x01")],
+                         ids=["literal", "ones", "last"])
 def test_what_is_offered_ends_at_the_last_block_there_can_be(probe, code):
     """A bitfield that goes on beyond it: what lies beyond is not there."""
     remote = Remote(probe)

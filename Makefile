@@ -6,6 +6,7 @@
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
+#   mutate     small faults planted in datsync.c, one at a time, against the tests (an hour; MUTATE='--count 30' tries a few)
 #   bugs       every planted bug against all cases that could tell (half an hour; check tries a few of them for each)
 #   interop    the same against the JavaScript peers
 #   valgrind   a part of the suite under valgrind
@@ -128,7 +129,7 @@ examples: $(EXAMPLES:%=build/examples/%)
 # One line for what is missing, and which target brings it.
 MISSING = { echo "datsync: $(1) is missing: run 'make deps', or install it" >&2; exit 1; }
 
-.PHONY: need-cc need-sodium need-pytest need-npm need-valgrind need-clang-format
+.PHONY: need-cc need-sodium need-pytest need-npm need-valgrind need-clang need-clang-format
 need-cc:
 	@command -v $(firstword $(CC)) >/dev/null 2>&1 || $(call MISSING,a C compiler ($(CC)))
 need-sodium: | need-cc
@@ -139,6 +140,8 @@ need-npm:
 	@command -v $(NPM) >/dev/null 2>&1 && command -v node >/dev/null 2>&1 || $(call MISSING,node with npm)
 need-valgrind:
 	@command -v valgrind >/dev/null 2>&1 || $(call MISSING,valgrind)
+need-clang:
+	@command -v clang >/dev/null 2>&1 || $(call MISSING,clang)
 need-clang-format:
 	@command -v clang-format >/dev/null 2>&1 || $(call MISSING,clang-format)
 
@@ -177,9 +180,12 @@ conformance: $(if $(PEER),,build/asan/adapter) | need-pytest
 	$(call UNDER_TEST,build/asan) $(PYTEST) -q --tb=no -rN conformance/test_conformance.py --report build/conformance \
 		$(if $(PEER),--peer "$$PEER") $(if $(PEER_NAME),--peer-name "$$PEER_NAME") $(if $(EXPECT),--expect "$$EXPECT")
 
-.PHONY: coverage bugs
+.PHONY: coverage mutate bugs
 coverage: | need-cc need-sodium need-pytest
 	$(PYTHON) conformance/coverage.py
+
+mutate: | need-cc need-sodium need-pytest need-clang
+	$(PYTHON) conformance/mutate.py $(MUTATE)
 
 bugs: | need-pytest
 	DATSYNC_BIG=1 $(PYTEST) conformance/test_bugs.py

@@ -943,6 +943,7 @@ static void check_slow_remotes(void)
     all.b.slow = 1;
     CHECK(datsync_connect(ds, "there", 0) == 0 && datsync_step(ds, NULL, 0, 0) == 0 &&
           datsync_pollfds(ds, fds, 4) == 3);
+    CHECK(datsync_offered(ds, f) == 0);
     all.b.real.close(all.b.real.ctx, stream);
     fds[1].revents = DATSYNC_POLL_READ;
     CHECK(datsync_step(ds, fds, 3, 1) == 0 && datsync_pollfds(ds, fds, 4) == 2 && all.b.last_error == DATSYNC_E_CLOSED);

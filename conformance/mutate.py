@@ -8,10 +8,10 @@ out. clang's syntax tree says where they are. Its id is function:kind:hash:n, wh
 changed and what it is changed to, so that it survives edits elsewhere. Constants of the preprocessor are changed where
 they are used. Not changed: names of error codes, tables outside of functions, sizeof, case labels, text.
 
-All chosen sites are compiled into one program (twice: the command and the test driver), and DATSYNC_MUTANT chooses
-which one is alive. Which test reaches which site is measured, each test alone, and kept in build/mutate by the content
-of tests and sources. A mutant meets only the tests that reach it, one of each test function before the second of any,
-the fastest first, until one fails (and passes without the mutant), takes much longer than it did, or --budget is spent.
+All chosen sites are compiled into one program (once for each that the tests run), and DATSYNC_MUTANT chooses which one is
+alive. Which test reaches which site is measured, each test alone, and kept in build/mutate by the sites and the content of the
+test file. A mutant meets only the tests that reach it, one of each test function before the second of any, until one fails
+(and passes without the mutant), takes much longer than it did, or --budget is spent.
 A survivor whose -O2 code is that of the original is no mutant and is counted apart.
 
 mutants.json says what is known of the sites that stand for all, by id: `killed: test`, which is tried first (and if it kills,

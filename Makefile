@@ -6,7 +6,7 @@
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
-#   mutate     small faults planted in datsync.c, one at a time, against the tests (an hour; MUTATE='--count 30' tries a few)
+#   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
 #   bugs       every planted bug against all cases that could tell (half an hour; check tries a few of them for each)
 #   interop    the same against the JavaScript peers
 #   valgrind   a part of the suite under valgrind

@@ -423,8 +423,8 @@ int datsync_feed_proof(datsync_feed *feed, uint64_t index, uint64_t nodes, int h
 /* Verify a block (value->data NULL: its hash alone, which is then the proof's first node) and store it. In any order.
  * Returns 1 if it is new, 0 if it was held already; DATSYNC_E_HASH, DATSYNC_E_SIGNATURE, DATSYNC_E_NO_SIGNATURE,
  * DATSYNC_E_PROOF, DATSYNC_E_INVALID (an index that no feed has, or no key here), DATSYNC_E_TOO_BIG, DATSYNC_E_READ_ONLY;
- * nothing is stored then. A hash alone binds only the sum of its and its sibling's sizes; the
- * first of the two blocks to come settles them. */
+ * nothing is stored then. A hash alone binds only the sum of its and its sibling's sizes; the first of the two blocks to come
+ * settles them. */
 int datsync_feed_put(datsync_feed *feed, uint64_t index, datsync_bytes value, const datsync_proof *proof);
 
 /* Called for each fault found: the block, and enum datsync_part of the file that is wrong. */

@@ -258,22 +258,13 @@ static void check_feed(void)
     CHECK(datsync_feed_close(NULL) == 0);
 }
 
-/* A store whose tree is as long as it is told to be. */
-typedef struct long_store {
-    datsync_store real;
-    int64_t tree;
-} long_store;
-
-static int64_t long_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
-{
-    long_store *s = ctx;
-    return s->real.read(s->real.ctx, part, offset, buf, len);
-}
+/* A memory store, whose tree is said to be as long as this, if not 0. */
+static datsync_store plain;
+static int64_t tree_length;
 
 static int64_t long_size(void *ctx, int part)
 {
-    long_store *s = ctx;
-    return part == DATSYNC_PART_TREE && s->tree ? s->tree : s->real.size(s->real.ctx, part);
+    return part == DATSYNC_PART_TREE && tree_length ? tree_length : plain.size(ctx, part);
 }
 
 static int no_lock(void *ctx)
@@ -287,33 +278,28 @@ static void check_sizes(void)
     datsync_feed_options o;
     datsync_feed *f;
     datsync_bytes b[3];
-    datsync_store memory;
-    long_store s;
     int i;
     for (i = 0; i < 3; i++)
         b[i] = bytes("a block");
-    CHECK(datsync_memory_store(NULL, &memory) == 0);
+    CHECK(datsync_memory_store(NULL, &plain) == 0);
     memset(&o, 0, sizeof o);
-    o.store = memory;
+    o.store = plain;
     o.store.close = NULL; /* it is opened several times */
     o.store.lock = no_lock;
     o.flags = DATSYNC_CREATE;
     CHECK(datsync_feed_open(&f, &o) == 0 && datsync_feed_append(f, b, 3) == 3 && datsync_feed_flush(f) == 0);
-    CHECK(memory.size(memory.ctx, DATSYNC_PART_DATA) == 21);
+    CHECK(plain.size(plain.ctx, DATSYNC_PART_DATA) == 21);
     CHECK(datsync_feed_clear(f, 1, 3) == 0); /* at the end: the bytes go at once */
-    CHECK(memory.size(memory.ctx, DATSYNC_PART_DATA) == 7);
+    CHECK(plain.size(plain.ctx, DATSYNC_PART_DATA) == 7);
     CHECK(datsync_feed_close(f) == 0);
     /* a tree for 2^32 blocks is as long as it may be */
-    s.real = memory;
-    s.tree = (int64_t)(80 * DATSYNC_MAX_BLOCKS) + 79;
-    o.store.ctx = &s;
-    o.store.read = long_read;
+    tree_length = (int64_t)(80 * DATSYNC_MAX_BLOCKS) + 79;
     o.store.size = long_size;
     o.flags = DATSYNC_READ_ONLY;
     CHECK(datsync_feed_open(&f, &o) == 0 && datsync_feed_length(f) == 3 && datsync_feed_close(f) == 0);
-    s.tree++;
+    tree_length++;
     CHECK(datsync_feed_open(&f, &o) == DATSYNC_E_TOO_BIG && f == NULL);
-    memory.close(memory.ctx);
+    plain.close(plain.ctx);
 }
 
 /* ================================================================ peers ========================================= */
@@ -742,214 +728,179 @@ static void check_adding(void)
     CHECK(datsync_feed_close(fixed) == 0 && datsync_feed_close(other) == 0);
 }
 
-/* A network whose accept fails while `broken`, and whose connections never get ready while `slow`. */
-typedef struct bad_net {
-    datsync_net real;
-    int broken, slow, deaf, endless;                       /* what is wrong with it */
+/* A network in memory of which one thing or the other is wrong, and options for a synchronizer on it. */
+static struct bad {
+    int broken, slow, deaf, endless; /* accept fails; no dial ends; no byte is taken; no end of bytes */
     int accepts, recvs, warnings, unreachable, last_error; /* what came of it */
-} bad_net;
-
-static int bad_listen(void *ctx, const char *address, intptr_t *listener, char *bound, size_t cap)
-{
-    bad_net *b = ctx;
-    return b->real.listen(b->real.ctx, address, listener, bound, cap);
-}
+    datsync_memory_net *memory;
+    datsync_net real, net;
+    datsync_env env;
+    datsync_options options;
+} bad;
 
 static int bad_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from, size_t cap)
 {
-    bad_net *b = ctx;
-    b->accepts++;
-    return b->broken ? DATSYNC_E_IO : b->real.accept(b->real.ctx, listener, stream, from, cap);
-}
-
-static int bad_connect(void *ctx, const char *address, intptr_t *stream)
-{
-    bad_net *b = ctx;
-    return b->real.connect(b->real.ctx, address, stream);
+    bad.accepts++;
+    return bad.broken ? DATSYNC_E_IO : bad.real.accept(ctx, listener, stream, from, cap);
 }
 
 static int bad_connected(void *ctx, intptr_t stream)
 {
-    bad_net *b = ctx;
-    return b->slow ? DATSYNC_E_AGAIN : b->real.connected(b->real.ctx, stream);
+    return bad.slow ? DATSYNC_E_AGAIN : bad.real.connected(ctx, stream);
 }
 
 static int64_t bad_recv(void *ctx, intptr_t stream, void *buf, size_t len)
 {
-    bad_net *b = ctx;
-    b->recvs++;
-    if (!b->endless)
-        return b->real.recv(b->real.ctx, stream, buf, len);
+    bad.recvs++;
+    if (!bad.endless)
+        return bad.real.recv(ctx, stream, buf, len);
     memset(buf, 0, len); /* keep-alives in the clear */
     return (int64_t)len;
 }
 
 static int64_t bad_send(void *ctx, intptr_t stream, const void *buf, size_t len)
 {
-    bad_net *b = ctx;
-    return b->deaf ? DATSYNC_E_AGAIN : b->real.send(b->real.ctx, stream, buf, len);
-}
-
-static void bad_close(void *ctx, intptr_t handle)
-{
-    bad_net *b = ctx;
-    b->real.close(b->real.ctx, handle);
+    return bad.deaf ? DATSYNC_E_AGAIN : bad.real.send(ctx, stream, buf, len);
 }
 
 static void bad_log(void *ctx, int level, const char *line)
 {
-    bad_net *b = ctx;
+    (void)ctx;
     CHECK(level == DATSYNC_LOG_WARNING && strchr(line, '\n') == NULL);
-    b->warnings++;
+    bad.warnings++;
 }
 
 static void bad_event(void *ctx, datsync *ds, const datsync_event *e)
 {
-    bad_net *b = ctx;
+    (void)ctx;
     (void)ds;
-    b->unreachable += e->type == DATSYNC_EV_UNREACHABLE;
+    bad.unreachable += e->type == DATSYNC_EV_UNREACHABLE;
     if (e->type == DATSYNC_EV_UNREACHABLE || e->type == DATSYNC_EV_DISCONNECTED)
-        b->last_error = e->error;
+        bad.last_error = e->error;
 }
 
-/* Options for a synchronizer on such a network, all of which outlive it. */
-typedef struct bad_options {
-    bad_net b;
-    datsync_net n;
-    datsync_env env;
-    datsync_options o;
-    datsync_memory_net *net;
-} bad_options;
-
-static void bad_begin(bad_options *all)
+static void bad_begin(void)
 {
-    memset(all, 0, sizeof *all);
-    CHECK(datsync_memory_net_new(&all->net, NULL, &all->b.real) == 0);
-    all->n.ctx = all->env.ctx = all->o.ctx = &all->b;
-    all->n.listen = bad_listen;
-    all->n.accept = bad_accept;
-    all->n.connect = bad_connect;
-    all->n.connected = bad_connected;
-    all->n.recv = bad_recv;
-    all->n.send = bad_send;
-    all->n.close = bad_close;
-    all->env.log = bad_log;
-    all->o.env = &all->env;
-    all->o.net = &all->n;
-    all->o.on_event = bad_event;
-    all->o.max_peers = 2;
+    CHECK(datsync_memory_net_new(&bad.memory, NULL, &bad.real) == 0);
+    bad.net = bad.real;
+    bad.net.accept = bad_accept;
+    bad.net.connected = bad_connected;
+    bad.net.recv = bad_recv;
+    bad.net.send = bad_send;
+    bad.env.log = bad_log;
+    bad.options.env = &bad.env;
+    bad.options.net = &bad.net;
+    bad.options.on_event = bad_event;
+    bad.options.max_peers = 2;
 }
 
 static void check_bad_network(void)
 {
     datsync_feed *f = feed_of(1);
-    bad_options all;
     datsync *ds;
     datsync_pollfd fds[4];
     intptr_t stream;
     char bound[64];
-    bad_begin(&all);
-    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+    bad_begin();
+    CHECK(datsync_new(&ds, &bad.options, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_listen(ds, "here") == 0);
     /* accept fails: it is told, and tried again a second later */
-    all.b.broken = 1;
+    bad.broken = 1;
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_READ);
     fds[0].revents = DATSYNC_POLL_READ;
-    CHECK(datsync_step(ds, fds, 1, 10) == 0 && all.b.warnings == 1 && all.b.accepts == 1);
+    CHECK(datsync_step(ds, fds, 1, 10) == 0 && bad.warnings == 1 && bad.accepts == 1);
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == 0 && fds[0].revents == 0);
     CHECK(datsync_step(ds, fds, 1, 1009) == 0 && datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == 0);
     CHECK(datsync_step(ds, fds, 1, 1010) == 0 && datsync_pollfds(ds, fds, 4) == 1 &&
           fds[0].events == DATSYNC_POLL_READ);
-    CHECK(all.b.accepts == 1);
+    CHECK(bad.accepts == 1);
     /* the cap: the third connection is closed again, and told */
-    all.b.broken = 0;
-    CHECK(all.b.real.connect(all.b.real.ctx, "here", &stream) == 0 &&
-          all.b.real.connect(all.b.real.ctx, "here", &stream) == 0 &&
-          all.b.real.connect(all.b.real.ctx, "here", &stream) == 0);
+    bad.broken = 0;
+    CHECK(bad.real.connect(bad.real.ctx, "here", &stream) == 0 &&
+          bad.real.connect(bad.real.ctx, "here", &stream) == 0 && bad.real.connect(bad.real.ctx, "here", &stream) == 0);
     fds[0].revents = DATSYNC_POLL_READ;
-    CHECK(datsync_step(ds, fds, 1, 1020) == 0 && datsync_pollfds(ds, NULL, 0) == 3 && all.b.warnings == 2 &&
-          all.b.accepts == 5);
+    CHECK(datsync_step(ds, fds, 1, 1020) == 0 && datsync_pollfds(ds, NULL, 0) == 3 && bad.warnings == 2 &&
+          bad.accepts == 5);
     CHECK(datsync_free(ds) == 0);
     /* a dial that never gets through */
-    CHECK(all.b.real.listen(all.b.real.ctx, "there", &stream, bound, sizeof bound) == 0);
-    all.b.slow = 1;
-    all.o.connect_timeout_ms = 2500;
-    CHECK(datsync_new(&ds, &all.o, 5000) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
+    CHECK(bad.real.listen(bad.real.ctx, "there", &stream, bound, sizeof bound) == 0);
+    bad.slow = 1;
+    bad.options.connect_timeout_ms = 2500;
+    CHECK(datsync_new(&ds, &bad.options, 5000) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
     CHECK(datsync_connect(ds, "there", 5000) == 0 && datsync_connect(ds, "there", 5000) == 0 &&
           datsync_candidates(ds) == 1);
     CHECK(datsync_step(ds, NULL, 0, 5000) == 0 && datsync_candidates(ds) == 1 && datsync_peers(ds) == 0);
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_WRITE && datsync_deadline(ds) == 6000);
-    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 7500 && all.b.unreachable == 0);
-    CHECK(datsync_step(ds, NULL, 0, 7499) == 0 && all.b.unreachable == 0);
-    CHECK(datsync_step(ds, NULL, 0, 7500) == 0 && all.b.unreachable == 1 && all.b.last_error == DATSYNC_E_UNREACHABLE);
+    CHECK(datsync_step(ds, NULL, 0, 7000) == 0 && datsync_deadline(ds) == 7500 && bad.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 7499) == 0 && bad.unreachable == 0);
+    CHECK(datsync_step(ds, NULL, 0, 7500) == 0 && bad.unreachable == 1 && bad.last_error == DATSYNC_E_UNREACHABLE);
     CHECK(datsync_candidates(ds) == 1 && datsync_pollfds(ds, NULL, 0) == 0); /* it is dialled again later */
     CHECK(datsync_free(ds) == 0);
     /* nobody there: refused at once, again and again, and then given up, until it is asked for anew */
-    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+    CHECK(datsync_new(&ds, &bad.options, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_connect(ds, "nowhere", 0) == 0);
-    all.b.unreachable = 0;
+    bad.unreachable = 0;
     while (datsync_candidates(ds)) {
-        CHECK(datsync_deadline(ds) < 3600000 && all.b.unreachable < 20);
+        CHECK(datsync_deadline(ds) < 3600000 && bad.unreachable < 20);
         CHECK(datsync_step(ds, NULL, 0, datsync_deadline(ds)) == 0);
     }
-    CHECK(all.b.unreachable > 1 && all.b.last_error == DATSYNC_E_REFUSED);
+    CHECK(bad.unreachable > 1 && bad.last_error == DATSYNC_E_REFUSED);
     CHECK(datsync_connect(ds, "nowhere", 9000000) == 0 && datsync_candidates(ds) == 1);
-    all.b.unreachable = 0;
-    CHECK(datsync_step(ds, NULL, 0, 9000000) == 0 && all.b.unreachable == 1 && datsync_candidates(ds) == 1);
+    bad.unreachable = 0;
+    CHECK(datsync_step(ds, NULL, 0, 9000000) == 0 && bad.unreachable == 1 && datsync_candidates(ds) == 1);
     CHECK(datsync_free(ds) == 0 && datsync_feed_close(f) == 0);
-    datsync_memory_net_free(all.net);
+    datsync_memory_net_free(bad.memory);
 }
 
 /* Each with its own time, to the millisecond; and what is in the midst of it when another ends, or all. */
 static void check_slow_remotes(void)
 {
     datsync_feed *f = feed_of(1);
-    bad_options all;
     datsync *ds;
     datsync_pollfd fds[4];
     intptr_t here, stream;
     char text[64];
-    bad_begin(&all);
-    all.o.live = 1;
-    all.o.timeout_ms = all.o.handshake_timeout_ms = UINT32_MAX;
-    CHECK(all.b.real.listen(all.b.real.ctx, "there", &here, text, sizeof text) == 0);
+    bad_begin();
+    bad.options.live = 1;
+    bad.options.timeout_ms = bad.options.handshake_timeout_ms = UINT32_MAX;
+    CHECK(bad.real.listen(bad.real.ctx, "there", &here, text, sizeof text) == 0);
     /* it takes nothing from us */
-    all.b.deaf = 1;
-    CHECK(datsync_new(&ds, &all.o, 100) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+    bad.deaf = 1;
+    CHECK(datsync_new(&ds, &bad.options, 100) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_connect(ds, "there", 100) == 0);
     CHECK(datsync_step(ds, NULL, 0, 100) == 0 && datsync_pollfds(ds, fds, 4) == 1);
     CHECK(fds[0].events == (DATSYNC_POLL_READ | DATSYNC_POLL_WRITE));
-    CHECK(datsync_step(ds, NULL, 0, 15099) == 0 && datsync_pollfds(ds, fds, 4) == 1 && all.b.last_error == 0);
+    CHECK(datsync_step(ds, NULL, 0, 15099) == 0 && datsync_pollfds(ds, fds, 4) == 1 && bad.last_error == 0);
     CHECK(datsync_step(ds, NULL, 0, 15100) == 0 && datsync_pollfds(ds, fds, 4) == 0 &&
-          all.b.last_error == DATSYNC_E_SLOW);
+          bad.last_error == DATSYNC_E_SLOW);
     CHECK(datsync_free(ds) == 0);
     /* it sends without end: others have their turn */
-    all.b.deaf = 0;
-    all.b.endless = 1;
-    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+    bad.deaf = 0;
+    bad.endless = 1;
+    CHECK(datsync_new(&ds, &bad.options, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_connect(ds, "there", 0) == 0);
     CHECK(datsync_step(ds, NULL, 0, 0) == 0 && datsync_pollfds(ds, fds, 4) == 1);
     fds[0].revents = DATSYNC_POLL_READ;
-    all.b.recvs = 0;
-    CHECK(datsync_step(ds, fds, 1, 1) == 0 && all.b.recvs > 0 && all.b.recvs <= 8);
+    bad.recvs = 0;
+    CHECK(datsync_step(ds, fds, 1, 1) == 0 && bad.recvs > 0 && bad.recvs <= 8);
     CHECK(datsync_free(ds) == 0);
     /* one that is dialled, while another one's end makes all look for work; and freed in the midst of it */
-    all.b.endless = 0;
-    CHECK(datsync_new(&ds, &all.o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
+    bad.endless = 0;
+    CHECK(datsync_new(&ds, &bad.options, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_listen(ds, "here") == 0);
-    CHECK(all.b.real.connect(all.b.real.ctx, "here", &stream) == 0 && datsync_pollfds(ds, fds, 4) == 1);
+    CHECK(bad.real.connect(bad.real.ctx, "here", &stream) == 0 && datsync_pollfds(ds, fds, 4) == 1);
     fds[0].revents = DATSYNC_POLL_READ;
     CHECK(datsync_step(ds, fds, 1, 0) == 0 && datsync_pollfds(ds, fds, 4) == 2);
-    all.b.slow = 1;
+    bad.slow = 1;
     CHECK(datsync_connect(ds, "there", 0) == 0 && datsync_step(ds, NULL, 0, 0) == 0 &&
           datsync_pollfds(ds, fds, 4) == 3);
     CHECK(datsync_offered(ds, f) == 0);
-    all.b.real.close(all.b.real.ctx, stream);
+    bad.real.close(bad.real.ctx, stream);
     fds[1].revents = DATSYNC_POLL_READ;
-    CHECK(datsync_step(ds, fds, 3, 1) == 0 && datsync_pollfds(ds, fds, 4) == 2 && all.b.last_error == DATSYNC_E_CLOSED);
+    CHECK(datsync_step(ds, fds, 3, 1) == 0 && datsync_pollfds(ds, fds, 4) == 2 && bad.last_error == DATSYNC_E_CLOSED);
     CHECK(datsync_deadline(ds) > 1 && datsync_step(ds, NULL, 0, 2) == 0 && datsync_candidates(ds) == 1);
     CHECK(datsync_free(ds) == 0 && datsync_feed_close(f) == 0);
-    datsync_memory_net_free(all.net);
+    datsync_memory_net_free(bad.memory);
 }
 
 /* What two synchronizers tell of a clone, from the first to the last: their events by type. */

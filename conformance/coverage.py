@@ -14,28 +14,20 @@ import os
 import subprocess
 import sys
 
-from mutate import tests_of_the_core
+import core
+from core import HERE, ROOT
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(HERE)
 BUILD = os.path.join(ROOT, "build", "coverage")
 KNOWN = os.path.join(HERE, "uncovered.txt")
 SOURCE = os.path.join(ROOT, "datsync.c")
 
-# Program: its object files. The driver and the adapter take in datsync.c themselves.
-PROGRAMS = {"datsync": ("cli.c", "datsync.c"), "probe": ("conformance/probe.c",),
-            "adapter": ("conformance/adapters/datsync.c",), "api": ("conformance/api.c", "datsync.c")}
-
 
 def build():
-    sodium = subprocess.run(["pkg-config", "--libs", "libsodium"], stdout=subprocess.PIPE, check=False).stdout.decode()
-    for program, sources in PROGRAMS.items():
-        if not all(os.path.exists(os.path.join(ROOT, s)) for s in sources):
-            continue
+    for program, main in core.PROGRAMS.items():
         folder = os.path.join(BUILD, program)
         os.makedirs(folder, exist_ok=True)
         objects = []
-        for source in sources + ("net_posix.c",):
+        for source in [main] + ["datsync.c"] * (program in core.LINKED) + ["net_posix.c"]:
             objects.append(os.path.join(folder, source.replace("/", "_")[:-1] + "o"))
             subprocess.run(["gcc", "-std=c99", "-O0", "-g", "--coverage", "-I.", "-c", "-o", objects[-1], source], cwd=ROOT,
                            check=True)
@@ -43,23 +35,21 @@ def build():
         for name in objects:  # some tests run the programs as another user, who must be able to count too
             with open(name[:-1] + "gcda", "wb") as counted:
                 os.chmod(counted.name, 0o666)
-        subprocess.run(["gcc", "--coverage", "-o", os.path.join(folder, "run"), *objects,
-                        *(sodium.split() or ["-lsodium"])], check=True)
+        subprocess.run(["gcc", "--coverage", "-o", os.path.join(folder, "run"), *objects, *core.libraries()],
+                       check=True)
 
 
 def run_tests(arguments):
-    env = dict(os.environ, DATSYNC=os.path.join(BUILD, "datsync", "run"), DATSYNC_FAST=os.path.join(BUILD, "datsync", "run"),
-               DATSYNC_PROBE=os.path.join(BUILD, "probe", "run"), DATSYNC_ADAPTER=os.path.join(BUILD, "adapter", "run"),
-               DATSYNC_API=os.path.join(BUILD, "api", "run"),
-               PYTHONPYCACHEPREFIX=os.path.join(ROOT, "build", "pycache"))
+    env = dict(os.environ, PYTHONPYCACHEPREFIX=os.path.join(ROOT, "build", "pycache"),
+               **core.environment(lambda program: os.path.join(BUILD, program, "run")))
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not interop",
-                           *(arguments or tests_of_the_core())], cwd=ROOT, env=env).returncode
+                           *(arguments or core.tests())], cwd=ROOT, env=env).returncode
 
 
 def counts():
     """{line: (function, times it was run)} over all programs."""
     lines = {}
-    for program in PROGRAMS:
+    for program in core.PROGRAMS:
         folder = os.path.join(BUILD, program)
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             if not name.endswith(".gcda") or not os.path.getsize(os.path.join(folder, name)):

@@ -36,13 +36,12 @@ import tempfile
 import time
 import zlib
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(HERE)
+import core
+from core import HERE, ROOT
+
 BUILD = os.path.join(ROOT, "build", "mutate")
 KNOWN = os.path.join(HERE, "mutants.json")
 SAMPLE = 400
-# These test the Python side alone, and never run what is built from datsync.c.
-OTHERS = ("adapters", "bugs", "decode", "drive_reference", "mutate", "reference", "report", "suite")
 
 # ---- sites ----------------------------------------------------------------------------------------------------------
 
@@ -363,13 +362,10 @@ def digest(path):
 class Programs:
     """The command, the test driver, the suite's adapter and the interface's checks with these sites in them."""
 
-    PARTS = {"datsync": "cli.c", "probe": "conformance/probe.c", "adapter": "conformance/adapters/datsync.c",
-             "api": "conformance/api.c"}
-
     def __init__(self, text, sites, numbers, folder, flags):
         self.folder, self.bad = folder, []
         shutil.rmtree(folder, ignore_errors=True)
-        for part in self.PARTS.values():
+        for part in core.PROGRAMS.values():
             os.makedirs(os.path.dirname(self.path(part)), exist_ok=True)
             shutil.copy(os.path.join(ROOT, part), self.path(part))
         flags = ["-g1", *flags]
@@ -383,12 +379,11 @@ class Programs:
         for process in running:
             if process.wait() != 0:
                 sys.exit("mutate: the program with the mutants does not compile")
-        sodium = subprocess.run(["pkg-config", "--libs", "libsodium"], stdout=subprocess.PIPE, check=False).stdout.decode()
-        more = [self.path("runtime.c"), os.path.join(ROOT, "net_posix.c"), *(sodium.split() or ["-lsodium"])]
-        for out, part in self.PARTS.items():  # the driver and the adapter take in datsync.c themselves
-            objects = {"datsync": [self.path("core.o")], "api": [self.path("core.o")]}.get(out, [])
+        more = [self.path("runtime.c"), os.path.join(ROOT, "net_posix.c"), *core.libraries()]
+        for out, part in core.PROGRAMS.items():
             main = self.path("probe.o" if out == "probe" else part)
-            done = compiler("-w", *flags, "-o", self.path("run-" + out), main, *objects, *more)
+            linked = [self.path("core.o")] if out in core.LINKED else []
+            done = compiler("-w", *flags, "-o", self.path("run-" + out), main, *linked, *more)
             if done.returncode:
                 sys.exit("mutate: " + done.stderr.decode()[-3000:])
 
@@ -420,7 +415,7 @@ class Programs:
 
     def use(self):
         """Make these the programs that the tests run."""
-        for part in self.PARTS:
+        for part in core.PROGRAMS:
             link = os.path.join(BUILD, "now", part)
             if os.path.lexists(link):
                 os.remove(link)
@@ -692,11 +687,6 @@ class Hunt:
         return work
 
 
-def tests_of_the_core():
-    return [os.path.join(HERE, name) for name in sorted(os.listdir(HERE))
-            if name.startswith("test_") and name.endswith(".py") and name[5:-3] not in OTHERS]
-
-
 def update(hunt, known, sample_ids):
     """What killed which, into mutants.json. A reason stays where nothing did."""
     for id, (verdict, by, _) in hunt.results.items():
@@ -711,7 +701,7 @@ def update(hunt, known, sample_ids):
 
 def report(text, hunt, known, say):
     """Print the survivors and the figures; returns the share and the results as JSON."""
-    original, folder = None, BUILD
+    original = None
     counts = {"killed": 0, "timed out": 0, "survived": 0, "left": 0, "same": 0}
     out, stale = [], []
     for site in sorted(hunt.chosen, key=lambda s: s.start):
@@ -723,8 +713,8 @@ def report(text, hunt, known, say):
             else:
                 stale.append((site.id, verdict))
         elif verdict == "survived":
-            original = original or assembly(text, folder)
-            if assembly(planted(text, site), folder) == original:
+            original = original or assembly(text, BUILD)
+            if assembly(planted(text, site), BUILD) == original:
                 verdict, by = "same", "the same machine code"
         counts[verdict] += 1
         if verdict == "survived":
@@ -794,13 +784,10 @@ def main():
     os.makedirs(BUILD, exist_ok=True)
     # The tests read these names when they are imported: links tell them which programs are meant just now.
     os.makedirs(os.path.join(BUILD, "now"), exist_ok=True)
-    for name, part in (("DATSYNC", "datsync"), ("DATSYNC_FAST", "datsync"), ("DATSYNC_PROBE", "probe"),
-                       ("DATSYNC_ADAPTER", "adapter"), ("DATSYNC_API", "api")):
-        os.environ[name] = os.path.join(BUILD, "now", part)
+    os.environ.update(core.environment(lambda program: os.path.join(BUILD, "now", program)))
     hunt = Hunt(text, sites, chosen, numbers, options, known, say)
     code = pytest.main(["-p", "no:cacheprovider", "-p", "no:terminal", "-m", "not interop", "--rootdir", ROOT,
-                        *(options.tests or tests_of_the_core())],
-                       plugins=[Session(hunt)])
+                        *(options.tests or core.tests())], plugins=[Session(hunt)])
     if not hunt.results and chosen:
         sys.exit("mutate: pytest ended with %s" % code)
     share, told = report(text, hunt, known, say)

@@ -14,9 +14,9 @@ import probe as driver
 from dat import drive, evil, sleep, sodium
 from dat.drive import Drive, Stat
 from probe import (ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_ENTRY, EV_PLAN, EV_REFUSED,
-                   EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER, NOT_FOUND,
-                   PATH, RANGE,
-                   READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, VECTORS, Drives, ProbeError)
+                   EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER,
+                   NOT_FOUND, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, VECTORS, Drives,
+                   ProbeError)
 from test_drive_reference import FOLDERS, VECTOR, data_of, ids
 from test_drive_reference import replay as python_replay
 
@@ -432,6 +432,17 @@ def test_import_into_a_folder_that_has_an_entry(drives):
     assert drives.listing(0).keys() == {"/z"}
 
 
+def owner_of(drives, made, path, data):
+    """The owner of this drive opens it, drive 0, in a folder with one file."""
+    drives.world(0)
+    drives.open(0, "world:0", CREATE, None, SECRET)
+    drives.feeds(0, 62, 63)
+    drives.extend(0, made)
+    drives.close(0)
+    drives.write(0, path, data, mtime=T0)
+    drives.open(0, "world:0", 0)
+
+
 def test_import_where_a_file_was_a_folder_once(drives):
     """The deployed code puts the file first and then deletes what was beneath. What is left is a file and no folder."""
     made = Drive(secret_key=SECRET)
@@ -439,13 +450,7 @@ def test_import_where_a_file_was_a_folder_once(drives):
     made.put("/d", b"2")
     made.delete("/d/b")
     made.put("/z", b"z", mtime=T0)
-    drives.world(0)
-    drives.open(0, "world:0", CREATE, None, SECRET)
-    drives.feeds(0, 62, 63)
-    drives.extend(0, made)
-    drives.close(0)
-    drives.write(0, "z", b"z", mtime=T0)
-    drives.open(0, "world:0", 0)
+    owner_of(drives, made, "z", b"z")
     assert {e.path: e.version for e in drives.list(0, deep=False)} == {"/d": 2, "/z": 4}
     assert {(c.change, c.path) for c in drives.import_(0)} == {(REMOVED, "/d")}
     assert drives.listing(0) == {"/z": 4}
@@ -456,13 +461,7 @@ def test_import_where_a_file_and_a_folder_have_one_name(drives):
     made = Drive(secret_key=SECRET)
     made.put("/d/b", b"1", mtime=T0)
     made.put("/d", b"22", mtime=T0)
-    drives.world(0)
-    drives.open(0, "world:0", CREATE, None, SECRET)
-    drives.feeds(0, 62, 63)
-    drives.extend(0, made)
-    drives.close(0)
-    drives.write(0, "d/b", b"1", mtime=T0)
-    drives.open(0, "world:0", 0)
+    owner_of(drives, made, "d/b", b"1")
     assert {(c.change, c.path) for c in drives.import_(0)} == {(REMOVED, "/d")}
     assert drives.listing(0).keys() == {"/d/b"} and drives.import_(0) == []
 
@@ -754,17 +753,13 @@ def test_a_content_feed_of_another_key_is_not_written(drives, tmp_path):
     made.content = other.content
     made.metadata.append(drive.Index(drive.TYPE, other.content.key).encode())
     made.put("/a", b"aaa", mtime=T0)
-    evil.write_folder(made_of(made), tmp_path / "own", tmp_path / "secrets")
+    evil.write_folder(evil.Evil("a content feed of another key", made), tmp_path / "own", tmp_path / "secrets")
     (tmp_path / "own" / "a").write_bytes(b"aaa")
     drives.open(0, "dir:%s:%s" % (tmp_path / "own", tmp_path / "secrets"), 0)
     assert drives.info(0)[2] == 0 and drives.info(0)[5] == other.content.key
     assert drives.read(0, "/a") == b"aaa"
     assert code_of(drives.put, 0, "/b", b"b") == code_of(drives.remove, 0, "/a") == READ_ONLY_FEED
     assert code_of(drives.import_, 0) == READ_ONLY_FEED
-
-
-def made_of(made):
-    return evil.Evil("a drive of one's own", made)
 
 
 @pytest.mark.parametrize("path", [

@@ -751,15 +751,20 @@ def test_a_crash_between_the_pages_of_a_bitfield(first, more, probe):
         assert kept or found == after
 
 
-@pytest.mark.parametrize("first, count", [(2, 1), (5002, 1), (8194, 1), (12286, 1), (0, 8192)])
-def test_blank_nodes_are_not_claimed(probe, first, count):
-    """Claims of nodes whose place in the tree is blank go, with their blocks. Without the roots no other can be read either."""
+def reader_with_blank_nodes(probe, blocks, first, count):
+    """Disk 0 has all of these blocks, no secret key, and zeros where these nodes were."""
     probe.ask("disk", 0)
-    owner(probe, 0, 7000, where="disk:0")
+    owner(probe, 0, blocks, where="disk:0")
     probe.ask("close", 0)
     tree = probe.bytes("disk-get", 0, TREE)
     probe.ask("disk-set", 0, TREE, tree[:32 + 40 * first] + bytes(40 * count) + tree[32 + 40 * (first + count):])
     probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+
+
+@pytest.mark.parametrize("first, count", [(2, 1), (5002, 1), (8194, 1), (12286, 1), (0, 8192)])
+def test_blank_nodes_are_not_claimed(probe, first, count):
+    """Claims of nodes whose place in the tree is blank go, with their blocks. Without the roots no other can be read either."""
+    reader_with_blank_nodes(probe, 7000, first, count)
     blank = set(range(first, first + count))
     left = {i for i in range(7000) if 2 * i not in blank} if count == 1 else set()
     for _ in range(2):  # and it is written down: the next one finds it so
@@ -776,9 +781,9 @@ def test_a_read_that_fails_while_it_is_opened_drops_nothing(probe):
     owner(probe, 0, 20, where="disk:0")
     probe.ask("close", 0)
     failed = 0
-    for secret in (SECRET, None):
+    for _ in range(2):  # as the owner, and without the secret key
         for n in range(1, 60):
-            probe.ask("disk-fail", 0, "read", n, -NO_SPACE - 1)  # an I/O error
+            probe.ask("disk-fail", 0, "read", n, -drive.IO)
             code = probe.code("open", 0, "disk:0", 0, PUBLIC, None)
             left = probe.number("disk-fail", 0, "any", 0, 0)
             failed += code != 0
@@ -815,12 +820,7 @@ def test_a_feed_that_cannot_be_written_is_not_made(kind, probe):
 
 def test_a_block_whose_place_is_not_known(probe):
     """The leaf to its left is blank: the tree is at fault, and the block is not taken for one that can be read."""
-    probe.ask("disk", 0)
-    owner(probe, 0, 9, where="disk:0")
-    probe.ask("close", 0)
-    tree = probe.bytes("disk-get", 0, TREE)
-    probe.ask("disk-set", 0, TREE, tree[:32] + bytes(40) + tree[72:])
-    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    reader_with_blank_nodes(probe, 9, 0, 1)
     reader(probe, 0, "disk:0", 0)
     assert members(probe.ask("held", 0)) == set(range(1, 9)) and probe.code("get", 0, 1) == drive.NOT_FOUND
     *faults, good = probe.ask("audit", 0)

@@ -288,7 +288,7 @@ def test_a_want_is_answered_with_its_range_alone(probe):
 
 
 def test_sixteen_wants_at_once(probe):
-    """As many as are kept; those behind them are not answered, and nothing else is harmed."""
+    """As many as are kept: each is answered, and nothing else is harmed."""
     remote = Remote(probe, 9)
     wants = [Want(8192 * k, 8192) for k in range(16)]
     answers = [h for h in of(Have, remote.talk(*wants)) if h.bitfield is not None]

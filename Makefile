@@ -1,14 +1,16 @@
 # datsync. GNU make. The targets:
 #
 #   all        build/datsync, build/libdatsync.a, build/libdatsync.so
-#   deps       install what is missing to build and test (Debian; elsewhere it says what to install)
+#   deps       install what is missing to build and test (Debian; elsewhere it says what to install); with ALL=1 what the
+#              builds for other systems need, too (1 GB)
 #   demo       a feed made of this project's own files, cloned between two processes
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
 #   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
-#   bugs       every planted bug against all cases that could tell (half an hour; check tries a few of them for each)
+#   bugs       every planted bug against all cases (most of an hour; check tries a few of them for each)
 #   interop    the same against the JavaScript peers
+#   check-win32  the Windows build under wine: the vectors, the command line, clones from and to Linux and JS
 #   valgrind   a part of the suite under valgrind
 #   bench      the benchmark
 #   install    with PREFIX and DESTDIR; uninstall takes it back
@@ -121,6 +123,27 @@ build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
 
+# For 64-bit Windows, with MinGW. libsodium is built from Debian's source and kept where the next clone finds it.
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/datsync
+WIN32 := x86_64-w64-mingw32
+WIN32_SODIUM = $(CACHE)/sodium-$(WIN32)
+WIN32_COMPILE = $(WIN32)-gcc $(WARN) -O2 -g -D_WIN32_WINNT=0x0600 -DSODIUM_STATIC -I$(WIN32_SODIUM)/include -I.
+WIN32_LIBS = $(WIN32_SODIUM)/lib/libsodium.a -static -lssp -lws2_32 -lntdll -lshell32
+WIN32_PROGRAMS := datsync probe adapter api
+
+$(CACHE)/sodium-%/lib/libsodium.a: | need-sodium-source
+	sh conformance/sodium.sh $* $(CACHE)
+
+build/win32/datsync.exe: cli.c datsync.c
+build/win32/probe.exe: conformance/probe.c
+build/win32/adapter.exe: conformance/adapters/datsync.c
+build/win32/api.exe: conformance/api.c datsync.c
+build/win32/%.exe: net_win32.c datsync.h | $(WIN32_SODIUM)/lib/libsodium.a need-win32
+	mkdir -p build/win32
+	$(WIN32_COMPILE) -o $@ $(filter-out $(TAKEN_IN),$(filter %.c,$^)) $(WIN32_LIBS)
+build/win32/probe.exe build/win32/adapter.exe: TAKEN_IN := datsync.c
+build/win32/probe.exe build/win32/adapter.exe: datsync.c
+
 .PHONY: examples
 examples: $(EXAMPLES:%=build/examples/%)
 
@@ -129,7 +152,9 @@ examples: $(EXAMPLES:%=build/examples/%)
 # One line for what is missing, and which target brings it.
 MISSING = { echo "datsync: $(1) is missing: run 'make deps', or install it" >&2; exit 1; }
 
-.PHONY: need-cc need-sodium need-pytest need-npm need-valgrind need-clang need-clang-format
+MISSING_ALL = { echo "datsync: $(1) is missing: run 'make deps ALL=1', or install it" >&2; exit 1; }
+
+.PHONY: need-cc need-sodium need-pytest need-npm need-valgrind need-clang need-clang-format need-win32 need-wine need-sodium-source
 need-cc:
 	@command -v $(firstword $(CC)) >/dev/null 2>&1 || $(call MISSING,a C compiler ($(CC)))
 need-sodium: | need-cc
@@ -140,17 +165,27 @@ need-npm:
 	@command -v $(NPM) >/dev/null 2>&1 && command -v node >/dev/null 2>&1 || $(call MISSING,node with npm)
 need-valgrind:
 	@command -v valgrind >/dev/null 2>&1 || $(call MISSING,valgrind)
+need-win32:
+	@command -v $(WIN32)-gcc >/dev/null 2>&1 || $(call MISSING_ALL,MinGW ($(WIN32)-gcc))
+need-wine:
+	@command -v $(WINE) >/dev/null 2>&1 || $(call MISSING_ALL,wine (wine64))
+need-sodium-source:
+	@command -v autoreconf >/dev/null 2>&1 && command -v dpkg-source >/dev/null 2>&1 && command -v libtoolize >/dev/null 2>&1 || \
+		$(call MISSING_ALL,autoconf with automake and libtool or dpkg-dev)
 need-clang:
 	@command -v clang >/dev/null 2>&1 || $(call MISSING,clang)
 need-clang-format:
 	@command -v clang-format >/dev/null 2>&1 || $(call MISSING,clang-format)
 
 DEBIAN := gcc:gcc clang:clang make:make pkg-config:pkg-config node:nodejs npm:npm valgrind:valgrind clang-format:clang-format tcpdump:tcpdump chromium:chromium
+# What ALL=1 adds: for builds for other systems, and to run them.
+DEBIAN_ALL := $(WIN32)-gcc:gcc-mingw-w64-x86-64-win32 /usr/lib/wine/wine64:wine64 autoreconf:autoconf automake:automake \
+	libtoolize:libtool dpkg-source:dpkg-dev
 
 .PHONY: deps
 deps:
 	@want=; \
-	for pair in $(DEBIAN); do command -v $${pair%%:*} >/dev/null 2>&1 || want="$$want $${pair#*:}"; done; \
+	for pair in $(DEBIAN) $(if $(ALL),$(DEBIAN_ALL)); do command -v $${pair%%:*} >/dev/null 2>&1 || want="$$want $${pair#*:}"; done; \
 	test -e /usr/include/sodium.h || echo '#include <sodium.h>' | cc -E - >/dev/null 2>&1 || want="$$want libsodium-dev"; \
 	/usr/bin/python3 -c 'import pytest' 2>/dev/null || python3 -c 'import pytest' 2>/dev/null || want="$$want python3 python3-pytest"; \
 	/usr/bin/python3 -c 'import jsonschema' 2>/dev/null || want="$$want python3-jsonschema"; \
@@ -203,6 +238,20 @@ valgrind: build/datsync build/api $(if $(PROBE),build/probe) | need-pytest need-
 	$(call UNDER_TEST,build) DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full' \
 		$(PYTEST) -m valgrind $(TESTS)
 
+# wine has a system and a home of its own in build/wine. It takes as long to start a program there as most tests do to run it.
+WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64) wine64)
+WINESERVER ?= $(firstword $(wildcard /usr/lib/wine/wineserver64) wineserver)
+WINE_ENV := WINEPREFIX=$(CURDIR)/build/wine WINEDEBUG=-all WINEARCH=win64
+WIN32_TESTS ?= $(addprefix conformance/test_,win32.py vectors.py api.py cli.py cli_drive.py)
+.PHONY: check-win32
+check-win32: $(WIN32_PROGRAMS:%=build/win32/%.exe) build/datsync build/js/installed | need-wine need-pytest
+	-$(WINE_ENV) $(WINESERVER) -k 2>/dev/null; rm -rf build/wine; mkdir -p build/wine
+	$(WINE_ENV) HOME=$(CURDIR)/build/wine timeout 120 $(WINE) wineboot -i >/dev/null 2>&1
+	$(WINE_ENV) DATSYNC=$(CURDIR)/build/win32/datsync.exe DATSYNC_PROBE=$(CURDIR)/build/win32/probe.exe \
+		DATSYNC_API=$(CURDIR)/build/win32/api.exe DATSYNC_WRAPPER='env HOME=$(CURDIR)/build/wine $(WINE)' DATSYNC_NATIVE=$(CURDIR)/build/datsync \
+		DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m 'not posix and (win32 or not interop)' $(WIN32_TESTS); \
+		result=$$?; $(WINE_ENV) $(WINESERVER) -k; exit $$result
+
 bench: build/datsync
 	$(PYTHON) bench/bench.py
 
@@ -223,7 +272,7 @@ warnings: | need-sodium
 	@for cxx in g++ clang++; do if command -v $$cxx >/dev/null 2>&1; then \
 		echo '#include "datsync.h"' | $$cxx -std=c++11 -Wall -Wextra -Werror -I. -fsyntax-only -x c++ - || exit 1; fi; done
 
-FORMATTED = $(filter-out datsync.c,$(ALL_C))
+FORMATTED = $(filter-out datsync.c,$(ALL_C)) net_win32.c
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

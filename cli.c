@@ -1143,7 +1143,7 @@ static const char *folder_word(const cli *c, int first)
 static int read_secret_key(cli *c, uint8_t secret[64])
 {
     int in = strcmp(c->secret_key, "-") == 0;
-    FILE *file = in ? stdin : fopen(c->secret_key, "rb");
+    FILE *file = in ? stdin : datsync_os_fopen(c->secret_key);
     uint8_t more;
 
     if (file == NULL) {
@@ -1344,7 +1344,7 @@ static int append_lines(batch *b, FILE *file, const char *name)
 static int append_file(batch *b, const char *name)
 {
     int in = strcmp(name, "-") == 0;
-    FILE *file = in ? stdin : fopen(name, "rb");
+    FILE *file = in ? stdin : datsync_os_fopen(name);
 
     if (file == NULL) {
         return fail_file(b->c, name, errno);
@@ -3813,7 +3813,8 @@ int main(int argc, char **argv)
     c.block_size = CLI_BLOCK_SIZE;
     c.timeout = CLI_TIMEOUT_S;
     c.env.clock = datsync_os_clock;
-    int code = run(&c, argc, argv);
+    int error = datsync_os_main(&argc, &argv);
+    int code = error == 0 ? run(&c, argc, argv) : fail(&c, FAILED, "%s", datsync_strerror(error));
     if (fflush(stdout) != 0 || ferror(stdout)) {
         int number = errno;
         if (code == DONE || !c.said) {

@@ -853,7 +853,7 @@ uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed);
 
 /* In net_posix.c and net_win32.c. */
 
-/* TCP on IPv4 and IPv6 and Unix sockets. Addresses: `HOST:PORT`, `[V6]:PORT`, `:PORT` (all interfaces when listening,
+/* TCP on IPv4 and IPv6, and on POSIX Unix sockets. Addresses: `HOST:PORT`, `[V6]:PORT`, `:PORT` (all interfaces when listening,
  * loopback when connecting), `unix:PATH`. Host names are resolved when connecting, which waits. */
 const datsync_net *datsync_os_net(void);
 /* A folder with the six files, each named prefix + part (`key`, `secret_key`, `tree`, ...); prefix may be NULL. flags:
@@ -877,6 +877,11 @@ int datsync_os_stopped(void *ctx);
 int64_t datsync_os_input(void *buf, size_t len);
 /* Columns of the terminal on standard error, 0 if it is none. */
 int datsync_os_terminal(void);
+/* To be called by main first: the words become UTF-8 and the standard streams binary, which only Windows needs. What *argv
+ * points to lives as long as the process. */
+int datsync_os_main(int *argc, char ***argv);
+/* As fopen(path, "rb"), with a path in UTF-8: a FILE *, NULL with errno set. */
+void *datsync_os_fopen(const char *path);
 
 #ifdef __cplusplus
 }

@@ -216,6 +216,18 @@ int datsync_os_terminal(void)
     return 80;
 }
 
+int datsync_os_main(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    return 0;
+}
+
+void *datsync_os_fopen(const char *path)
+{
+    return fopen(path, "rb");
+}
+
 /* ---------------------------------------------------------------- addresses ------------------------------------ */
 
 static int net_is_unix(const char *address)

@@ -1022,6 +1022,25 @@ static void check_events(void)
     check_clone(1);
 }
 
+/* Offsets beyond 32 bits, in a folder of the operating system. */
+static void check_far_offsets(void)
+{
+    static const uint64_t far = ((uint64_t)5 << 30) + 7;
+    datsync_store s;
+    char buf[8];
+    CHECK(datsync_os_store(&s, ".", "far.", DATSYNC_CREATE) == 0);
+    CHECK(s.write(s.ctx, DATSYNC_PART_DATA, far, "abc", 3) == 0);
+    CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == (int64_t)far + 3);
+    CHECK(s.read(s.ctx, DATSYNC_PART_DATA, far - 1, buf, sizeof buf) == 4 && memcmp(buf, "\0abc", 4) == 0);
+    CHECK(s.read(s.ctx, DATSYNC_PART_DATA, far & 0xffffffffu, buf, 3) == 3 && memcmp(buf, "\0\0\0", 3) == 0);
+    CHECK(s.punch(s.ctx, DATSYNC_PART_DATA, far - 4096, 4098) == 0);
+    CHECK(s.read(s.ctx, DATSYNC_PART_DATA, far + 2, buf, sizeof buf) == 1 && buf[0] == 'c');
+    CHECK(s.truncate(s.ctx, DATSYNC_PART_DATA, far) == 0 && s.size(s.ctx, DATSYNC_PART_DATA) == (int64_t)far);
+    CHECK(s.sync(s.ctx, DATSYNC_PART_DATA) == 0);
+    CHECK(s.read(s.ctx, DATSYNC_PART_DATA, UINT64_MAX - 1, buf, 3) == DATSYNC_E_TOO_BIG);
+    s.close(s.ctx);
+}
+
 /* ================================================================ which ========================================= */
 
 static const struct check {
@@ -1046,12 +1065,13 @@ static const struct check {
     {"bad-network", check_bad_network},
     {"slow-remotes", check_slow_remotes},
     {"events", check_events},
+    {"far-offsets", check_far_offsets},
 };
 
 int main(int argc, char **argv)
 {
     size_t i;
-    CHECK(sodium_init() >= 0);
+    CHECK(sodium_init() >= 0 && datsync_os_main(&argc, &argv) == 0);
     for (i = 0; i < sizeof checks / sizeof *checks; i++)
         if (argc < 2)
             puts(checks[i].name);

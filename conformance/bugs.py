@@ -1,8 +1,8 @@
 """Bugs to be planted in the Python implementation, one at a time: what the suite is tested with.
 
-`adapters/python.py --bug NAME` runs with one. Each has a sentence, a function that plants it, the sections of the suite
-that it is about, and, in bugs.json, the cases of these sections that fail with it: these and no others, says
-test_bugs.py. After a change of the cases, `python3 bugs.py NAME ...` (no name: all) measures them anew; read the diff.
+`adapters/python.py --bug NAME` runs with one. Each has a sentence, a function that plants it and, in bugs.json, the cases
+that fail with it: these and no others of the whole suite, says test_bugs.py. After a change of the cases,
+`python3 bugs.py NAME ...` (no name: all) measures them anew; read the diff.
 """
 
 import json
@@ -28,16 +28,15 @@ except FileNotFoundError:
 class Bug(NamedTuple):
     sentence: str
     patch: Callable
-    sections: tuple
     fails: frozenset
 
 
 BUGS = {}
 
 
-def bug(name, sections, sentence):
+def bug(name, sentence):
     def add(patch):
-        BUGS[name] = Bug(sentence, patch, tuple(sections.split()), frozenset(RECORDED.get(name, ())))
+        BUGS[name] = Bug(sentence, patch, frozenset(RECORDED.get(name, ())))
         return patch
     return add
 
@@ -57,7 +56,7 @@ def adapter(name, value):
 
 # ---- frames and messages --------------------------------------------------------------------------
 
-@bug("keep-alive-is-an-error", "framing time", "A frame of length 0 ends the connection.")
+@bug("keep-alive-is-an-error", "A frame of length 0 ends the connection.")
 def _():
     @wrap(wire.FrameDecoder, "next")
     def _(old, self):
@@ -67,22 +66,22 @@ def _():
         return frame
 
 
-@bug("short-length-varint", "framing", "The length of a frame may have two bytes only.")
+@bug("short-length-varint", "The length of a frame may have two bytes only.")
 def _():
     wire.MAX_LENGTH_BYTES = 2
 
 
-@bug("no-frame-limit", "framing", "Frames of any length are waited for.")
+@bug("no-frame-limit", "Frames of any length are waited for.")
 def _():
     wire.MAX_LENGTH_BYTES, wire.MAX_FRAME = 10, 1 << 62
 
 
-@bug("small-frame-limit", "framing", "A frame may have 8,388,607 bytes, one too few.")
+@bug("small-frame-limit", "A frame may have 8,388,607 bytes, one too few.")
 def _():
     wire.MAX_FRAME -= 1
 
 
-@bug("header-of-one-byte", "framing channels", "The header is taken for one byte: channels from 8 on are misread.")
+@bug("header-of-one-byte", "The header is taken for one byte: channels from 8 on are misread.")
 def _():
     @wrap(wire.FrameDecoder, "next")
     def _(old, self):
@@ -93,7 +92,7 @@ def _():
         return wire.Frame(frame.raw[start] >> 4 & 7, frame.raw[start] & 15, frame.raw[start + 1:], frame.raw, frame.length)
 
 
-@bug("unknown-message-closes", "fields framing", "Message types 10 to 14 end the connection.")
+@bug("unknown-message-closes", "Message types 10 to 14 end the connection.")
 def _():
     @wrap(Conversation, "_on")
     def _(old, self, got):
@@ -102,7 +101,7 @@ def _():
         return old(self, got)
 
 
-@bug("unknown-field-rejected", "fields", "A message with a field that is not known does not decode.")
+@bug("unknown-field-rejected", "A message with a field that is not known does not decode.")
 def _():
     old = wire.Message.decode.__func__
 
@@ -113,7 +112,7 @@ def _():
     wire.Message.decode = classmethod(decode)
 
 
-@bug("overlong-varint-rejected", "fields", "A number in more bytes than it needs does not decode.")
+@bug("overlong-varint-rejected", "A number in more bytes than it needs does not decode.")
 def _():
     @wrap(wire, "decode_varint")
     def _(old, data, start=0, end=None):
@@ -123,7 +122,7 @@ def _():
         return number, after
 
 
-@bug("first-of-several-counts", "fields", "Of a field that comes twice the first one counts.")
+@bug("first-of-several-counts", "Of a field that comes twice the first one counts.")
 def _():
     old = wire.Message.decode.__func__
 
@@ -138,7 +137,7 @@ def _():
     wire.Message.decode = classmethod(decode)
 
 
-@bug("absent-length-is-zero", "have fields", "A Have without a length is taken for one of no blocks.")
+@bug("absent-length-is-zero", "A Have without a length is taken for one of no blocks.")
 def _():
     @wrap(Conversation, "_on_have")
     def _(old, self, channel, have):
@@ -148,21 +147,21 @@ def _():
 
 # ---- the opening ----------------------------------------------------------------------------------
 
-@bug("nonce-reuse", "opening", "Every connection has the same nonce.")
+@bug("nonce-reuse", "Every connection has the same nonce.")
 def _():
     @wrap(Peer, "open")
     def _(old, self, key=None, nonce=None, channel=None):
         return old(self, key, b"\x07" * 24 if self._sender is None else None, channel)
 
 
-@bug("nonce-of-32-bytes", "opening", "The nonce has the 32 bytes of the document.")
+@bug("nonce-of-32-bytes", "The nonce has the 32 bytes of the document.")
 def _():
     @wrap(wire.Feed, "encode")
     def _(old, self):
         return old(wire.Feed(self.discoveryKey, self.nonce and self.nonce + bytes(8)))
 
 
-@bug("keystream-starts-anew", "opening", "Each message is enciphered from the beginning of the keystream.")
+@bug("keystream-starts-anew", "Each message is enciphered from the beginning of the keystream.")
 def _():
     @wrap(Sender, "encode")
     def _(old, self, data):
@@ -170,7 +169,7 @@ def _():
         return old(self, data)
 
 
-@bug("keystream-in-blocks", "opening", "The next message begins at the next 64 bytes of the keystream.")
+@bug("keystream-in-blocks", "The next message begins at the next 64 bytes of the keystream.")
 def _():
     @wrap(Sender, "encode")
     def _(old, self, data):
@@ -178,7 +177,7 @@ def _():
         return old(self, data)
 
 
-@bug("first-feed-enciphered", "opening", "The first Feed is enciphered like the rest.")
+@bug("first-feed-enciphered", "The first Feed is enciphered like the rest.")
 def _():
     @wrap(Sender, "__init__")
     def _(old, self, key, nonce):
@@ -186,7 +185,7 @@ def _():
         self.clear = False
 
 
-@bug("handshake-in-clear", "opening handshake", "The Handshake goes out in the clear.")
+@bug("handshake-in-clear", "The Handshake goes out in the clear.")
 def _():
     @wrap(Sender, "encode")
     def _(old, self, data):
@@ -194,7 +193,7 @@ def _():
         return bytes(data) if self.count == 2 else old(self, data)
 
 
-@bug("own-nonce-both-ways", "opening", "What is received is deciphered with one's own nonce.")
+@bug("own-nonce-both-ways", "What is received is deciphered with one's own nonce.")
 def _():
     @wrap(Cipher, "__init__")
     def _(old, self, nonce, key):
@@ -202,33 +201,33 @@ def _():
         old(self, sodium.own_nonce, key)
 
 
-@bug("discovery-key-in-capitals", "opening", "The discovery key hashes HYPERCORE, as the document says.")
+@bug("discovery-key-in-capitals", "The discovery key hashes HYPERCORE, as the document says.")
 def _():
     @wrap(sodium, "generichash")
     def _(old, message, *args, **more):
         return old(b"HYPERCORE" if message == b"hypercore" else message, *args, **more)
 
 
-@bug("no-handshake", "handshake", "No Handshake is sent.")
+@bug("no-handshake", "No Handshake is sent.")
 def _():
     Peer.handshake = lambda self, **more: None
 
 
-@bug("handshake-without-id", "handshake", "The Handshake has no id.")
+@bug("handshake-without-id", "The Handshake has no id.")
 def _():
     @wrap(wire.Handshake, "encode")
     def _(old, self):
         return old(wire.Handshake(None, self.live, self.userData, self.extensions, self.ack))
 
 
-@bug("never-live", "handshake live", "The Handshake says that it is not live, also where it is.")
+@bug("never-live", "The Handshake says that it is not live, also where it is.")
 def _():
     @wrap(wire.Handshake, "encode")
     def _(old, self):
         return old(wire.Handshake(self.id, False, self.userData, self.extensions, self.ack))
 
 
-@bug("handshake-twice-closes", "handshake", "A second Handshake ends the connection.")
+@bug("handshake-twice-closes", "A second Handshake ends the connection.")
 def _():
     @wrap(Conversation, "_on_handshake")
     def _(old, self, channel, message):
@@ -239,7 +238,7 @@ def _():
 
 # ---- channels, extensions, time -------------------------------------------------------------------
 
-@bug("answers-on-the-remotes-channel", "channels feeds", "Answers go out on the remote's number for the feed.")
+@bug("answers-on-the-remotes-channel", "Answers go out on the remote's number for the feed.")
 def _():
     def send(self, channel, message):
         numbers = [n for n, dk in self.peer.remote_feeds.items() if dk == channel.feed.discovery_key]
@@ -247,7 +246,7 @@ def _():
     Conversation._send = send
 
 
-@bug("unknown-channel-ignored", "channels", "A message on a channel that was never opened is passed over.")
+@bug("unknown-channel-ignored", "A message on a channel that was never opened is passed over.")
 def _():
     @wrap(Conversation, "_on")
     def _(old, self, got):
@@ -255,7 +254,7 @@ def _():
             old(self, got)
 
 
-@bug("unknown-feed-closes", "channels feeds", "A Feed that is not shared here ends the connection.")
+@bug("unknown-feed-closes", "A Feed that is not shared here ends the connection.")
 def _():
     @wrap(Conversation, "_on")
     def _(old, self, got):
@@ -264,7 +263,7 @@ def _():
         old(self, got)
 
 
-@bug("extension-closes", "extension", "An extension message ends the connection.")
+@bug("extension-closes", "An extension message ends the connection.")
 def _():
     @wrap(Conversation, "_on")
     def _(old, self, got):
@@ -273,45 +272,45 @@ def _():
         old(self, got)
 
 
-@bug("no-keep-alive", "time", "No keep-alives are sent.")
+@bug("no-keep-alive", "No keep-alives are sent.")
 def _():
     @wrap(Peer, "ping")
     def _(old, self):
         self._last_sent = peer.time.monotonic()
 
 
-@bug("silence-is-waited-out", "time", "A silent remote is never dropped.")
+@bug("silence-is-waited-out", "A silent remote is never dropped.")
 def _():
     adapter("SILENCE", 1e9)
 
 
-@bug("impatient", "time", "A remote that is silent for 2 seconds is dropped.")
+@bug("impatient", "A remote that is silent for 2 seconds is dropped.")
 def _():
     adapter("SILENCE", 2.0)
 
 
 # ---- Have, Want -----------------------------------------------------------------------------------
 
-@bug("have-off-by-one", "live have", "New blocks are announced under the next number.")
+@bug("have-off-by-one", "New blocks are announced under the next number.")
 def _():
     @wrap(Conversation, "announce")
     def _(old, self, feed, start, length=1):
         old(self, feed, start + 1, length)
 
 
-@bug("have-without-start", "have live", "A Have leaves out its start where that is 0.")
+@bug("have-without-start", "A Have leaves out its start where that is 0.")
 def _():
     @wrap(wire.Have, "encode")
     def _(old, self):
         return old(self) if self.start else old(self)[2:]
 
 
-@bug("no-have-for-appends", "live", "New blocks are not announced.")
+@bug("no-have-for-appends", "New blocks are not announced.")
 def _():
     Conversation.announce = lambda self, feed, start, length=1: None
 
 
-@bug("have-without-want", "have live", "New blocks are announced also to those who never sent Want.")
+@bug("have-without-want", "New blocks are announced also to those who never sent Want.")
 def _():
     @wrap(Conversation, "announce")
     def _(old, self, feed, start, length=1):
@@ -320,13 +319,13 @@ def _():
             old(self, feed, start, length)
 
 
-@bug("bits-from-the-low-end", "have", "In bitfields the first block is in the lowest bit.")
+@bug("bits-from-the-low-end", "In bitfields the first block is in the lowest bit.")
 def _():
     swapped = bytes(int("{:08b}".format(i)[::-1], 2) for i in range(256))
     wrap(peer, "rle_encode")(lambda old, data: old(bytes(data).translate(swapped)))
 
 
-@bug("runs-of-ones-lost", "have", "Runs of ones are written as runs of zeros.")
+@bug("runs-of-ones-lost", "Runs of ones are written as runs of zeros.")
 def _():
     from dat import bitfield
 
@@ -338,7 +337,7 @@ def _():
     peer.rle_encode = encode
 
 
-@bug("rle-run-length-misread", "have", "In reading, a run is one byte too short.")
+@bug("rle-run-length-misread", "In reading, a run is one byte too short.")
 def _():
     from dat import bitfield
 
@@ -355,31 +354,31 @@ def _():
     peer.rle_decode = decode
 
 
-@bug("want-ignored", "have", "Want is not answered.")
+@bug("want-ignored", "Want is not answered.")
 def _():
     Conversation._on_want = lambda self, channel, want: None
 
 
-@bug("want-range-ignored", "have", "Every Want is answered with the bits from block 0 on.")
+@bug("want-range-ignored", "Every Want is answered with the bits from block 0 on.")
 def _():
     @wrap(Conversation, "_on_want")
     def _(old, self, channel, want):
         old(self, channel, wire.Want(0, want.length))
 
 
-@bug("any-want-answered", "have", "A Want is answered also where its range is no multiple of 8192.")
+@bug("any-want-answered", "A Want is answered also where its range is no multiple of 8192.")
 def _():
     peer.WANT_STEP = 1
 
 
-@bug("want-too-much-told", "have", "The answer to a Want goes beyond its range.")
+@bug("want-too-much-told", "The answer to a Want goes beyond its range.")
 def _():
     @wrap(Conversation, "_on_want")
     def _(old, self, channel, want):
         old(self, channel, wire.Want(want.start, 1 << 40))
 
 
-@bug("bitfield-not-replaced", "have", "A Have with a bitfield adds blocks and takes none away.")
+@bug("bitfield-not-replaced", "A Have with a bitfield adds blocks and takes none away.")
 def _():
     @wrap(Bits, "replace")
     def _(old, self, start, data):
@@ -387,12 +386,12 @@ def _():
         old(self, start, bytes(a | b for a, b in zip(before, data)))
 
 
-@bug("unhave-ignored", "have", "Unhave is ignored: what was taken back is asked for.")
+@bug("unhave-ignored", "Unhave is ignored: what was taken back is asked for.")
 def _():
     Conversation._on_unhave = lambda self, channel, unhave: None
 
 
-@bug("range-of-one", "have", "Of a Have with a length only the first block is noted.")
+@bug("range-of-one", "Of a Have with a length only the first block is noted.")
 def _():
     @wrap(Conversation, "_on_have")
     def _(old, self, channel, have):
@@ -401,40 +400,40 @@ def _():
 
 # ---- digests and proofs ---------------------------------------------------------------------------
 
-@bug("digest-tells-nothing", "digest", "A Request says that nothing is held.")
+@bug("digest-tells-nothing", "A Request says that nothing is held.")
 def _():
     feed.Feed.digest = lambda self, index: 0
 
 
-@bug("digest-without-parent", "digest", "A Request does not say that a parent is held.")
+@bug("digest-without-parent", "A Request does not say that a parent is held.")
 def _():
     @wrap(feed.Feed, "digest")
     def _(old, self, index):
         return old(self, index) & ~1
 
 
-@bug("digest-shifted", "digest", "The bits of a digest are one place too low.")
+@bug("digest-shifted", "The bits of a digest are one place too low.")
 def _():
     @wrap(feed.Feed, "digest")
     def _(old, self, index):
         return old(self, index) >> 1
 
 
-@bug("digest-ignored", "proof digest", "Every answer has all nodes, whatever the Request says.")
+@bug("digest-ignored", "Every answer has all nodes, whatever the Request says.")
 def _():
     @wrap(feed, "proof_indexes")
     def _(old, mine, i, digest=0, hash=False, remote=None):
         return old(mine, i, 0, hash, tree.Holding())
 
 
-@bug("digest-forgotten", "proof digest", "What earlier Requests said is forgotten.")
+@bug("digest-forgotten", "What earlier Requests said is forgotten.")
 def _():
     @wrap(feed, "proof_indexes")
     def _(old, mine, i, digest=0, hash=False, remote=None):
         return old(mine, i, digest, hash, tree.Holding())
 
 
-@bug("sibling-left-out", "proof", "The sibling of the leaf is left out of proofs.")
+@bug("sibling-left-out", "The sibling of the leaf is left out of proofs.")
 def _():
     @wrap(feed, "proof_indexes")
     def _(old, mine, i, *args):
@@ -442,7 +441,7 @@ def _():
         return found and ([n for n in found[0] if n != flat.sibling(i)], found[1])
 
 
-@bug("proof-from-the-top", "proof", "The nodes of a proof come in the opposite order.")
+@bug("proof-from-the-top", "The nodes of a proof come in the opposite order.")
 def _():
     @wrap(feed, "proof_indexes")
     def _(old, *args):
@@ -450,7 +449,7 @@ def _():
         return found and (found[0][::-1], found[1])
 
 
-@bug("no-signature", "proof", "The signature is left out.")
+@bug("no-signature", "The signature is left out.")
 def _():
     @wrap(feed.Feed, "answer")
     def _(old, self, request, remote=None):
@@ -458,7 +457,7 @@ def _():
         return data and wire.Data(data.index, data.value, data.nodes)
 
 
-@bug("signature-always", "proof", "A signature is sent also where none is needed.")
+@bug("signature-always", "A signature is sent also where none is needed.")
 def _():
     @wrap(feed.Feed, "answer")
     def _(old, self, request, remote=None):
@@ -468,7 +467,7 @@ def _():
         return data
 
 
-@bug("wrong-signature", "proof", "The signature is that of the first length.")
+@bug("wrong-signature", "The signature is that of the first length.")
 def _():
     @wrap(feed.Feed, "answer")
     def _(old, self, request, remote=None):
@@ -480,35 +479,35 @@ def _():
 
 # ---- requests -------------------------------------------------------------------------------------
 
-@bug("hash-request-gets-value", "request", "A Request for a hash is answered with the block.")
+@bug("hash-request-gets-value", "A Request for a hash is answered with the block.")
 def _():
     @wrap(feed.Feed, "answer")
     def _(old, self, request, remote=None):
         return old(self, wire.request(request.index, request.read("nodes"), False, request.read("bytes")), remote)
 
 
-@bug("bytes-off-by-one", "request", "A Request for a byte gets the block of the next byte.")
+@bug("bytes-off-by-one", "A Request for a byte gets the block of the next byte.")
 def _():
     @wrap(tree.Tree, "find_byte")
     def _(old, self, offset, length):
         return old(self, offset + 1, length)
 
 
-@bug("bytes-ignored", "request", "A Request for a byte is answered by its index.")
+@bug("bytes-ignored", "A Request for a byte is answered by its index.")
 def _():
     @wrap(feed.Feed, "answer")
     def _(old, self, request, remote=None):
         return old(self, wire.request(request.index, request.read("nodes"), request.hash), remote)
 
 
-@bug("cancel-closes", "request", "Cancel ends the connection.")
+@bug("cancel-closes", "Cancel ends the connection.")
 def _():
     def on_cancel(self, channel, cancel):
         raise PeerError("a Cancel")
     Conversation._on_cancel = on_cancel
 
 
-@bug("request-beyond-the-end-crashes", "request", "A Request beyond the end ends the process.")
+@bug("request-beyond-the-end-crashes", "A Request beyond the end ends the process.")
 def _():
     @wrap(feed.Feed, "answer")
     def _(old, self, request, remote=None):
@@ -517,7 +516,7 @@ def _():
         return old(self, request, remote)
 
 
-@bug("answers-once", "request", "A block is sent once to each peer, however often it asks.")
+@bug("answers-once", "A block is sent once to each peer, however often it asks.")
 def _():
     @wrap(Conversation, "_on_request")
     def _(old, self, channel, request):
@@ -529,7 +528,7 @@ def _():
 
 # ---- data -----------------------------------------------------------------------------------------
 
-@bug("nothing-verified", "data", "What comes is stored without being verified.")
+@bug("nothing-verified", "What comes is stored without being verified.")
 def _():
     def verify(mine, key, data):
         nodes = [tree.leaf_node(data.index, data.value)] + list(data.nodes)
@@ -538,12 +537,12 @@ def _():
     feed.verify = verify
 
 
-@bug("signature-not-verified", "data", "Any signature is taken.")
+@bug("signature-not-verified", "Any signature is taken.")
 def _():
     tree.check_roots = lambda roots, key, signature: None
 
 
-@bug("unlinked-block-accepted", "data", "A block need not be under the roots that are signed.")
+@bug("unlinked-block-accepted", "A block need not be under the roots that are signed.")
 def _():
     def verify_roots(mine, key, data, top, proven, remote):
         last = remote[-1].index if remote else top.index
@@ -564,7 +563,7 @@ def _():
     tree._verify_roots = verify_roots
 
 
-@bug("sizes-not-verified", "data", "Nodes of a wrong size are taken where the hash of the block is right.")
+@bug("sizes-not-verified", "Nodes of a wrong size are taken where the hash of the block is right.")
 def _():
     sizes = {}
 
@@ -584,7 +583,7 @@ def _():
             return tree.Verified([tree.leaf_node(data.index, data.value)], 0)
 
 
-@bug("bad-data-ends-the-process", "data", "A block that does not verify ends the process.")
+@bug("bad-data-ends-the-process", "A block that does not verify ends the process.")
 def _():
     @wrap(feed.Feed, "put")
     def _(old, self, data):
@@ -594,14 +593,14 @@ def _():
             os._exit(134)  # as an assertion does
 
 
-@bug("second-feed-into-the-first", "feeds", "What comes for the second feed is put into the first.")
+@bug("second-feed-into-the-first", "What comes for the second feed is put into the first.")
 def _():
     @wrap(Conversation, "_on_data")
     def _(old, self, channel, data):
         old(self, next(iter(self.by_key.values())), data)
 
 
-@bug("no-static-feeds", "static", "A feed without signatures does not verify.")
+@bug("no-static-feeds", "A feed without signatures does not verify.")
 def _():
     @wrap(tree, "check_roots")
     def _(old, roots, key, signature):
@@ -612,24 +611,24 @@ def _():
 
 # ---- the end, and files ---------------------------------------------------------------------------
 
-@bug("complete-too-early", "ending data sanity", "A clone ends with the first block.")
+@bug("complete-too-early", "A clone ends with the first block.")
 def _():
     Conversation.complete = property(lambda self: all(c.feed.bitfield.count() > 0 for c in self.by_key.values()))
 
 
-@bug("info-not-uploading", "ending", "A downloader that has all says that it does not upload either.")
+@bug("info-not-uploading", "A downloader that has all says that it does not upload either.")
 def _():
     @wrap(wire.Info, "encode")
     def _(old, self):
         return old(wire.Info(False, self.downloading))
 
 
-@bug("server-never-done", "ending sanity", "A server does not answer a downloader that has all.")
+@bug("server-never-done", "A server does not answer a downloader that has all.")
 def _():
     Conversation._on_info = lambda self, channel, info: None
 
 
-@bug("starts-over", "resume", "A clone asks for everything anew, whatever it has.")
+@bug("starts-over", "A clone asks for everything anew, whatever it has.")
 def _():
     if "clone" in sys.argv:
         @wrap(sleep, "read")
@@ -637,36 +636,36 @@ def _():
             return feed.Feed(old(folder, prefix).key)
 
 
-@bug("sleep-other-magic", "sleep", "The SLEEP files begin with other bytes.")
+@bug("sleep-other-magic", "The SLEEP files begin with other bytes.")
 def _():
     wrap(sleep, "encode_header")(lambda old, *args: b"\x05\x02\x58" + old(*args)[3:])
 
 
-@bug("sleep-name-missing", "sleep", "The headers do not name their algorithm.")
+@bug("sleep-name-missing", "The headers do not name their algorithm.")
 def _():
     wrap(sleep, "encode_header")(lambda old, *args: old(*args)[:7] + bytes(25))
 
 
-@bug("sleep-no-tree-bits", "sleep", "The bitfield file has no tree bits.")
+@bug("sleep-no-tree-bits", "The bitfield file has no tree bits.")
 def _():
     sleep.held_bits = lambda mine: Bits()
 
 
-@bug("sleep-signature-misplaced", "sleep", "Signatures are one entry too early.")
+@bug("sleep-signature-misplaced", "Signatures are one entry too early.")
 def _():
     @wrap(sleep, "_entries")
     def _(old, type, items):
         return old(type, {max(0, i - 1): e for i, e in items.items()} if type == sleep.SIGNATURES else items)
 
 
-@bug("sleep-no-sizes", "sleep", "The entries of the tree file have no sizes.")
+@bug("sleep-no-sizes", "The entries of the tree file have no sizes.")
 def _():
     @wrap(sleep, "_entries")
     def _(old, type, items):
         return old(type, {i: e[:32] + bytes(8) for i, e in items.items()} if type == sleep.TREE else items)
 
 
-@bug("sleep-data-misplaced", "sleep resume", "Blocks are written to the data file one behind the other, with no room for those that are not here.")
+@bug("sleep-data-misplaced", "Blocks are written to the data file one behind the other, with no room for those that are not here.")
 def _():
     @wrap(sleep, "files")
     def _(old, feed):
@@ -676,7 +675,7 @@ def _():
         return found
 
 
-@bug("sleep-index-all-set", "sleep", "The index of the bitfield file says that all is there.")
+@bug("sleep-index-all-set", "The index of the bitfield file says that all is there.")
 def _():
     @wrap(sleep, "encode_pages")
     def _(old, *args):
@@ -686,48 +685,43 @@ def _():
         return bytes(pages)
 
 
-@bug("sleep-not-written", "sleep resume", "At the end nothing is written.")
+@bug("sleep-not-written", "At the end nothing is written.")
 def _():
     adapter("write_feed", lambda feed, folder: os.makedirs(folder, exist_ok=True))
 
 
 # ---- drives ---------------------------------------------------------------------------------------
 
-@bug("drive-index-short", "drive", "An entry's index is read without the entry itself.")
+@bug("drive-index-short", "An entry's index is read without the entry itself.")
 def _():
     @wrap(drive, "inflate")
     def _(old, number, data):
         return [[n for n in level if n != number] for level in old(number, data)]
 
 
-@bug("drive-paths-not-looked-at", "drive", "Entries are laid out wherever their path says.")
+@bug("drive-paths-not-looked-at", "Entries are laid out wherever their path says.")
 def _():
     drive.path_problem = lambda name: None
 
 
-@bug("drive-without-content", "drive", "Only the metadata is downloaded.")
+@bug("drive-without-content", "Only the metadata is downloaded.")
 def _():
     drive.Drive.complete = lambda self, version=None: self.metadata.complete and self.metadata.length > 0
 
 
 # ---- measuring ------------------------------------------------------------------------------------
 
-def cases_of(name):
-    """The cases of its sections, and the conversations that must always go well."""
-    from suite import runner
-    return [c.id for c in runner.load() if c.section in BUGS[name].sections + ("sanity",)]
-
-
 def run(name, ids):
-    """These cases on a peer with the bug."""
+    """These cases (None: all) on a peer with the bug."""
     from suite import runner
+    every = [c.id for c in runner.load()]
     command = [sys.executable, os.path.join(HERE, "adapters", "python.py")]
-    return runner.Run(command, name, ids, patience=3, env=dict(os.environ, DAT_BUG=name))
+    return runner.Run(command, name, ids or every, patience=3, env=dict(os.environ, DAT_BUG=name))
 
 
 def failing(name, ids=None):
     """Where the first conversation fails nothing else is tried; what is only not strict counts as well."""
-    results = run(name, ids or cases_of(name)).all()
+    results = run(name, ids).all()
     return {id for id, result in results.items() if result["verdict"] in ("FAIL", "NON-STRICT", "ERROR")}
 
 

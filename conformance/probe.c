@@ -3731,11 +3731,11 @@ static int read_line(text *t)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     text line = {NULL, 0, 0};
     size_t i;
-    if (sodium_init() < 0)
+    if (sodium_init() < 0 || datsync_os_main(&argc, &argv) < 0)
         die("libsodium does not start");
     plugs.resize = plug_resize;
     plugs.random = plug_random;

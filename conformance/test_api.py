@@ -9,11 +9,11 @@ from probe import ROOT, WRAPPER
 API = os.environ.get("DATSYNC_API", os.path.join(ROOT, "build", "asan", "api"))
 CHECKS = ["messages", "run-lengths", "errors", "memory-store", "feed", "sizes", "handshake", "extensions-and-send",
           "peer-limits", "silence", "pool", "clone-without-memory", "memory-net", "without-plugs", "adding",
-          "bad-network", "slow-remotes", "events"]
+          "bad-network", "slow-remotes", "events", "far-offsets"]
 
 
-def api(*words):
-    return subprocess.run([*WRAPPER, API, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+def api(*words, cwd=None):
+    return subprocess.run([*WRAPPER, API, *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
                           timeout=120, check=False)
 
 
@@ -24,6 +24,6 @@ def test_these_are_all_checks():
 
 @pytest.mark.valgrind
 @pytest.mark.parametrize("name", CHECKS)
-def test_api(name):
-    done = api(name)
+def test_api(name, tmp_path):
+    done = api(name, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

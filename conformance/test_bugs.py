@@ -22,20 +22,21 @@ def test_the_table():
 
 
 def few(name):
-    """Some that must fail, and as many that must not."""
-    fails = bugs.BUGS[name].fails
-    good = [id for id in bugs.cases_of(name) if id not in fails]
-    return sorted(fails)[:3] + good[:2] + good[-2:]
+    """Some that must fail, from first to last, and of the same sections some that must not."""
+    fails = sorted(bugs.BUGS[name].fails)
+    sections = {CASES[id].section for id in fails}
+    good = [c.id for c in ALL if c.section in sections and c.id not in fails]
+    return sorted({fails[0], fails[len(fails) // 2], fails[-1]}) + good[:2] + good[-2:]
 
 
 @pytest.fixture(scope="module")
 def found(request):
-    """Runs of all bugs that are tested, side by side: they mostly wait. All cases of each bug's sections with DATSYNC_BIG=1
-    (make bugs); else a few of them."""
+    """Runs of all bugs that are tested, side by side: they mostly wait. All cases with DATSYNC_BIG=1 (make bugs); else a few of
+    them."""
     names = [item.callspec.params["name"] for item in request.session.items
              if getattr(item, "originalname", "") == "test_the_bug_is_found"]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        ids = {n: bugs.cases_of(n) if os.environ.get("DATSYNC_BIG") else [runner.FIRST] + few(n) for n in names}
+        ids = {n: [c.id for c in ALL] if os.environ.get("DATSYNC_BIG") else [runner.FIRST] + few(n) for n in names}
         runs = {n: pool.submit(bugs.failing, n, ids[n]) for n in names}
         yield {n: (ids[n], runs[n]) for n in names}
         for each in runs.values():

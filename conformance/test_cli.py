@@ -118,6 +118,7 @@ def test_create_makes_new_keys(tmp_path):
     assert sleep.read(str(tmp_path / "a")).key.hex() in first
 
 
+@pytest.mark.posix
 def test_create_with_a_secret_key(folder, tmp_path):
     key, secret = tools.key_pair(7)
     (tmp_path / "secret").write_bytes(secret)
@@ -411,6 +412,7 @@ def plain_user(tmp_path):
     shutil.rmtree(root)
 
 
+@pytest.mark.posix
 def test_a_folder_that_cannot_be_written(plain_user):
     root, go = plain_user
     path = os.path.join(root, "feed")
@@ -432,6 +434,7 @@ def test_a_folder_that_cannot_be_written(plain_user):
     assert files(path) == before
 
 
+@pytest.mark.posix
 def test_a_folder_that_cannot_be_written_can_be_shared(plain_user, folder):
     root, _ = plain_user
     path = os.path.join(root, "feed")
@@ -496,6 +499,7 @@ def limited():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
 
 
+@pytest.mark.posix
 def test_append_at_a_file_size_limit(folder):
     created(folder)
     first = tools.block(1, 0, 50000)
@@ -506,6 +510,7 @@ def test_append_at_a_file_size_limit(folder):
     assert feed("append", folder, stdin=b"more").out == "51\n"
 
 
+@pytest.mark.posix
 def test_clone_at_a_file_size_limit(folder):
     made = tools.make(400, 1000)
     with tools.Server(made) as server:
@@ -527,7 +532,7 @@ def test_share_prints_its_link_and_its_port(folder):
         assert server.out == ["dat://" + made.key.hex(), "listening on 127.0.0.1:%d" % server.port]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.posix)])
 def test_share_interrupted_exits_0(number, folder):
     tools.make_folder(folder, 5)
     with share(folder) as server:
@@ -579,6 +584,7 @@ def test_share_can_dial(folder, tmp_path):
     tools.assert_folder(copy, made)
 
 
+@pytest.mark.posix
 def test_a_socket_file(folder, tmp_path):
     made = tools.make_folder(folder, 5)
     address = "unix:%s" % (tmp_path / "s")
@@ -669,6 +675,7 @@ def test_quiet_keeps_results_and_errors(folder, tmp_path):
     one_line(feed("create", "--quiet", folder, code=FAILED))
 
 
+@pytest.mark.posix
 def test_a_terminal_gets_a_bar(folder):
     made = tools.make(300, 1000)
     main, side = os.openpty()
@@ -858,7 +865,7 @@ def test_a_peer_that_leaves_half_way(folder):
 
 
 @pytest.mark.valgrind
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.posix)])
 def test_clone_interrupted(number, folder):
     made = tools.make(50)
     with tools.Server(tools.part(made, range(10))) as server:

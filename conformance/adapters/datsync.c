@@ -1395,7 +1395,8 @@ static int codec(void)
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && (strcmp(argv[1], "serve") == 0 || strcmp(argv[1], "clone") == 0)) {
+    if (datsync_os_main(&argc, &argv) == 0 && argc > 1 &&
+        (strcmp(argv[1], "serve") == 0 || strcmp(argv[1], "clone") == 0)) {
         return replicate(argc, argv);
     }
     if (argc == 2 && strcmp(argv[1], "codec") == 0) {

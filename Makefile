@@ -10,17 +10,23 @@
 #   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
 #   bugs       every planted bug against all cases (most of an hour; check tries a few of them for each)
 #   interop    the same against the JavaScript peers
-#   check-win32  the Windows build under wine: the vectors, the command line, clones from and to Linux and JS
+#   check-all  everything that is for other places, where the tools for it are; says what it left out. Alone:
+#     check-WAY  a build for another processor, library, compiler or system, run in emulation where it must be: the vectors,
+#                clones from and to this system's build and JS. WAY: i386 s390x mips armhf aarch64 musl tcc win32
+#     check-dist check-deb  what `dist` and `deb` make, unpacked or installed, and tested
+#   dist deb   a tarball of the sources; Debian packages; in build/
 #   valgrind   a part of the suite under valgrind
 #   bench      the benchmark
 #   install    with PREFIX and DESTDIR; uninstall takes it back
 #   warnings format format-check clean
 #
-# CC, CFLAGS, CPPFLAGS, LDFLAGS and LDLIBS are the user's. TESTS='conformance/test_x.py -k y' narrows check.
+# CC, CFLAGS, CPPFLAGS, LDFLAGS and LDLIBS are the user's; WERROR= lets warnings be. TESTS='conformance/test_x.py -k y' narrows
+# each check.
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
+.SECONDARY:
 
 ifeq ($(origin CC),default)
 CC := cc
@@ -30,6 +36,12 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+BASHDIR ?= $(DATADIR)/bash-completion/completions
+ZSHDIR ?= $(DATADIR)/zsh/site-functions
+FISHDIR ?= $(DATADIR)/fish/vendor_completions.d
+CMAKEDIR ?= $(LIBDIR)/cmake/datsync
 DESTDIR ?=
 TESTS ?= conformance
 NPM ?= npm
@@ -37,7 +49,9 @@ NPM ?= npm
 VERSION := $(shell sed -n 's/^.define DATSYNC_VERSION "\(.*\)"/\1/p' datsync.h)
 SOVERSION := 0
 SYSTEM := $(shell uname -s)
-WARN := -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
+WERROR ?= -Werror
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(WERROR)
+WARN := -std=c99 $(WARNINGS)
 SODIUM_CFLAGS := $(shell pkg-config --cflags libsodium 2>/dev/null)
 SODIUM_LIBS := $(shell pkg-config --libs libsodium 2>/dev/null || echo -lsodium)
 COMPILE = $(CC) $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS)
@@ -45,7 +59,8 @@ LINK = $(CFLAGS) $(LDFLAGS)
 LIBS = $(SODIUM_LIBS) $(LDLIBS)
 
 SOURCES := datsync.c net_posix.c
-EXAMPLES := embed foreign_loop
+EXAMPLES := embed foreign_loop bare
+EXAMPLES_CXX := embed_cxx
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 
 # Only datsync_... leaves the shared library.
@@ -94,25 +109,6 @@ build/pic/%.o: %.c datsync.h | need-cc need-sodium
 	mkdir -p build/pic
 	$(COMPILE) $(CFLAGS) -fPIC -c -o $@ $<
 
-build/asan/datsync: cli.c $(SOURCES) datsync.h | need-cc need-sodium
-	mkdir -p build/asan
-	$(COMPILE) $(SANITIZE) -o $@ cli.c $(SOURCES) $(LDFLAGS) $(LIBS)
-
-# The test driver takes in datsync.c whole, to reach what is static.
-build/asan/probe: conformance/probe.c $(SOURCES) datsync.h | need-cc need-sodium
-	mkdir -p build/asan
-	$(COMPILE) $(SANITIZE) -I. -o $@ $< net_posix.c $(LDFLAGS) $(LIBS)
-
-# The peer under test that the conformance suite runs; it takes in datsync.c as well.
-build/asan/adapter: conformance/adapters/datsync.c $(SOURCES) datsync.h | need-cc need-sodium
-	mkdir -p build/asan
-	$(COMPILE) $(SANITIZE) -I. -o $@ $< net_posix.c $(LDFLAGS) $(LIBS)
-
-# A program of the public interface alone.
-build/asan/api: conformance/api.c $(SOURCES) datsync.h | need-cc need-sodium
-	mkdir -p build/asan
-	$(COMPILE) $(SANITIZE) -I. -o $@ $< $(SOURCES) $(LDFLAGS) $(LIBS)
-
 build/api: conformance/api.c build/libdatsync.a datsync.h
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
 
@@ -123,70 +119,137 @@ build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
 
-# For 64-bit Windows, with MinGW. libsodium is built from Debian's source and kept where the next clone finds it.
+build/examples/%: examples/%.cpp build/libdatsync.a datsync.h
+	mkdir -p build/examples
+	$(CXX) -std=c++17 $(WARNINGS) $(CPPFLAGS) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
+
+# No file of the operating system's: datsync.c and libsodium alone.
+build/examples/bare: examples/bare.c build/datsync.o datsync.h
+	mkdir -p build/examples
+	$(COMPILE) $(LINK) -I. -o $@ $< build/datsync.o $(LIBS)
+
+.PHONY: examples
+examples: $(EXAMPLES:%=build/examples/%) $(EXAMPLES_CXX:%=build/examples/%)
+
+# ---------------------------------------------------------------- programs for tests ------------------------------
+
+# The command, the test driver, the peer under test that the conformance suite runs, and checks of the public interface; each in
+# one go, as build/WAY/PROGRAM. The driver and the adapter take in datsync.c whole, to reach what is static.
+PROGRAMS := datsync probe adapter api
+datsync_MAIN := cli.c datsync.c
+probe_MAIN := conformance/probe.c
+adapter_MAIN := conformance/adapters/datsync.c
+api_MAIN := conformance/api.c datsync.c
+
+asan_COMPILE = $(COMPILE) $(SANITIZE)
+asan_LIBS = $(LDFLAGS) $(LIBS)
+
+tcc_COMPILE = tcc -std=c99 -Wall -Werror -g $(SODIUM_CFLAGS)
+tcc_LIBS = $(SODIUM_LIBS)
+
+# Other processors, libraries and systems. libsodium is built from Debian's source and kept where the next clone finds it.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/datsync
-WIN32 := x86_64-w64-mingw32
-WIN32_SODIUM = $(CACHE)/sodium-$(WIN32)
-WIN32_COMPILE = $(WIN32)-gcc $(WARN) -O2 -g -D_WIN32_WINNT=0x0600 -DSODIUM_STATIC -I$(WIN32_SODIUM)/include -I.
-WIN32_LIBS = $(WIN32_SODIUM)/lib/libsodium.a -static -lssp -lws2_32 -lntdll -lshell32
-WIN32_PROGRAMS := datsync probe adapter api
+CROSS := i386 s390x mips armhf aarch64 musl win32
+i386_HOST := i686-linux-gnu
+s390x_HOST := s390x-linux-gnu
+mips_HOST := mips-linux-gnu
+armhf_HOST := arm-linux-gnueabihf
+aarch64_HOST := aarch64-linux-gnu
+musl_HOST := x86_64-linux-musl
+win32_HOST := x86_64-w64-mingw32
+s390x_RUN := qemu-s390x
+mips_RUN := qemu-mips
+armhf_RUN := qemu-arm
+aarch64_RUN := qemu-aarch64
+
+# i386 runs on the processor itself, and so under the sanitizers; its libraries lie where a cross compiler has them.
+i386_FLAGS := $(SANITIZE)
+i386_LIBS := -Wl,-rpath=/usr/i686-linux-gnu/lib -Wl,--dynamic-linker=/usr/i686-linux-gnu/lib/ld-linux.so.2
+win32_FLAGS := -O2 -g -D_WIN32_WINNT=0x0600 -DSODIUM_STATIC
+win32_LIBS := -static -lssp -lws2_32 -lntdll -lshell32
+win32_OS := net_win32.c
+win32_EXE := .exe
+
+# The linker would say of each program that looking up names and users then still needs the C library that it was linked with.
+STATIC := -static -Wl,--no-warnings
+
+define CROSS_WAY
+$(1)_SODIUM := $(CACHE)/sodium-$($(1)_HOST)/lib/libsodium.a
+$(1)_COMPILE = $($(1)_HOST)-gcc $(WARN) $(or $($(1)_FLAGS),-O2 -g) -I$(CACHE)/sodium-$($(1)_HOST)/include
+$(1)_LIBS := $(CACHE)/sodium-$($(1)_HOST)/lib/libsodium.a $(or $($(1)_LIBS),$(STATIC))
+endef
+$(foreach way,$(CROSS),$(eval $(call CROSS_WAY,$(way))))
 
 $(CACHE)/sodium-%/lib/libsodium.a: | need-sodium-source
 	sh conformance/sodium.sh $* $(CACHE)
 
-build/win32/datsync.exe: cli.c datsync.c
-build/win32/probe.exe: conformance/probe.c
-build/win32/adapter.exe: conformance/adapters/datsync.c
-build/win32/api.exe: conformance/api.c datsync.c
-build/win32/%.exe: net_win32.c datsync.h | $(WIN32_SODIUM)/lib/libsodium.a need-win32
-	mkdir -p build/win32
-	$(WIN32_COMPILE) -o $@ $(filter-out $(TAKEN_IN),$(filter %.c,$^)) $(WIN32_LIBS)
-build/win32/probe.exe build/win32/adapter.exe: TAKEN_IN := datsync.c
-build/win32/probe.exe build/win32/adapter.exe: datsync.c
-
-.PHONY: examples
-examples: $(EXAMPLES:%=build/examples/%)
+WAYS := $(CROSS) tcc
+define PROGRAM_OF_WAY
+build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) datsync.c $(or $($(1)_OS),net_posix.c) datsync.h | need-$(1) $($(1)_SODIUM)
+	mkdir -p build/$(1)
+	$$($(1)_COMPILE) -I. -o $$@ $($(2)_MAIN) $(or $($(1)_OS),net_posix.c) $$($(1)_LIBS)
+endef
+$(foreach way,asan $(WAYS),$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
+programs_of = $(PROGRAMS:%=build/$(1)/%$($(1)_EXE))
 
 # ---------------------------------------------------------------- what is needed ----------------------------------
 
 # One line for what is missing, and which target brings it.
-MISSING = { echo "datsync: $(1) is missing: run 'make deps', or install it" >&2; exit 1; }
+MISSING = { echo "datsync: $(1) is missing: run 'make deps$(2)', or install it" >&2; exit 1; }
+NOTHING :=
+ALL_TOO := $(NOTHING) ALL=1
+NEED = @command -v $(1) >/dev/null 2>&1 || $(call MISSING,$(2),$(3))
 
-MISSING_ALL = { echo "datsync: $(1) is missing: run 'make deps ALL=1', or install it" >&2; exit 1; }
-
-.PHONY: need-cc need-sodium need-pytest need-npm need-valgrind need-clang need-clang-format need-win32 need-wine need-sodium-source
+NEEDS := cc sodium pytest npm valgrind clang clang-format sodium-source asan
+.PHONY: $(NEEDS:%=need-%) $(WAYS:%=need-%) need-dist need-deb
 need-cc:
-	@command -v $(firstword $(CC)) >/dev/null 2>&1 || $(call MISSING,a C compiler ($(CC)))
+	$(call NEED,$(firstword $(CC)),a C compiler ($(CC)))
 need-sodium: | need-cc
 	@echo '#include <sodium.h>' | $(CC) $(CPPFLAGS) $(SODIUM_CFLAGS) -E - >/dev/null 2>&1 || $(call MISSING,libsodium with its header)
+need-asan: | need-sodium
 need-pytest:
 	@$(PYTHON) -c 'import pytest' 2>/dev/null || $(call MISSING,pytest for $(PYTHON))
 need-npm:
-	@command -v $(NPM) >/dev/null 2>&1 && command -v node >/dev/null 2>&1 || $(call MISSING,node with npm)
-need-valgrind:
-	@command -v valgrind >/dev/null 2>&1 || $(call MISSING,valgrind)
-need-win32:
-	@command -v $(WIN32)-gcc >/dev/null 2>&1 || $(call MISSING_ALL,MinGW ($(WIN32)-gcc))
-need-wine:
-	@command -v $(WINE) >/dev/null 2>&1 || $(call MISSING_ALL,wine (wine64))
+	$(call NEED,$(NPM),node with npm)
+	$(call NEED,node,node with npm)
+need-valgrind need-clang need-clang-format: need-%:
+	$(call NEED,$*,$*)
+need-tcc: | need-sodium
+	$(call NEED,tcc,tcc,$(ALL_TOO))
+$(CROSS:%=need-%): need-%:
+	@echo '#include <stdio.h>' | $($*_HOST)-gcc -E - >/dev/null 2>&1 || $(call MISSING,$($*_HOST)-gcc with its C library,$(ALL_TOO))
+	$(if $($*_RUN),$(call NEED,$(lastword $($*_RUN)),$(lastword $($*_RUN)),$(ALL_TOO)))
 need-sodium-source:
-	@command -v autoreconf >/dev/null 2>&1 && command -v dpkg-source >/dev/null 2>&1 && command -v libtoolize >/dev/null 2>&1 || \
-		$(call MISSING_ALL,autoconf with automake and libtool or dpkg-dev)
-need-clang:
-	@command -v clang >/dev/null 2>&1 || $(call MISSING,clang)
-need-clang-format:
-	@command -v clang-format >/dev/null 2>&1 || $(call MISSING,clang-format)
+	$(call NEED,autoreconf,autoconf,$(ALL_TOO))
+	$(call NEED,automake,automake,$(ALL_TOO))
+	$(call NEED,libtoolize,libtool,$(ALL_TOO))
+	$(call NEED,dpkg-source,dpkg-dev,$(ALL_TOO))
+need-dist:
+	@git rev-parse HEAD >/dev/null 2>&1 || { echo "datsync: this is not a git checkout: there is nothing to make a tarball of" >&2; exit 1; }
+need-deb: | need-dist
+	$(call NEED,dh,debhelper,$(ALL_TOO))
+	$(call NEED,lintian,lintian,$(ALL_TOO))
 
-DEBIAN := gcc:gcc clang:clang make:make pkg-config:pkg-config node:nodejs npm:npm valgrind:valgrind clang-format:clang-format tcpdump:tcpdump chromium:chromium
-# What ALL=1 adds: for builds for other systems, and to run them.
-DEBIAN_ALL := $(WIN32)-gcc:gcc-mingw-w64-x86-64-win32 /usr/lib/wine/wine64:wine64 autoreconf:autoconf automake:automake \
-	libtoolize:libtool dpkg-source:dpkg-dev
+# What tells that it is there (a command, or a file) and the package that brings it.
+DEBIAN := gcc:gcc g++:g++ clang:clang make:make pkg-config:pkg-config cmake:cmake node:nodejs npm:npm valgrind:valgrind \
+	clang-format:clang-format mandoc:mandoc zsh:zsh fish:fish tcpdump:tcpdump chromium:chromium \
+	/usr/include/sodium.h:libsodium-dev
+# What ALL=1 adds: for builds for other systems, and to run them; and for packages.
+DEBIAN_ALL := tcc:tcc x86_64-linux-musl-gcc:musl-tools \
+	i686-linux-gnu-gcc:gcc-i686-linux-gnu /usr/i686-linux-gnu/include/stdio.h:libc6-dev-i386-cross \
+	s390x-linux-gnu-gcc:gcc-s390x-linux-gnu /usr/s390x-linux-gnu/include/stdio.h:libc6-dev-s390x-cross \
+	mips-linux-gnu-gcc:gcc-mips-linux-gnu /usr/mips-linux-gnu/include/stdio.h:libc6-dev-mips-cross \
+	arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf /usr/arm-linux-gnueabihf/include/stdio.h:libc6-dev-armhf-cross \
+	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross \
+	qemu-s390x:qemu-user x86_64-w64-mingw32-gcc:gcc-mingw-w64-x86-64-win32 /usr/lib/wine/wine64:wine64 \
+	autoreconf:autoconf automake:automake libtoolize:libtool dpkg-source:dpkg-dev dh:debhelper lintian:lintian \
+	fakeroot:fakeroot /usr/share/perl5/Debian/Debhelper/Sequence/python3.pm:dh-python
 
 .PHONY: deps
 deps:
 	@want=; \
-	for pair in $(DEBIAN) $(if $(ALL),$(DEBIAN_ALL)); do command -v $${pair%%:*} >/dev/null 2>&1 || want="$$want $${pair#*:}"; done; \
-	test -e /usr/include/sodium.h || echo '#include <sodium.h>' | cc -E - >/dev/null 2>&1 || want="$$want libsodium-dev"; \
+	for pair in $(DEBIAN) $(if $(ALL),$(DEBIAN_ALL)); do what=$${pair%%:*}; \
+		test -e "$$what" || command -v "$$what" >/dev/null 2>&1 || want="$$want $${pair#*:}"; done; \
 	/usr/bin/python3 -c 'import pytest' 2>/dev/null || python3 -c 'import pytest' 2>/dev/null || want="$$want python3 python3-pytest"; \
 	/usr/bin/python3 -c 'import jsonschema' 2>/dev/null || want="$$want python3-jsonschema"; \
 	if test -z "$$want"; then echo "datsync: nothing is missing"; exit 0; fi; \
@@ -201,13 +264,11 @@ deps:
 # The distribution's Python if it has pytest (a Python of one's own may shadow it), else what there is.
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
-UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync DATSYNC_PROBE=$(CURDIR)/$(1)/probe DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter \
-	DATSYNC_API=$(CURDIR)/$(1)/api
-# A driver that is not there yet is no reason not to run the rest.
-PROBE := $(if $(wildcard conformance/probe.c),yes)
+UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
+	DATSYNC_API=$(CURDIR)/$(1)/api$(2)
 
 .PHONY: check conformance interop valgrind bench demo
-check: build/datsync build/asan/datsync build/asan/adapter build/asan/api $(if $(PROBE),build/asan/probe) warnings | need-pytest
+check: all $(call programs_of,asan) warnings | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop' $(TESTS)
 
 # PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
@@ -231,26 +292,54 @@ build/js/installed: conformance/js/package.json $(wildcard conformance/js/packag
 	cd build/js && $(NPM) $(if $(wildcard conformance/js/package-lock.json),ci,install) --ignore-scripts --no-audit --no-fund
 	touch $@
 
-interop: build/asan/datsync $(if $(PROBE),build/asan/probe) build/js/installed | need-pytest
+interop: build/asan/datsync build/asan/probe build/js/installed | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m interop $(TESTS)
 
-valgrind: build/datsync build/api $(if $(PROBE),build/probe) | need-pytest need-valgrind
+valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
 	$(call UNDER_TEST,build) DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full' \
 		$(PYTEST) -m valgrind $(TESTS)
+
+# ---------------------------------------------------------------- everywhere --------------------------------------
+
+# TESTS if it was given, else these.
+TESTS_OR = $(if $(filter file,$(origin TESTS)),$(addprefix conformance/test_,$(1:%=%.py)),$(TESTS))
+# What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
+EVERYWHERE_TESTS := everywhere vectors api
+i386_TESTS := feed peer drive drive_partial tree cli cli_drive
+s390x_TESTS := feed peer drive tree
+win32_TESTS := win32 cli cli_drive
+# What a build is compared with.
+ON_ANOTHER = DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/build/js
+
+POSIX_WAYS := $(filter-out win32,$(WAYS))
+.PHONY: check-all $(WAYS:%=check-%)
+$(foreach way,$(WAYS),$(eval check-$(way): $(call programs_of,$(way))))
+$(WAYS:%=check-%): build/datsync build/js/installed | need-pytest
+$(POSIX_WAYS:%=check-%): check-%:
+	$(call UNDER_TEST,build/$*) DATSYNC_WRAPPER='$($*_RUN)' $(ON_ANOTHER) $(PYTEST) -m 'everywhere or not interop' \
+		$(call TESTS_OR,$(EVERYWHERE_TESTS) $($*_TESTS))
 
 # wine has a system and a home of its own in build/wine. It takes as long to start a program there as most tests do to run it.
 WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64) wine64)
 WINESERVER ?= $(firstword $(wildcard /usr/lib/wine/wineserver64) wineserver)
 WINE_ENV := WINEPREFIX=$(CURDIR)/build/wine WINEDEBUG=-all WINEARCH=win64
-WIN32_TESTS ?= $(addprefix conformance/test_,win32.py vectors.py api.py cli.py cli_drive.py)
-.PHONY: check-win32
-check-win32: $(WIN32_PROGRAMS:%=build/win32/%.exe) build/datsync build/js/installed | need-wine need-pytest
+win32_RUN = env HOME=$(CURDIR)/build/wine $(WINE)
+check-win32:
 	-$(WINE_ENV) $(WINESERVER) -k 2>/dev/null; rm -rf build/wine; mkdir -p build/wine
 	$(WINE_ENV) HOME=$(CURDIR)/build/wine timeout 120 $(WINE) wineboot -i >/dev/null 2>&1
-	$(WINE_ENV) DATSYNC=$(CURDIR)/build/win32/datsync.exe DATSYNC_PROBE=$(CURDIR)/build/win32/probe.exe \
-		DATSYNC_API=$(CURDIR)/build/win32/api.exe DATSYNC_WRAPPER='env HOME=$(CURDIR)/build/wine $(WINE)' DATSYNC_NATIVE=$(CURDIR)/build/datsync \
-		DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m 'not posix and (win32 or not interop)' $(WIN32_TESTS); \
+	$(WINE_ENV) $(call UNDER_TEST,build/win32,.exe) DATSYNC_WRAPPER='$(win32_RUN)' $(ON_ANOTHER) \
+		$(PYTEST) -m 'not posix and (everywhere or not interop)' $(call TESTS_OR,$(EVERYWHERE_TESTS) $(win32_TESTS)); \
 		result=$$?; $(WINE_ENV) $(WINESERVER) -k; exit $$result
+
+# Whatever can be run here; what cannot is told by name, with what it lacks.
+check-all: build/datsync
+	@mkdir -p build; rm -f build/everywhere; \
+	for one in $(WAYS) dist deb; do \
+		if ! $(MAKE) -s --no-print-directory need-$$one 2>build/lacking >&2; then \
+			echo "left out  check-$$one: $$(sed -n 's/^datsync: //p' build/lacking | head -n 1)"; \
+		elif $(MAKE) --no-print-directory check-$$one >&2; then echo "passed    check-$$one"; \
+		else echo "FAILED    check-$$one"; fi >> build/everywhere; \
+	done; cat build/everywhere; ! grep -q '^FAILED' build/everywhere
 
 bench: build/datsync
 	$(PYTHON) bench/bench.py
@@ -260,19 +349,23 @@ demo: build/datsync
 
 # ---------------------------------------------------------------- warnings, style ---------------------------------
 
-ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) $(if $(PROBE),conformance/probe.c) conformance/adapters/datsync.c conformance/api.c
+ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) conformance/probe.c conformance/adapters/datsync.c conformance/api.c
 
-# All sources, under each of the two compilers that is there; and the header as C++.
+# All sources, under each of the two compilers that is there, as the oldest and the newest C that they are meant for, without
+# and with NDEBUG; and the header as C++.
 .PHONY: warnings format format-check
 warnings: | need-sodium
-	@mkdir -p build; for cc in gcc clang; do \
-		if command -v $$cc >/dev/null 2>&1; then for file in $(ALL_C); do \
-			$$cc $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS) -O2 -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
-	@rm -f build/warnings.o
+	@mkdir -p build; for cc in gcc clang; do if command -v $$cc >/dev/null 2>&1; then \
+		for standard in c99 'c17 -DNDEBUG'; do for file in $(ALL_C); do \
+			$$cc -std=$$standard $(WARNINGS) -Werror $(CPPFLAGS) $(SODIUM_CFLAGS) -O2 -I. -c -o build/warnings.o $$file || exit 1; \
+		done; done; fi; done
 	@for cxx in g++ clang++; do if command -v $$cxx >/dev/null 2>&1; then \
-		echo '#include "datsync.h"' | $$cxx -std=c++11 -Wall -Wextra -Werror -I. -fsyntax-only -x c++ - || exit 1; fi; done
+		echo '#include "datsync.h"' | $$cxx -std=c++11 $(WARNINGS) -Werror -I. -fsyntax-only -x c++ - || exit 1; \
+		for file in $(EXAMPLES_CXX:%=examples/%.cpp); do \
+			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
+	@rm -f build/warnings.o
 
-FORMATTED = $(filter-out datsync.c,$(ALL_C)) net_win32.c
+FORMATTED = $(filter-out datsync.c,$(ALL_C)) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format
@@ -280,27 +373,61 @@ format-check: | need-clang-format
 
 # ---------------------------------------------------------------- installing --------------------------------------
 
-.PHONY: install uninstall clean
-install: all build/datsync.pc
-	mkdir -p $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
-	install -m 755 build/datsync $(DESTDIR)$(BINDIR)/datsync
-	install -m 644 datsync.h $(DESTDIR)$(INCLUDEDIR)/datsync.h
-	install -m 644 build/libdatsync.a $(DESTDIR)$(LIBDIR)/libdatsync.a
-	install -m 755 build/$(SHARED_REAL) $(DESTDIR)$(LIBDIR)/$(SHARED_REAL)
-	test $(SHARED) = $(SHARED_REAL) || ln -sf $(SHARED_REAL) $(DESTDIR)$(LIBDIR)/$(SHARED)
-	ln -sf $(SHARED_REAL) $(DESTDIR)$(LIBDIR)/$(SHARED_LINK)
-	install -m 644 build/datsync.pc $(DESTDIR)$(LIBDIR)/pkgconfig/datsync.pc
+# What goes where: MODE FILE PLACE. The shared library comes with its links.
+INSTALLED = 755:build/datsync:$(BINDIR)/datsync 644:datsync.h:$(INCLUDEDIR)/datsync.h \
+	644:build/libdatsync.a:$(LIBDIR)/libdatsync.a 755:build/$(SHARED_REAL):$(LIBDIR)/$(SHARED_REAL) \
+	644:build/datsync.pc:$(LIBDIR)/pkgconfig/datsync.pc \
+	644:build/datsync-config.cmake:$(CMAKEDIR)/datsync-config.cmake \
+	644:build/datsync-config-version.cmake:$(CMAKEDIR)/datsync-config-version.cmake \
+	644:man/datsync.1:$(MANDIR)/man1/datsync.1 644:man/datsync.3:$(MANDIR)/man3/datsync.3 \
+	644:completions/datsync.bash:$(BASHDIR)/datsync 644:completions/_datsync:$(ZSHDIR)/_datsync \
+	644:completions/datsync.fish:$(FISHDIR)/datsync.fish
 
-# Made anew each time: the folders are those of this call.
-.PHONY: build/datsync.pc
-build/datsync.pc: datsync.pc.in
-	mkdir -p build
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
-		-e 's|@VERSION@|$(VERSION)|' datsync.pc.in > $@
+.PHONY: install uninstall clean
+install: all build/datsync.pc build/datsync-config.cmake build/datsync-config-version.cmake
+	@set -e; for one in $(INSTALLED); do mode=$${one%%:*} rest=$${one#*:}; to="$(DESTDIR)$${rest#*:}"; \
+		mkdir -p "$${to%/*}"; echo "$$to"; install -m $$mode "$${rest%%:*}" "$$to"; done
+	test $(SHARED) = $(SHARED_REAL) || ln -sf $(SHARED_REAL) "$(DESTDIR)$(LIBDIR)/$(SHARED)"
+	ln -sf $(SHARED_REAL) "$(DESTDIR)$(LIBDIR)/$(SHARED_LINK)"
 
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/datsync $(DESTDIR)$(INCLUDEDIR)/datsync.h $(DESTDIR)$(LIBDIR)/pkgconfig/datsync.pc
-	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdatsync.a $(SHARED) $(SHARED_LINK) $(SHARED_REAL))
+	@for one in $(INSTALLED) ::$(LIBDIR)/$(SHARED) ::$(LIBDIR)/$(SHARED_LINK); do rm -f "$(DESTDIR)$${one##*:}"; done
+	rmdir "$(DESTDIR)$(CMAKEDIR)"
+
+# Made anew each time: the folders are those of this call.
+.PHONY: build/datsync.pc build/datsync-config.cmake build/datsync-config-version.cmake
+build/datsync.pc build/datsync-config.cmake build/datsync-config-version.cmake: build/%: packaging/%.in
+	mkdir -p build
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+		-e 's|@VERSION@|$(VERSION)|' -e 's|@CMAKEDIR@|$(CMAKEDIR)|' -e 's|@SHARED@|$(SHARED)|' -e 's|@SHARED_REAL@|$(SHARED_REAL)|' $< > $@
+
+# ---------------------------------------------------------------- packages ----------------------------------------
+
+NAME := datsync-$(VERSION)
+
+.PHONY: dist check-dist deb check-deb
+# What is committed.
+dist: | need-dist
+	mkdir -p build
+	git archive --format=tar.gz --prefix=$(NAME)/ -o build/$(NAME).tar.gz HEAD
+
+check-dist: dist
+	rm -rf build/dist; mkdir -p build/dist
+	tar -C build/dist -xzf build/$(NAME).tar.gz
+	$(MAKE) -C build/dist/$(NAME) check $(if $(DIST_TESTS),TESTS="$(DIST_TESTS)")
+
+deb: dist | need-deb
+	rm -rf build/deb; mkdir -p build/deb
+	tar -C build/deb -xzf build/$(NAME).tar.gz
+	cp build/$(NAME).tar.gz build/deb/datsync_$(VERSION).orig.tar.gz
+	mv build/deb/$(NAME)/packaging/debian build/deb/$(NAME)/
+	cd build/deb/$(NAME) && dpkg-buildpackage -us -uc
+
+# The packages by lintian's rules; and their content, unpacked and used.
+check-deb: deb | need-pytest
+	cd build/deb && lintian --info --display-info --pedantic --fail-on error,warning,info,pedantic *.changes
+	for deb in build/deb/*.deb; do dpkg-deb -x $$deb build/deb/root; done
+	DATSYNC_INSTALLED=$(CURDIR)/build/deb/root $(PYTEST) conformance/test_packaging.py -k installed
 
 clean:
 	rm -rf build

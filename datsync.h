@@ -18,7 +18,7 @@
  *   Results      >= 0 is success; a negative number is one of enum datsync_error, and datsync_strerror() has a
  *                sentence for it.
  *   Time         milliseconds of any monotonic clock, always passed in. Nothing here reads a clock or sleeps, but
- *                datsync_run(), which uses the clock that it was given.
+ *                datsync_run() and datsync_poll(), which use the clock that they were given.
  *   Ownership    what a function returns through an `out` argument belongs to the caller, who ends it with the
  *                matching _free or _close. Buffers and structs passed in are only used during the call, unless the
  *                text says otherwise. A struct of functions (datsync_store, datsync_net, datsync_env) is copied;
@@ -174,7 +174,7 @@ typedef struct datsync_env {
     void (*random)(void *ctx, void *buf, size_t len);
     /* One line without a line feed. Default: none. */
     void (*log)(void *ctx, int level, const char *line);
-    /* Monotonic milliseconds. Only datsync_run() and datsync_fetch() ask for it. Default: none. */
+    /* Monotonic milliseconds. Only datsync_run() and datsync_poll() ask for it. Default: none. */
     uint64_t (*clock)(void *ctx);
 } datsync_env;
 

@@ -15,6 +15,7 @@
 #define __EXTENSIONS__
 #endif /* the BSDs show all of it when nothing is asked for, and hide flock otherwise */
 #define _FILE_OFFSET_BITS 64
+#define _TIME_BITS 64 /* after 2038, also where time_t began with 32 bits */
 
 #include "datsync.h"
 

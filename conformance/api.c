@@ -224,7 +224,9 @@ static void check_feed(void)
     CHECK(datsync_feed_has_node(f, 0) && datsync_feed_has_node(f, 1) && datsync_feed_has_node(f, 4));
     CHECK(!datsync_feed_has_node(f, 3) && !datsync_feed_has_node(f, 5) && !datsync_feed_has_node(f, UINT64_MAX));
     CHECK(datsync_feed_append(f, NULL, 0) == 3);
-    CHECK(datsync_feed_append(f, &b, DATSYNC_MAX_BLOCKS) == DATSYNC_E_TOO_BIG);
+    if (SIZE_MAX > UINT32_MAX) { /* elsewhere so many cannot be counted */
+        CHECK(datsync_feed_append(f, &b, (size_t)DATSYNC_MAX_BLOCKS) == DATSYNC_E_TOO_BIG);
+    }
     b.len = DATSYNC_MAX_BLOCK + 1;
     CHECK(datsync_feed_append(f, &b, 1) == DATSYNC_E_TOO_BIG);
     CHECK(datsync_feed_length(f) == 3 && datsync_feed_byte_length(f) == 21);

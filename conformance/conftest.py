@@ -22,7 +22,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     for mark in ("interop: needs the JavaScript peers", "valgrind: is run under valgrind too",
-                 "win32: is about the Windows build", "posix: needs what Windows has not (modes, links, signals, socket files)"):
+                 "everywhere: is about a build for another system, processor or compiler", "posix: needs what Windows has not (modes, links, signals, socket files)"):
         config.addinivalue_line("markers", mark)
     config.conformance = None
 

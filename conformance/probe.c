@@ -1025,7 +1025,7 @@ static datsync_bytes content(uint64_t seed, uint64_t index, uint64_t min, uint64
     keystream(r, 4, seed, index, 1);
     b.len = (size_t)min;
     if (max > min)
-        b.len += ((uint32_t)r[3] << 24 | (uint32_t)r[2] << 16 | (uint32_t)r[1] << 8 | r[0]) % (max - min + 1);
+        b.len += (size_t)(((uint32_t)r[3] << 24 | (uint32_t)r[2] << 16 | (uint32_t)r[1] << 8 | r[0]) % (max - min + 1));
     b.data = temp(b.len);
     if (b.len)
         keystream((uint8_t *)(uintptr_t)b.data, b.len, seed, index, 0);

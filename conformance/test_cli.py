@@ -963,34 +963,3 @@ def test_a_liar_and_an_honest_peer_together(folder):
         with clone(made.key, folder, "--timeout", "5", ports=[liar.port, honest.port]) as client:
             client.finish(DONE)
     tools.assert_folder(folder, made)
-
-
-# ---- the examples ---------------------------------------------------------------------------------
-
-def compiled(name, scratch):
-    """Copied beside the two files, and one cc line: that of the example's own head."""
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) is None:
-        pytest.skip("there is no C compiler")
-    for file in ("examples/%s.c" % name, "datsync.c", "datsync.h", "net_posix.c"):
-        shutil.copy(os.path.join(tools.ROOT, file), scratch)
-    with open(os.path.join(scratch, name + ".c")) as source:
-        line = re.search(r"^ \* +cc (.+)$", source.read(), re.M).group(1).split()
-    subprocess.run([compiler, *line], cwd=scratch, check=True, timeout=120)
-    return os.path.join(scratch, name)
-
-
-@pytest.mark.parametrize("name", ["embed", "foreign_loop"])
-def test_the_examples_clone(name, folder, tmp_path):
-    scratch = str(tmp_path / "scratch")
-    os.mkdir(scratch)
-    program = compiled(name, scratch)
-    made = tools.make_folder(folder, 500)
-    with share(folder) as server:
-        copy = str(tmp_path / "copy")
-        done = subprocess.run([program, "dat://" + made.key.hex(), "127.0.0.1:%d" % server.port, copy],
-                              timeout=60, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert done.returncode == 0, done
-        server.stop()
-    tools.assert_folder(copy, made)
-    assert subprocess.run([program], timeout=10, stderr=subprocess.DEVNULL).returncode == 2

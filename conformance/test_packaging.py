@@ -1,0 +1,272 @@
+"""Inside other projects: the examples as their heads say, what the two files need and give, and what `make install` and
+`make dist` leave.
+
+DATSYNC_INSTALLED: a root into which Debian packages were unpacked, instead of what `make install` installs (make check-deb).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+
+import tools
+from tools import ROOT, share
+
+INSTALLED = os.environ.get("DATSYNC_INSTALLED")
+CAREFUL = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+# This system's own: a build that is being tested on another one is not what is linked here.
+ENV = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+
+def call(*words, **options):
+    """What a program prints, which must succeed."""
+    done = subprocess.run([str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=300,
+                          env=dict(ENV, **options.pop("env", {})), check=False, **options)
+    assert done.returncode == 0, (words, done.stdout[-3000:], done.stderr[-3000:])
+    return done.stdout
+
+
+def needs(*programs):
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip("there is no " + program)
+
+
+def source(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def sentences(text):
+    """C or C++ without its comments."""
+    return re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.S)
+
+
+# ---- dropped in -----------------------------------------------------------------------------------
+
+def compiled(name, scratch):
+    """An example beside the files that it needs, made by the line of its own head."""
+    needs("cc", "c++")
+    for file in ("examples/" + name, "datsync.c", "datsync.h", "net_posix.c"):
+        shutil.copy(os.path.join(ROOT, file), scratch)
+    line = re.search(r"^(?: \*|//) +((?:cc|c\+\+) .+)$", source("examples/" + name), re.M).group(1)
+    call("sh", "-c", line, cwd=scratch)
+    return os.path.join(scratch, os.path.splitext(name)[0])
+
+
+def clones(program, tmp_path, **env):
+    """A program that takes a link, an address and a folder downloads a feed."""
+    made = tools.make_folder(str(tmp_path / "feed"), 500)
+    with share(tmp_path / "feed") as server:
+        copy = str(tmp_path / "copy")
+        assert "500 blocks\n" in call(program, "dat://" + made.key.hex(), "127.0.0.1:%d" % server.port, copy, env=env)
+        server.stop()
+    tools.assert_folder(copy, made)
+
+
+@pytest.mark.parametrize("name", ["embed.c", "foreign_loop.c", "embed_cxx.cpp"])
+def test_the_examples_clone(name, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    program = compiled(name, str(tmp_path / "scratch"))
+    clones(program, tmp_path)
+    assert subprocess.run([program], timeout=10, stderr=subprocess.DEVNULL, check=False).returncode == 2
+
+
+def test_the_example_without_a_system(tmp_path):
+    assert call(compiled("bare.c", str(tmp_path))) == "no files\nno sockets\nno clock\n"
+
+
+STANDARD = ["limits.h", "stdio.h", "stdlib.h", "string.h"]
+# All that datsync.c asks of the world: the C library's functions that every system has, and libsodium's.
+WANTED = """
+crypto_core_hsalsa20 crypto_generichash crypto_generichash_final crypto_generichash_init crypto_generichash_update
+crypto_kdf_derive_from_key crypto_shorthash crypto_sign_detached crypto_sign_seed_keypair crypto_sign_verify_detached
+crypto_stream_salsa20_xor_ic randombytes_buf sodium_init sodium_is_zero sodium_memzero
+bsearch free memchr memcmp memcpy memmove memset qsort realloc snprintf strchr strcmp strcpy strlen strncmp strrchr
+""".split()
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "tcc"])
+def test_what_datsync_needs(compiler, tmp_path):
+    """Nothing of an operating system, with or without optimisation: neither in a header nor in a symbol."""
+    needs(compiler, "nm")
+    included = re.findall(r'^#include [<"](.+)[>"]', source("datsync.c"), re.M)
+    assert included == ["datsync.h"] + STANDARD + ["sodium.h"]
+    assert re.findall(r"^#include <(.+)>", source("datsync.h"), re.M) == ["stddef.h", "stdint.h"]
+    # As written: the compiler neither brings functions of its own nor replaces one by another.
+    plain = ["-fno-builtin"] if compiler != "tcc" else []
+    call(compiler, "-std=c99", "-O0", *plain, "-fno-stack-protector", "-c", "-o", tmp_path / "o", os.path.join(ROOT, "datsync.c"))
+    found = set(call("nm", "-u", tmp_path / "o").split()) - {"U"}
+    own = {name for name in found if name.startswith("__") or name == "_GLOBAL_OFFSET_TABLE_"}  # the compiler's
+    assert sorted(found - own) == sorted(WANTED)
+    assert compiler == "tcc" or not own
+
+
+@pytest.mark.parametrize("file", ["datsync.c", "net_posix.c", "cli.c"])
+def test_ndebug_changes_nothing(file, tmp_path):
+    needs("cc")
+    for name, flags in (("with", ["-DNDEBUG"]), ("without", [])):
+        call("cc", "-std=c99", "-O1", *flags, "-c", "-o", tmp_path / name, os.path.join(ROOT, file))
+    assert (tmp_path / "with").read_bytes() == (tmp_path / "without").read_bytes()
+
+
+# ---- the library ----------------------------------------------------------------------------------
+
+def public():
+    """The functions that the header declares."""
+    text = re.sub(r"^#.*$", "", sentences(source("datsync.h")), flags=re.M)
+    text = re.sub(r"typedef\b[^;{]*\([^;{]*;|\{[^{}]*\}", ";", text.replace('extern "C" {', ""))
+    while "{" in text:
+        text = re.sub(r"\{[^{}]*\}", ";", text)
+    return sorted(re.findall(r"\b(datsync_\w+)\(", text))
+
+
+def library():
+    """The shared library, of this build or installed."""
+    if INSTALLED:
+        return next(os.path.join(at, name) for at, _, names in os.walk(INSTALLED) for name in names if name == "libdatsync.so.0")
+    path = os.path.join(ROOT, "build", "libdatsync.so")
+    if not os.path.exists(path):
+        pytest.skip("build/libdatsync.so is not built: make")
+    return path
+
+
+def test_what_the_library_gives():
+    """Just the functions of the header, under the name of its interface; Debian's list of its symbols is the same."""
+    needs("nm", "readelf")
+    given = [line.split()[-1] for line in call("nm", "-D", "--defined-only", library()).splitlines()]
+    assert sorted(given) == public() and len(given) > 100
+    assert "Library soname: [libdatsync.so.0]" in call("readelf", "-d", library())
+
+
+def test_the_list_of_symbols():
+    """That of the Debian package, by which a symbol that goes or comes is noticed."""
+    listed = re.findall(r"^ (\w+)@Base 0\.1\.0$", source("packaging/debian/libdatsync0.symbols"), re.M)
+    assert listed == public()
+
+
+# ---- installed ------------------------------------------------------------------------------------
+
+PLACES = ["bin/datsync", "include/datsync.h", "LIB/cmake/datsync/datsync-config-version.cmake", "LIB/cmake/datsync/datsync-config.cmake",
+          "LIB/libdatsync.a", "LIB/libdatsync.so", "LIB/libdatsync.so.0", "LIB/libdatsync.so.0.1.0", "LIB/pkgconfig/datsync.pc",
+          "share/bash-completion/completions/datsync", "share/fish/vendor_completions.d/datsync.fish",
+          "share/man/man1/datsync.1", "share/man/man3/datsync.3", "share/zsh/ZSH/_datsync"]
+
+
+class Place:
+    """Where it is installed: the root before the prefix, and the folders."""
+
+    def __init__(self, root, prefix, lib, zsh):
+        self.root, self.prefix, self.zsh = str(root), str(root) + prefix, zsh
+        self.lib = os.path.join(self.prefix, lib)
+        self.env = {"LD_LIBRARY_PATH": self.lib, "PKG_CONFIG_PATH": os.path.join(self.lib, "pkgconfig"), "PKG_CONFIG_SYSROOT_DIR": self.root}
+
+    def files(self):
+        found = [os.path.relpath(os.path.join(at, name), self.prefix) for at, _, names in os.walk(self.prefix) for name in names]
+        lib = os.path.relpath(self.lib, self.prefix)
+        return sorted(re.sub(r"\.gz$", "", f.replace(self.zsh, "ZSH")) if "/zsh/" in f or "/man/" in f else
+                      re.sub("^%s/" % re.escape(lib), "LIB/", f) for f in found)
+
+
+def make_install(root, *more):
+    call("make", "-C", ROOT, "install", "DESTDIR=%s" % root, "PREFIX=/opt/dat sync" if more else "PREFIX=/opt/datsync")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Everything under a root of its own; what moves there as a whole still finds itself."""
+    if INSTALLED:
+        triple = call("gcc", "-print-multiarch").strip()
+        return Place(INSTALLED, "/usr", "lib/" + triple, "vendor-completions")
+    needs("make", "cc")
+    library()
+    root = tmp_path_factory.mktemp("root")
+    make_install(root)
+    return Place(root, "/opt/datsync", "lib", "site-functions")
+
+
+def test_installed_files(installed):
+    own = [f for f in installed.files() if not f.startswith(("share/doc/", "share/doc-base/", "lib/python3/"))]
+    assert own == sorted(PLACES)
+    assert re.fullmatch(r"datsync \d+\.\d+\.\d+\n", call(os.path.join(installed.prefix, "bin", "datsync"), "--version"))
+
+
+@pytest.mark.parametrize("how", ["shared", "static"])
+def test_installed_by_pkg_config(installed, how, tmp_path):
+    needs("cc", "pkg-config")
+    words = call("pkg-config", *["--static"] * (how == "static"), "--cflags", "--libs", "datsync", env=installed.env).split()
+    if how == "static":
+        words = ["-Wl,-Bstatic" if w == "-ldatsync" else w for w in words]
+        words = [w for w in words for w in ([w, "-ldatsync", "-Wl,-Bdynamic"] if w == "-Wl,-Bstatic" else [w])]
+    call("cc", "-std=c99", *CAREFUL, "-o", tmp_path / "embed", os.path.join(ROOT, "examples", "embed.c"), *words)
+    needed = call("readelf", "-d", tmp_path / "embed")
+    assert ("[libdatsync.so.0]" in needed) == (how == "shared")
+    clones(tmp_path / "embed", tmp_path, **installed.env)
+    assert call("pkg-config", "--modversion", "datsync", env=installed.env) == call(
+        os.path.join(installed.prefix, "bin", "datsync"), "--version").replace("datsync ", "")
+
+
+@pytest.mark.parametrize("target", ["datsync", "static"])
+def test_installed_by_cmake(installed, target, tmp_path):
+    """find_package from C++, with either target."""
+    needs("cmake", "c++")
+    (tmp_path / "CMakeLists.txt").write_text("""
+cmake_minimum_required(VERSION 3.10)
+project(mine CXX)
+set(CMAKE_CXX_STANDARD 17)
+find_package(datsync 0.1 REQUIRED)
+add_executable(mine "%s/examples/embed_cxx.cpp")
+target_link_libraries(mine PRIVATE datsync::%s)
+""" % (ROOT, target))
+    call("cmake", "-S", tmp_path, "-B", tmp_path / "build", "-DCMAKE_PREFIX_PATH=" + installed.prefix,
+         "-Ddatsync_DIR=" + os.path.join(installed.lib, "cmake", "datsync"))
+    call("cmake", "--build", tmp_path / "build")
+    needed = call("readelf", "-d", tmp_path / "build" / "mine")
+    assert ("[libdatsync.so.0]" in needed) == (target == "datsync")
+    clones(tmp_path / "build" / "mine", tmp_path, **installed.env)
+
+
+@pytest.mark.parametrize("version, found", [("0.1", True), ("0.1.0", True), ("0.2", False), ("1.0", False), ("0.0", False), ("0.1.9", False)])
+def test_installed_for_cmake_as_a_version(installed, version, found, tmp_path):
+    needs("cmake")
+    (tmp_path / "CMakeLists.txt").write_text("""
+cmake_minimum_required(VERSION 3.10)
+project(mine NONE)
+find_package(datsync %s CONFIG)
+message(STATUS "it is found: ${datsync_FOUND}")
+""" % version)
+    said = call("cmake", "-S", tmp_path, "-B", tmp_path / "build", "-Ddatsync_DIR=" + os.path.join(installed.lib, "cmake", "datsync"))
+    assert ("it is found: 1" in said) == found, said
+
+
+def test_uninstall_takes_it_back(tmp_path):
+    needs("make", "cc")
+    library()
+    make_install(tmp_path)
+    assert Place(tmp_path, "/opt/datsync", "lib", "site-functions").files() == sorted(PLACES)
+    call("make", "-C", ROOT, "uninstall", "DESTDIR=%s" % tmp_path, "PREFIX=/opt/datsync")
+    assert [names for _, _, names in os.walk(tmp_path) if names] == []
+
+
+# ---- the tarball ----------------------------------------------------------------------------------
+
+def test_dist_is_what_is_committed(tmp_path):
+    needs("make", "git")
+    if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("this is not a git checkout")
+    call("git", "clone", "-q", ROOT, tmp_path / "clone")
+    first = tmp_path / "clone" / "build" / "datsync-0.1.0.tar.gz"
+    call("make", "-C", tmp_path / "clone", "dist")
+    with tarfile.open(first) as tar:
+        names = [m.name for m in tar if not m.isdir()]
+        content = tar.extractfile("datsync-0.1.0/datsync.c").read()
+    committed = call("git", "-C", ROOT, "-c", "core.quotePath=off", "ls-tree", "-r", "-z", "--name-only", "HEAD").split("\0")[:-1]
+    assert sorted(names) == sorted("datsync-0.1.0/" + name for name in committed)
+    assert content == (tmp_path / "clone" / "datsync.c").read_bytes()
+    before = first.read_bytes()
+    os.remove(first)
+    call("make", "-C", tmp_path / "clone", "dist")
+    assert first.read_bytes() == before  # the same each time

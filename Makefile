@@ -228,8 +228,10 @@ need-dist:
 	@git rev-parse HEAD >/dev/null 2>&1 || { echo "datsync: this is not a git checkout: there is nothing to make a tarball of" >&2; exit 1; }
 need-deb: | need-dist
 	$(call NEED,dh,debhelper,$(ALL_TOO))
+	@test -e $(DH_PYTHON) || $(call MISSING,dh-python,$(ALL_TOO))
 	$(call NEED,lintian,lintian,$(ALL_TOO))
 
+DH_PYTHON := /usr/share/perl5/Debian/Debhelper/Sequence/python3.pm
 # What tells that it is there (a command, or a file) and the package that brings it.
 DEBIAN := gcc:gcc g++:g++ clang:clang make:make pkg-config:pkg-config cmake:cmake node:nodejs npm:npm valgrind:valgrind \
 	clang-format:clang-format mandoc:mandoc zsh:zsh fish:fish tcpdump:tcpdump chromium:chromium \
@@ -243,7 +245,7 @@ DEBIAN_ALL := tcc:tcc x86_64-linux-musl-gcc:musl-tools \
 	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross \
 	qemu-s390x:qemu-user x86_64-w64-mingw32-gcc:gcc-mingw-w64-x86-64-win32 /usr/lib/wine/wine64:wine64 \
 	autoreconf:autoconf automake:automake libtoolize:libtool dpkg-source:dpkg-dev dh:debhelper lintian:lintian \
-	fakeroot:fakeroot /usr/share/perl5/Debian/Debhelper/Sequence/python3.pm:dh-python
+	$(DH_PYTHON):dh-python
 
 .PHONY: deps
 deps:
@@ -304,7 +306,7 @@ valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
 # TESTS if it was given, else these.
 TESTS_OR = $(if $(filter file,$(origin TESTS)),$(addprefix conformance/test_,$(1:%=%.py)),$(TESTS))
 # What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
-EVERYWHERE_TESTS := everywhere vectors api
+EVERYWHERE_TESTS := everywhere vectors api conformance
 i386_TESTS := feed peer drive drive_partial tree cli cli_drive
 s390x_TESTS := feed peer drive tree
 win32_TESTS := win32 cli cli_drive
@@ -319,16 +321,18 @@ $(POSIX_WAYS:%=check-%): check-%:
 	$(call UNDER_TEST,build/$*) DATSYNC_WRAPPER='$($*_RUN)' $(ON_ANOTHER) $(PYTEST) -m 'everywhere or not interop' \
 		$(call TESTS_OR,$(EVERYWHERE_TESTS) $($*_TESTS))
 
-# wine has a system and a home of its own in build/wine. It takes as long to start a program there as most tests do to run it.
+# wine has a system and a home of its own in build/wine, and one server for all tests: without it each program would start the
+# whole system anew.
 WINE ?= $(firstword $(wildcard /usr/lib/wine/wine64) wine64)
 WINESERVER ?= $(firstword $(wildcard /usr/lib/wine/wineserver64) wineserver)
 WINE_ENV := WINEPREFIX=$(CURDIR)/build/wine WINEDEBUG=-all WINEARCH=win64
 win32_RUN = env HOME=$(CURDIR)/build/wine $(WINE)
 check-win32:
 	-$(WINE_ENV) $(WINESERVER) -k 2>/dev/null; rm -rf build/wine; mkdir -p build/wine
+	$(WINE_ENV) $(WINESERVER) -p
 	$(WINE_ENV) HOME=$(CURDIR)/build/wine timeout 120 $(WINE) wineboot -i >/dev/null 2>&1
 	$(WINE_ENV) $(call UNDER_TEST,build/win32,.exe) DATSYNC_WRAPPER='$(win32_RUN)' $(ON_ANOTHER) \
-		$(PYTEST) -m 'not posix and (everywhere or not interop)' $(call TESTS_OR,$(EVERYWHERE_TESTS) $(win32_TESTS)); \
+		$(PYTEST) -m 'not posix and (everywhere or not interop)' --expect conformance/wine.json $(call TESTS_OR,$(EVERYWHERE_TESTS) $(win32_TESTS)); \
 		result=$$?; $(WINE_ENV) $(WINESERVER) -k; exit $$result
 
 # Whatever can be run here; what cannot is told by name, with what it lacks.
@@ -426,8 +430,9 @@ deb: dist | need-deb
 # The packages by lintian's rules; and their content, unpacked and used.
 check-deb: deb | need-pytest
 	cd build/deb && lintian --info --display-info --pedantic --fail-on error,warning,info,pedantic *.changes
-	for deb in build/deb/*.deb; do dpkg-deb -x $$deb build/deb/root; done
-	DATSYNC_INSTALLED=$(CURDIR)/build/deb/root $(PYTEST) conformance/test_packaging.py -k installed
+	for deb in $$(ls build/deb/*.deb | grep -v dbgsym); do dpkg-deb -x $$deb build/deb/root || exit 1; done
+	DATSYNC_INSTALLED=$(CURDIR)/build/deb/root DATSYNC=$(CURDIR)/build/deb/root/usr/bin/datsync \
+		$(PYTEST) conformance/test_packaging.py -k 'installed or library'
 
 clean:
 	rm -rf build

@@ -487,8 +487,9 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
     memset(&remote, 0, sizeof remote);
     SOCKET got = accept((SOCKET)listener, (struct sockaddr *)&remote, &len);
     if (got == INVALID_SOCKET) {
-        int why = WSAGetLastError(); /* those that ended while they waited are no error of the listener's */
-        return why == WSAECONNRESET || why == WSAECONNABORTED ? DATSYNC_E_AGAIN : os_error((DWORD)why);
+        /* Those that ended while they waited are no error of the listener's; wine says of them that they are not connected. */
+        int why = WSAGetLastError(), gone = why == WSAECONNRESET || why == WSAECONNABORTED || why == WSAENOTCONN;
+        return gone ? DATSYNC_E_AGAIN : os_error((DWORD)why);
     }
     int error = net_prepare(got);
     if (error != 0) {

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+WRAPPER = shlex.split(os.environ.get("DATSYNC_WRAPPER", ""))
 ADAPTER = os.environ.get("DATSYNC_ADAPTER", os.path.join(ROOT, "build", "asan", "adapter"))
 
 
@@ -44,7 +45,7 @@ def conformance_run(request):
     expected = json.load(open(config.getoption("--expect"))) if config.getoption("--expect") else {}
     chosen = [item.callspec.params["id"] for item in request.session.items if "conformance_run" in item.fixturenames]
     peer = config.getoption("--peer")
-    run = runner.Run(shlex.split(peer) if peer else [ADAPTER], config.getoption("--peer-name") or (None if peer else "datsync"),
+    run = runner.Run(shlex.split(peer) if peer else [*WRAPPER, ADAPTER], config.getoption("--peer-name") or (None if peer else "datsync"),
                      chosen, expected, config.getoption("--side-by-side"))
     config.conformance = run
     yield run

@@ -21,6 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef _WIN32
+#include <windows.h>
+#endif
+
 enum { DONE = 0, FAILED = 1, NOT_IMPLEMENTED = 89 };
 
 /* How long a clone that has all waits for its peers to agree that the conversation is over. */
@@ -200,6 +204,33 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
     }
 }
 
+/* Standard input comes in pieces of at most so many bytes. */
+#define PIECE 4096u
+
+#ifdef _WIN32
+/* Nothing tells beforehand whether a pipe has something: a thread waits for it, and with each piece until that is taken. */
+static struct {
+    volatile LONG there;
+    DWORD len; /* 0: the end */
+    char bytes[PIECE];
+} piece;
+
+static DWORD WINAPI read_pieces(void *unused)
+{
+    (void)unused;
+    do {
+        if (!ReadFile(GetStdHandle(STD_INPUT_HANDLE), piece.bytes, PIECE, &piece.len, NULL)) {
+            piece.len = 0;
+        }
+        InterlockedExchange(&piece.there, 1);
+        while (InterlockedCompareExchange(&piece.there, 0, 0) != 0) {
+            Sleep(1);
+        }
+    } while (piece.len > 0);
+    return 0;
+}
+#endif
+
 /* One line of standard input. */
 static void obey(session *s, const char *line, size_t len)
 {
@@ -235,13 +266,47 @@ static void obey(session *s, const char *line, size_t len)
     }
 }
 
+/* Poll these, which have room for one more; *input: take_input has something to say. */
+static int wait_for(datsync_pollfd *fds, size_t n, int ms, int *input)
+{
+    const datsync_net *net = datsync_os_net();
+#ifdef _WIN32
+    int error = net->poll(net->ctx, fds, n, ms < 10 ? ms : 10); /* it knows sockets alone */
+
+    *input = InterlockedCompareExchange(&piece.there, 0, 0) != 0;
+#else
+    fds[n].handle = 0;
+    fds[n].events = DATSYNC_POLL_READ;
+    fds[n].revents = 0;
+    int error = net->poll(net->ctx, fds, n + 1, ms);
+
+    *input = fds[n].revents != 0;
+#endif
+    *input |= datsync_os_stopped(NULL) != 0;
+    return error;
+}
+
+static int64_t take_input(char *to, size_t room)
+{
+#ifdef _WIN32
+    int64_t got = InterlockedCompareExchange(&piece.there, 0, 0) != 0 ? piece.len : 0;
+
+    (void)room; /* there is enough for any */
+    memcpy(to, piece.bytes, (size_t)got);
+    InterlockedExchange(&piece.there, 0);
+    return got;
+#else
+    return datsync_os_input(to, room);
+#endif
+}
+
 static void read_input(session *s)
 {
-    if (s->line_cap - s->line_len < 4096) {
-        s->line_cap = 2 * s->line_cap + 4096;
+    if (s->line_cap - s->line_len < PIECE) {
+        s->line_cap = 2 * s->line_cap + PIECE;
         s->line = must(realloc(s->line, s->line_cap));
     }
-    int64_t got = datsync_os_input(s->line + s->line_len, s->line_cap - s->line_len);
+    int64_t got = take_input(s->line + s->line_len, s->line_cap - s->line_len);
     size_t from = 0, at = s->line_len;
 
     if (got > 0) {
@@ -290,10 +355,9 @@ static void judge(session *s)
 
 static int loop(session *s)
 {
-    const datsync_net *net = datsync_os_net();
     datsync_pollfd *fds = NULL;
     size_t cap = 0;
-    int error = 0;
+    int error = 0, input = 0;
 
     while (!s->ended && error >= 0) {
         size_t n = datsync_pollfds(s->ds, NULL, 0);
@@ -302,13 +366,10 @@ static int loop(session *s)
             fds = must(realloc(fds, cap * sizeof *fds));
         }
         (void)datsync_pollfds(s->ds, fds, n);
-        fds[n].handle = 0; /* standard input */
-        fds[n].events = DATSYNC_POLL_READ;
-        fds[n].revents = 0;
         uint64_t now = datsync_os_clock(NULL), deadline = datsync_deadline(s->ds);
         int wait = deadline <= now ? 0 : deadline - now > 1000 ? 1000 : (int)(deadline - now);
-        error = net->poll(net->ctx, fds, n + 1, wait);
-        if (error >= 0 && (fds[n].revents != 0 || datsync_os_stopped(NULL))) {
+        error = wait_for(fds, n, wait, &input);
+        if (error >= 0 && input) {
             read_input(s);
         }
         if (error >= 0) {
@@ -394,6 +455,9 @@ static int start(session *s)
 static int run(session *s)
 {
     (void)datsync_os_signals();
+#ifdef _WIN32
+    CreateThread(NULL, 0, read_pieces, NULL, 0, NULL);
+#endif
     int code = start(s);
     if (code == DONE) {
         int error = loop(s);

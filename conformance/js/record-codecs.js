@@ -190,7 +190,13 @@ function recordDigest ({ random, from, write, ranges }) {
   write('digest.json', {
     format: 'datsync-vectors/1',
     kind: 'digest',
-    about: 'Request.nodes and the nodes of the answer. held are half-open ranges of tree indexes; two held children imply their parent. digests: for block i, digest[i] is what its holder puts into Request.nodes. proofs: a sender (with every block below length, or exactly the held nodes) is asked by somebody whom it knows nothing else about; channels: the requests of one channel in order, where the sender remembers what every earlier digest said. A request is [block, digest, hash asked?, nodes of the answer in order, verifiedBy]: nodes null means that the leaf is not in the tree, verifiedBy is twice the verified length whose signature goes with the answer, 0 for none.',
+    about:
+      'Request.nodes and the nodes of the answer. held are half-open ranges of tree indexes; two held children imply ' +
+      'their parent. digests: for block i, digest[i] is what its holder puts into Request.nodes. proofs: a sender (with ' +
+      'every block below length, or exactly the held nodes) is asked by somebody whom it knows nothing else about; ' +
+      'channels: the requests of one channel in order, where the sender remembers what every earlier digest said. A ' +
+      'request is [block, digest, hash asked?, nodes of the answer in order, verifiedBy]: nodes null means that the leaf ' +
+      'is not in the tree, verifiedBy is twice the verified length whose signature goes with the answer, 0 for none.',
     recordedFrom: from('hypercore', 'flat-tree', 'sparse-bitfield'),
     digests,
     proofs,
@@ -322,7 +328,12 @@ function recordCrypto ({ random, from, write }) {
   write('crypto.json', {
     format: 'datsync-vectors/1',
     kind: 'crypto',
-    about: 'Hashes, keys, signatures and the cipher. Content is named as seed, index and size: conformance/js/common.js says how to make it. keyPairs: Ed25519 from a seed; driveContentSeed and driveContentKey are those of the content feed that a drive with this metadata key pair derives. leaves: the hash of one block. trees: a feed of seed 2, sizes 0-50, key pair keyPairs[2], after each append: the nodes it made as [index, hash, size], the full roots, the root hash, its signature. streams: 64 bytes of the XSalsa20 keystream at each offset.',
+    about:
+      'Hashes, keys, signatures and the cipher. Content is named as seed, index and size: conformance/js/common.js says ' +
+      'how to make it. keyPairs: Ed25519 from a seed; driveContentSeed and driveContentKey are those of the content feed ' +
+      'that a drive with this metadata key pair derives. leaves: the hash of one block. trees: a feed of seed 2, sizes ' +
+      '0-50, key pair keyPairs[2], after each append: the nodes it made as [index, hash, size], the full roots, the root ' +
+      'hash, its signature. streams: 64 bytes of the XSalsa20 keystream at each offset.',
     recordedFrom: from('hypercore-crypto', 'flat-tree'),
     keyPairs,
     discoveryKeys,

@@ -286,7 +286,13 @@ module.exports = async function ({ random, from, write, ranges }) {
   write('conversations/index.json', {
     format: 'datsync-vectors/1',
     kind: 'conversations',
-    about: 'The conversations recorded here, with the number of their messages and bytes. Each file: feeds in the order of the channels; server and client with Handshake id, nonce, and their stores before and after (one for each feed: blocks held as half-open ranges, files with size and SHA-256); chunks, the bytes as they were handed over, in order, [s or c, hex]; messages, decrypted: from, the chunk in which the frame ends, channel, type, fields (those on the wire only), hex of the whole frame in the clear. ended: agreed, by the Info exchange, or client, which closed. The ticks that send keep-alives were off.',
+    about:
+      'The conversations recorded here, with the number of their messages and bytes. Each file: feeds in the order of ' +
+      'the channels; server and client with Handshake id, nonce, and their stores before and after (one for each feed: ' +
+      'blocks held as half-open ranges, files with size and SHA-256); chunks, the bytes as they were handed over, in ' +
+      'order, [s or c, hex]; messages, decrypted: from, the chunk in which the frame ends, channel, type, fields (those ' +
+      'on the wire only), hex of the whole frame in the clear. ended: agreed, by the Info exchange, or client, which ' +
+      'closed. The ticks that send keep-alives were off.',
     recordedFrom: from('hypercore', 'hypercore 7', 'hypercore-protocol', 'random-access-memory'),
     conversations: list
   })

@@ -223,7 +223,14 @@ async function recordHistories ({ random, from, write }) {
   write('drives.json', {
     format: 'datsync-vectors/1',
     kind: 'drives',
-    about: 'Drives: the messages in metadata blocks (codecs), the index in a Node (indexes; number is the entry that it is in), and histories. A history is a list of ops on a new drive, whose metadata key pair is that of seed: put a file (its bytes are hex, or block 0 of seed and size) with this mode (the type of a file is added), uid, gid, mtime, ctime; mkdir an entry for a folder; del. blocks are all metadata blocks that this wrote; versions what hyperdrive lists in each version from 1 on, path to entry number, by number; lookups what it finds in the newest, null for nothing. In a Hashed one, ops take what they lack from defaults, hashes are the first 8 bytes of the SHA-256 of each block, and listings that of the lines "number path", by number and then path, of some versions.',
+    about:
+      'Drives: the messages in metadata blocks (codecs), the index in a Node (indexes; number is the entry that it is ' +
+      'in), and histories. A history is a list of ops on a new drive, whose metadata key pair is that of seed: put a ' +
+      'file (its bytes are hex, or block 0 of seed and size) with this mode (the type of a file is added), uid, gid, ' +
+      'mtime, ctime; mkdir an entry for a folder; del. blocks are all metadata blocks that this wrote; versions what ' +
+      'hyperdrive lists in each version from 1 on, path to entry number, by number; lookups what it finds in the newest, ' +
+      'null for nothing. In a Hashed one, ops take what they lack from defaults, hashes are the first 8 bytes of the ' +
+      'SHA-256 of each block, and listings that of the lines "number path", by number and then path, of some versions.',
     recordedFrom: from('hyperdrive', 'append-tree'),
     flags: {
       Hashed: 'too long to be spelled out',
@@ -331,7 +338,12 @@ async function recordFolders ({ random, from, write, ranges, out }) {
   write('drives/index.json', {
     format: 'datsync-vectors/1',
     kind: 'drive-folders',
-    about: 'Drives on disk as hyperdrive and dat-storage keep them (`dat` does so through these), one folder for each entry, named name; the secret keys lie in secret_keys, which in a home folder is .dat/secret_keys. listing is the newest version, path to entry number. metadataBlocks and contentBlocks are half-open ranges of what the bitfields claim. files are all files of the folder. A folder that is Dat13 was written by dat itself, with a random key and the time of the day; it is not recorded anew.',
+    about:
+      'Drives on disk as hyperdrive and dat-storage keep them (`dat` does so through these), one folder for each entry, ' +
+      'named name; the secret keys lie in secret_keys, which in a home folder is .dat/secret_keys. listing is the newest ' +
+      'version, path to entry number. metadataBlocks and contentBlocks are half-open ranges of what the bitfields claim. ' +
+      'files are all files of the folder. A folder that is Dat13 was written by dat itself, with a random key and the ' +
+      'time of the day; it is not recorded anew.',
     recordedFrom: Object.assign(from('hyperdrive', 'dat-storage', 'append-tree', 'random-access-file'), { dat: '13.13.1' }),
     flags: {
       Sparse: 'not all content of the newest version is there',

@@ -370,7 +370,13 @@ module.exports = function ({ random, from, write }) {
   write('messages.json', {
     format: 'datsync-vectors/1',
     kind: 'messages',
-    about: 'Single frames, in the clear: length, header (channel << 4 | type), body. hex is the whole frame, and zeros, where given, counts zero bytes that follow it. result: valid must be read as type, channel and fields (types in lower case are no messages: keep-alive, incomplete); invalid must not be delivered as a message; acceptable may be read so, or not. fields has the fields that are on the wire: bytes as hex, integers of 2^53 and more as decimal text. Entries without a malformation were written by the deployed encoder, the others by hand. js is what the deployed stack did with the frame, after it had opened the channel.',
+    about:
+      'Single frames, in the clear: length, header (channel << 4 | type), body. hex is the whole frame, and zeros, where ' +
+      'given, counts zero bytes that follow it. result: valid must be read as type, channel and fields (types in lower ' +
+      'case are no messages: keep-alive, incomplete); invalid must not be delivered as a message; acceptable may be read ' +
+      'so, or not. fields has the fields that are on the wire: bytes as hex, integers of 2^53 and more as decimal text. ' +
+      'Entries without a malformation were written by the deployed encoder, the others by hand. js is what the deployed ' +
+      'stack did with the frame, after it had opened the channel.',
     recordedFrom: from('hypercore-protocol'),
     flags,
     js,

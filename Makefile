@@ -307,7 +307,7 @@ valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
 TESTS_OR = $(if $(filter file,$(origin TESTS)),$(addprefix conformance/test_,$(1:%=%.py)),$(TESTS))
 # What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
 EVERYWHERE_TESTS := everywhere vectors api conformance
-i386_TESTS := feed peer drive drive_partial tree cli cli_drive
+i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile tree cli cli_drive
 s390x_TESTS := feed peer drive tree
 win32_TESTS := win32 cli cli_drive
 # What a build is compared with.
@@ -336,13 +336,13 @@ check-win32:
 		result=$$?; $(WINE_ENV) $(WINESERVER) -k; exit $$result
 
 # Whatever can be run here; what cannot is told by name, with what it lacks.
-check-all: build/datsync
-	@mkdir -p build; rm -f build/everywhere; \
-	for one in $(WAYS) dist deb; do \
-		if ! $(MAKE) -s --no-print-directory need-$$one 2>build/lacking >&2; then \
-			echo "left out  check-$$one: $$(sed -n 's/^datsync: //p' build/lacking | head -n 1)"; \
-		elif $(MAKE) --no-print-directory check-$$one >&2; then echo "passed    check-$$one"; \
-		else echo "FAILED    check-$$one"; fi >> build/everywhere; \
+check-all:
+	@mkdir -p build; : > build/everywhere; for one in $(WAYS) dist deb; do \
+		if ! $(MAKE) -s --no-print-directory need-$$one >build/lacking 2>&1; then \
+			result="left out  check-$$one: $$(sed -n 's/^datsync: //p' build/lacking | head -n 1)"; \
+		elif $(MAKE) --no-print-directory check-$$one; then result="passed    check-$$one"; \
+		else result="FAILED    check-$$one"; fi; \
+		echo "$$result" >> build/everywhere; \
 	done; cat build/everywhere; ! grep -q '^FAILED' build/everywhere
 
 bench: build/datsync

@@ -11,8 +11,9 @@ PROGRAMS = {"datsync": "cli.c", "probe": "conformance/probe.c", "adapter": "conf
             "api": "conformance/api.c"}
 LINKED = ("datsync", "api")
 
-# These test the Python side alone, and never run what is built from datsync.c.
-OTHERS = ("adapters", "bugs", "decode", "drive_reference", "mutate", "reference", "report", "suite")
+# These test the Python side alone, or what is around the programs, and never run what is built from datsync.c here.
+OTHERS = ("adapters", "bugs", "decode", "drive_reference", "everywhere", "manual", "mutate", "packaging", "python", "reference",
+          "report", "suite", "win32")
 
 
 def libraries():

@@ -93,6 +93,13 @@ static uint64_t number(const char *word)
     return n;
 }
 
+/* A number of things in memory: `all` stays all where a size has 32 bits. */
+static size_t amount(const char *word)
+{
+    uint64_t n = number(word);
+    return n < SIZE_MAX ? (size_t)n : SIZE_MAX;
+}
+
 /* What a command's arguments were decoded to, freed after it. */
 static void **temps;
 static size_t temp_count, temp_cap;
@@ -506,7 +513,7 @@ static int cmd_disk_calls(int n, char **w)
 static int cmd_disk_cut(int n, char **w)
 {
     disk *d = disk_of(w[0]), *to = disk_new(thing(w[1]));
-    size_t count = (size_t)number(w[2]), i, synced[DATSYNC_PARTS] = {0};
+    size_t count = amount(w[2]), i, synced[DATSYNC_PARTS] = {0};
     uint64_t seed = number(w[3]), state = seed * 1000003 + count;
     (void)n;
     count = MIN(count, d->op_count);
@@ -807,7 +814,7 @@ static int cmd_varint_encode(int n, char **w)
 static int cmd_rle_decode(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
-    int64_t size = datsync_rle_size(b.data, b.len, (size_t)number(w[1])), r;
+    int64_t size = datsync_rle_size(b.data, b.len, amount(w[1])), r;
     uint8_t *out;
     (void)n;
     if (size < 0)
@@ -836,7 +843,7 @@ static int cmd_rle_encode(int n, char **w)
 static int cmd_cipher(int n, char **w)
 {
     datsync_cipher c;
-    size_t piece = (size_t)number(w[3]), at = 0;
+    size_t piece = amount(w[3]), at = 0;
     datsync_bytes b = bytes(w[4]);
     uint8_t *buf = temp(b.len);
     (void)n;
@@ -1338,7 +1345,7 @@ static int cmd_claim_node(int n, char **w)
 static int cmd_entry(int n, char **w)
 {
     (void)n;
-    feed_of(w[0])->entry = (size_t)number(w[1]);
+    feed_of(w[0])->entry = amount(w[1]);
     return 0;
 }
 
@@ -1495,7 +1502,7 @@ static int cmd_peer_open(int n, char **w)
 static int cmd_peer_in(int n, char **w)
 {
     datsync_peer *p = peer_of(w[0])->peer;
-    size_t piece = (size_t)number(w[2]), at = 0;
+    size_t piece = amount(w[2]), at = 0;
     datsync_bytes b = bytes(w[3]);
     int64_t r = 0;
     (void)n;
@@ -1711,7 +1718,7 @@ static int swarm_covers(const member *all, size_t count, size_t from, uint64_t b
 static int cmd_swarm(int n, char **w)
 {
     uint64_t seed = number(w[0]), blocks = number(w[2]), size = number(w[3]), most = number(w[5]), now, i;
-    size_t count = (size_t)number(w[1]), k, j;
+    size_t count = amount(w[1]), k, j;
     int vanish = strcmp(w[4], "vanish") == 0, tamper = strcmp(w[4], "tamper") == 0, done = 0;
     member all[SWARM];
     datsync_memory_net *net_memory;
@@ -1905,7 +1912,7 @@ static int cmd_tree_close(int n, char **w)
 static int cmd_tree_read(int n, char **w)
 {
     datsync_tree *t = file_of(w[0]);
-    size_t len = (size_t)number(w[2]);
+    size_t len = amount(w[2]);
     uint8_t *buf = temp(len);
     int64_t got = t->read(t->ctx, file_at[thing(w[0])].file, number(w[1]), buf, len);
     (void)n;
@@ -1971,7 +1978,7 @@ static int cmd_tree_list(int n, char **w)
     (void)n;
     l.of = tree_of(w[0]);
     l.folder = name_of(w[1]);
-    l.left = (size_t)number(w[2]);
+    l.left = amount(w[2]);
     r = l.of->list(l.of->ctx, l.folder, list_name, &l);
     if (r >= 0)
         say_signed(r);
@@ -2893,7 +2900,7 @@ static int cmd_drive_cut(int n, char **words)
 {
     const world *w = world_of(words[0]);
     world *to = world_new(thing(words[1]), w->folds);
-    size_t count = MIN((size_t)number(words[2]), w->op_count), i, synced[2 * DATSYNC_PARTS + 1] = {0}, names = 0;
+    size_t count = MIN(amount(words[2]), w->op_count), i, synced[2 * DATSYNC_PARTS + 1] = {0}, names = 0;
     uint64_t seed = number(words[3]), state = seed * 1000003 + count;
     (void)n;
     if (w == to)
@@ -3151,7 +3158,7 @@ static int cmd_drive_read(int n, char **w)
 {
     datsync_drive *d = drive_of(w[0]);
     datsync_entry e;
-    size_t len = (size_t)number(w[4]);
+    size_t len = amount(w[4]);
     uint8_t *buf = temp(len);
     int64_t got = datsync_drive_find(d, number(w[1]), name_of(w[2]), &e, NULL);
     (void)n;
@@ -3198,7 +3205,7 @@ static int cmd_drive_put(int n, char **w)
     s.ctime = number(w[6]);
     s.size = s.blocks = s.offset = s.byte_offset = 99; /* these don't count */
     g.left = bytes(w[7]);
-    g.step = (size_t)number(w[8]);
+    g.step = amount(w[8]);
     g.error = -(int)number(w[9]);
     r = datsync_drive_put(drive_of(w[0]), name_of(w[1]), &s, g.step ? give_bytes : NULL, &g);
     if (r >= 0)

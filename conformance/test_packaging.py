@@ -17,7 +17,7 @@ from tools import ROOT, share
 
 INSTALLED = os.environ.get("DATSYNC_INSTALLED")
 CAREFUL = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-# This system's own: a build that is being tested on another one is not what is linked here.
+# A make that is called here begins anew.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
@@ -171,8 +171,9 @@ class Place:
                       re.sub("^%s/" % re.escape(lib), "LIB/", f) for f in found)
 
 
-def make_install(root, *more):
-    call("make", "-C", ROOT, "install", "DESTDIR=%s" % root, "PREFIX=/opt/dat sync" if more else "PREFIX=/opt/datsync")
+def make_install(root, target="install"):
+    call("make", "-C", ROOT, target, "DESTDIR=%s" % root, "PREFIX=/opt/datsync")
+    return Place(root, "/opt/datsync", "lib", "site-functions")
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +184,7 @@ def installed(tmp_path_factory):
         return Place(INSTALLED, "/usr", "lib/" + triple, "vendor-completions")
     needs("make", "cc")
     library()
-    root = tmp_path_factory.mktemp("root")
-    make_install(root)
-    return Place(root, "/opt/datsync", "lib", "site-functions")
+    return make_install(tmp_path_factory.mktemp("root"))
 
 
 def test_installed_files(installed):
@@ -194,14 +193,22 @@ def test_installed_files(installed):
     assert re.fullmatch(r"datsync \d+\.\d+\.\d+\n", call(os.path.join(installed.prefix, "bin", "datsync"), "--version"))
 
 
+@pytest.mark.skipif(not INSTALLED, reason="only the Debian packages bring the Python binding")
+def test_installed_for_python(installed, tmp_path):
+    """The system's Python finds the module, and that the library beside it."""
+    program = "import datsync; feed = datsync.Feed.create(None); feed.append(b'1', b'2'); print(len(feed), feed[1], datsync.__file__)"
+    place = os.path.join(installed.prefix, "lib", "python3", "dist-packages")
+    said = call("/usr/bin/python3", "-W", "ignore", "-c", program, cwd=tmp_path, env=dict(installed.env, PYTHONPATH=place, DATSYNC_LIBRARY=""))
+    assert said == "2 b'2' %s/datsync.py\n" % place
+
+
 @pytest.mark.parametrize("how", ["shared", "static"])
 def test_installed_by_pkg_config(installed, how, tmp_path):
     needs("cc", "pkg-config")
-    words = call("pkg-config", *["--static"] * (how == "static"), "--cflags", "--libs", "datsync", env=installed.env).split()
-    if how == "static":
-        words = ["-Wl,-Bstatic" if w == "-ldatsync" else w for w in words]
-        words = [w for w in words for w in ([w, "-ldatsync", "-Wl,-Bdynamic"] if w == "-Wl,-Bstatic" else [w])]
-    call("cc", "-std=c99", *CAREFUL, "-o", tmp_path / "embed", os.path.join(ROOT, "examples", "embed.c"), *words)
+    words = call("pkg-config", *["--static"] * (how == "static"), "--cflags", "--libs", "datsync", env=installed.env)
+    if how == "static":  # the library is, the system's are not
+        words = words.replace("-ldatsync", "-Wl,-Bstatic -ldatsync -Wl,-Bdynamic")
+    call("cc", "-std=c99", *CAREFUL, "-o", tmp_path / "embed", os.path.join(ROOT, "examples", "embed.c"), *words.split())
     needed = call("readelf", "-d", tmp_path / "embed")
     assert ("[libdatsync.so.0]" in needed) == (how == "shared")
     clones(tmp_path / "embed", tmp_path, **installed.env)
@@ -245,10 +252,8 @@ message(STATUS "it is found: ${datsync_FOUND}")
 def test_uninstall_takes_it_back(tmp_path):
     needs("make", "cc")
     library()
-    make_install(tmp_path)
-    assert Place(tmp_path, "/opt/datsync", "lib", "site-functions").files() == sorted(PLACES)
-    call("make", "-C", ROOT, "uninstall", "DESTDIR=%s" % tmp_path, "PREFIX=/opt/datsync")
-    assert [names for _, _, names in os.walk(tmp_path) if names] == []
+    assert make_install(tmp_path).files() == sorted(PLACES)
+    assert make_install(tmp_path, "uninstall").files() == []
 
 
 # ---- the tarball ----------------------------------------------------------------------------------

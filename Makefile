@@ -225,7 +225,7 @@ need-sodium-source:
 	$(call NEED,libtoolize,libtool,$(ALL_TOO))
 	$(call NEED,dpkg-source,dpkg-dev,$(ALL_TOO))
 need-dist:
-	@git rev-parse HEAD >/dev/null 2>&1 || { echo "datsync: this is not a git checkout: there is nothing to make a tarball of" >&2; exit 1; }
+	@test -e .git && git rev-parse HEAD >/dev/null 2>&1 || { echo "datsync: this is not a git checkout: there is nothing to make a tarball of" >&2; exit 1; }
 need-deb: | need-dist
 	$(call NEED,dh,debhelper,$(ALL_TOO))
 	@test -e $(DH_PYTHON) || $(call MISSING,dh-python,$(ALL_TOO))
@@ -360,8 +360,8 @@ ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) conformance/probe.c conforma
 .PHONY: warnings format format-check
 warnings: | need-sodium
 	@mkdir -p build; for cc in gcc clang; do if command -v $$cc >/dev/null 2>&1; then \
-		for standard in c99 'c17 -DNDEBUG'; do for file in $(ALL_C); do \
-			$$cc -std=$$standard $(WARNINGS) -Werror $(CPPFLAGS) $(SODIUM_CFLAGS) -O2 -I. -c -o build/warnings.o $$file || exit 1; \
+		for as in 'c99 -O2 -c -o build/warnings.o' 'c17 -DNDEBUG -fsyntax-only'; do for file in $(ALL_C); do \
+			$$cc -std=$$as $(WARNINGS) -Werror $(CPPFLAGS) $(SODIUM_CFLAGS) -I. $$file || exit 1; \
 		done; done; fi; done
 	@for cxx in g++ clang++; do if command -v $$cxx >/dev/null 2>&1; then \
 		echo '#include "datsync.h"' | $$cxx -std=c++11 $(WARNINGS) -Werror -I. -fsyntax-only -x c++ - || exit 1; \

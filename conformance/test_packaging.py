@@ -260,7 +260,7 @@ def test_uninstall_takes_it_back(tmp_path):
 
 def test_dist_is_what_is_committed(tmp_path):
     needs("make", "git")
-    if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+    if not os.path.exists(os.path.join(ROOT, ".git")):
         pytest.skip("this is not a git checkout")
     call("git", "clone", "-q", ROOT, tmp_path / "clone")
     first = tmp_path / "clone" / "build" / "datsync-0.1.0.tar.gz"

@@ -2,7 +2,7 @@
 #
 #   all        build/datsync, build/libdatsync.a, build/libdatsync.so
 #   deps       install what is missing to build and test (Debian; elsewhere it says what to install); with ALL=1 what the
-#              builds for other systems need, too (1 GB)
+#              builds for other systems and packages need, too (2 GB)
 #   demo       a feed made of this project's own files, cloned between two processes
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
@@ -11,8 +11,9 @@
 #   bugs       every planted bug against all cases (most of an hour; check tries a few of them for each)
 #   interop    the same against the JavaScript peers
 #   check-all  everything that is for other places, where the tools for it are; says what it left out. Alone:
-#     check-WAY  a build for another processor, library, compiler or system, run in emulation where it must be: the vectors,
-#                clones from and to this system's build and JS. WAY: i386 s390x mips armhf aarch64 musl tcc win32
+#     check-WAY  a build for another processor, library, compiler or system, run in emulation where it must be: the conformance
+#                suite, the vectors, clones from and to this system's build and JS.
+#                WAY: i386 s390x mips armhf aarch64 musl tcc win32
 #     check-dist check-deb  what `dist` and `deb` make, unpacked or installed, and tested
 #   dist deb   a tarball of the sources; Debian packages; in build/
 #   valgrind   a part of the suite under valgrind
@@ -219,6 +220,7 @@ need-tcc: | need-sodium
 $(CROSS:%=need-%): need-%:
 	@echo '#include <stdio.h>' | $($*_HOST)-gcc -E - >/dev/null 2>&1 || $(call MISSING,$($*_HOST)-gcc with its C library,$(ALL_TOO))
 	$(if $($*_RUN),$(call NEED,$(lastword $($*_RUN)),$(lastword $($*_RUN)),$(ALL_TOO)))
+	$(if $(wildcard $($*_SODIUM)),,@$(MAKE) -s --no-print-directory need-sodium-source)
 need-sodium-source:
 	$(call NEED,autoreconf,autoconf,$(ALL_TOO))
 	$(call NEED,automake,automake,$(ALL_TOO))
@@ -271,7 +273,7 @@ UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/pro
 
 .PHONY: check conformance interop valgrind bench demo
 check: all $(call programs_of,asan) warnings | need-pytest
-	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop' $(TESTS)
+	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop and not everywhere' $(TESTS)
 
 # PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
 conformance: $(if $(PEER),,build/asan/adapter) | need-pytest
@@ -295,7 +297,7 @@ build/js/installed: conformance/js/package.json $(wildcard conformance/js/packag
 	touch $@
 
 interop: build/asan/datsync build/asan/probe build/js/installed | need-pytest
-	$(call UNDER_TEST,build/asan) DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m interop $(TESTS)
+	$(call UNDER_TEST,build/asan) DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m 'interop and not everywhere' $(TESTS)
 
 valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
 	$(call UNDER_TEST,build) DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full' \
@@ -338,7 +340,8 @@ check-win32:
 # Whatever can be run here; what cannot is told by name, with what it lacks.
 check-all:
 	@mkdir -p build; : > build/everywhere; for one in $(WAYS) dist deb; do \
-		if ! $(MAKE) -s --no-print-directory need-$$one >build/lacking 2>&1; then \
+		case $$one in dist|deb) peers=;; *) peers=need-npm;; esac; \
+		if ! $(MAKE) -s --no-print-directory need-pytest $$peers need-$$one >build/lacking 2>&1; then \
 			result="left out  check-$$one: $$(sed -n 's/^datsync: //p' build/lacking | head -n 1)"; \
 		elif $(MAKE) --no-print-directory check-$$one; then result="passed    check-$$one"; \
 		else result="FAILED    check-$$one"; fi; \

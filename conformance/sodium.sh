@@ -5,6 +5,8 @@ set -e
 host=$1 cache=$2
 mkdir -p "$cache/source"
 cd "$cache/source"
+exec 9>lock
+flock 9 # one at a time unpacks the source
 if ! ls libsodium-*/configure >/dev/null 2>&1; then
     if ! ls libsodium_*.dsc >/dev/null 2>&1; then
         # The binary packages' own mirror and release, asked for sources too; the system's lists stay as they are.

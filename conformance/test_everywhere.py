@@ -14,7 +14,7 @@ import tools
 from test_cli_drive import Home, key_of, write
 from test_drive_interop import clone_by_js, import_by_js, port_of, share_by_js, tree, with_content
 from test_interop import Js, js_checks, js_make
-from tools import DONE, FAILED, feed
+from tools import DONE, feed
 
 NATIVE = os.environ.get("DATSYNC_NATIVE")
 

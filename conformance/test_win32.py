@@ -3,8 +3,6 @@
 Links are not tested: wine goes through those of the system below it without a word.
 """
 
-import os
-
 import pytest
 
 import tools

@@ -82,6 +82,7 @@ def ignored(message, slug, type, body, title, why, level=MUST, source=None, unan
             if "closed the connection" not in str(error) and "broke" not in str(error) and "cannot send" not in str(error):
                 raise
             stage.note("it closed the connection")
+            stage.after_its_close()
         stage.connect().meets().ask(3)
     register("dep-0010.%s/%s" % (message.lower(), slug), "fields", level, source or SOURCE % message,
              "%s %s %s" % ("An" if message[0] in "AEIOU" else "A", message, title), why, run, erratum)

@@ -1,7 +1,5 @@
 """Requests by byte and by hash, of what is not there, in great number; Cancel."""
 
-import time
-
 from dat import feed as feeds
 from dat import peer as peers
 from dat import sodium, wire
@@ -114,7 +112,7 @@ def _(stage):
             if isinstance(got.message, wire.Data):
                 peer.fail("no Data of block 100", words(got))
     except (Closed, peers.TimedOut):
-        time.sleep(0.5)  # a process that dies of it may take its time
+        stage.after_its_close()
     stage.connect().meets().ask(3)
 
 

@@ -493,6 +493,11 @@ class Stage:
     def note(self, text):
         self.notes.append(text)
 
+    @staticmethod
+    def after_its_close():
+        """A process that dies of what made it close the connection may take its time."""
+        time.sleep(0.5)
+
     def close(self):
         self._watch.cancel()
         for connection in self.connections:

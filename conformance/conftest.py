@@ -8,7 +8,6 @@ import sys
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WRAPPER = shlex.split(os.environ.get("DATSYNC_WRAPPER", ""))
 ADAPTER = os.environ.get("DATSYNC_ADAPTER", os.path.join(ROOT, "build", "asan", "adapter"))
 
 
@@ -41,6 +40,7 @@ def probe():
 def conformance_run(request):
     """The run of all chosen cases on the peer under test; its report is written at the end."""
     from suite import runner
+    from tools import WRAPPER
     config = request.config
     expected = json.load(open(config.getoption("--expect"))) if config.getoption("--expect") else {}
     chosen = [item.callspec.params["id"] for item in request.session.items if "conformance_run" in item.fixturenames]

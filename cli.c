@@ -2204,7 +2204,16 @@ static void on_complete(transfer *t, const datsync_event *event)
     }
 }
 
-/* What a drive's laying out tells. */
+static void complain_unserved(cli *c, const char *path, int error)
+{
+    char why[160];
+
+    snprintf(why, sizeof why, "not served: %s",
+             error == DATSYNC_E_CHANGED ? "it is not as it was recorded" : datsync_strerror(error));
+    complain(c, path, why);
+}
+
+/* What a drive's laying out and serving tell. */
 static void on_drive(transfer *t, const datsync_event *event)
 {
     cli *c = t->c;
@@ -2228,6 +2237,23 @@ static void on_drive(transfer *t, const datsync_event *event)
         t->entries++;
         if (c->json) {
             json_begin("removed");
+            json_string("path", event->path);
+            json_end();
+        }
+        break;
+    case DATSYNC_EV_AWAY:
+        complain_unserved(c, event->path, event->error);
+        if (c->json) {
+            json_begin("away");
+            json_string("path", event->path);
+            json_reason(event->error);
+            json_end();
+        }
+        break;
+    case DATSYNC_EV_BACK:
+        note(c, "%s: served again", event->path);
+        if (c->json) {
+            json_begin("back");
             json_string("path", event->path);
             json_end();
         }
@@ -2282,6 +2308,8 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
     case DATSYNC_EV_ENTRY:
     case DATSYNC_EV_REMOVED:
     case DATSYNC_EV_REFUSED:
+    case DATSYNC_EV_AWAY:
+    case DATSYNC_EV_BACK:
         on_drive(t, event);
         break;
     default:
@@ -2334,6 +2362,30 @@ static int fail_store(const transfer *t, int error)
     return t->drive != NULL ? fail_drive(t->c, t->dir, error) : fail_feed(t->c, t->dir, error);
 }
 
+static void on_missing(void *ctx, const datsync_entry *entry, int error)
+{
+    cli *c = ctx;
+
+    complain(c, entry->path, datsync_strerror(error));
+    if (c->json) {
+        json_begin("missing");
+        json_string("path", entry->path);
+        json_reason(error);
+        json_end();
+    }
+}
+
+/* The files that are not whole, by name. */
+static void tell_unfinished(const transfer *t)
+{
+    datsync_drive_state state;
+    datsync_drive_check check = {t->c, on_missing, 0};
+
+    if (t->drive != NULL) {
+        (void)datsync_drive_look(t->drive, &state, &check);
+    }
+}
+
 /* What became of a download that is not complete. */
 static int outcome_of_download(transfer *t)
 {
@@ -2350,9 +2402,11 @@ static int outcome_of_download(transfer *t)
     if (datsync_os_stopped(NULL)) {
         return c->command->bit == SYNC ? DONE : fail(c, INTERRUPTED, "%s: interrupted; %s are kept", t->dir, kept);
     }
-    if (t->peers_seen == 0) {
+    int nothing = t->drive != NULL && t->blocks == 0 && !datsync_feed_has(t->feed, 0);
+    if (t->peers_seen == 0 || nothing) {
         return fail(c, NO_PEER, "dat://%s: no peer served this %s%s%s", t->key, what, colon, t->trouble);
     }
+    tell_unfinished(t);
     if (t->timed_out) {
         return fail(c, FAILED, "%s: nothing came for %llu s; %s are kept%s%s", t->dir, (unsigned long long)c->timeout,
                     part, colon, t->trouble);
@@ -2899,21 +2953,6 @@ static int run_log(cli *c)
     return close_drive(c, dir, drive, code);
 }
 
-typedef struct sums {
-    uint64_t files, bytes;
-} sums;
-
-static int on_sum(void *ctx, const datsync_entry *entry)
-{
-    sums *s = ctx;
-
-    if (!is_folder_entry(entry)) {
-        s->files++;
-        s->bytes += entry->stat.size;
-    }
-    return 0;
-}
-
 static void say_text(const cli *c, const char *name, const char *value)
 {
     if (c->json) {
@@ -2966,24 +3005,53 @@ static void say_about(const cli *c, const datsync_tree *tree)
     }
 }
 
-static void say_drive(const cli *c, datsync_drive *drive)
+/* Keeps the paths of the files that are not whole, each with its NUL. */
+static void on_unfinished(void *ctx, const datsync_entry *entry, int error)
 {
-    const datsync_feed *content = datsync_drive_content(drive);
-    uint64_t version = datsync_drive_version(drive), blocks = content != NULL ? datsync_feed_length(content) : 0;
-    uint64_t held = content != NULL ? datsync_feed_count(content, 0, blocks) : 0;
-    sums sum = {0, 0};
+    (void)error;
+    put_buffer(ctx, entry->path, strlen(entry->path) + 1);
+}
 
-    say_number(c, "version", version);
-    say_number(c, "laid_out", datsync_drive_laid_out(drive));
-    if (version == 0 || datsync_drive_list(drive, version, "/", 1, on_sum, &sum, NULL) >= 0) {
-        say_number(c, "files", sum.files);
-        say_number(c, "bytes", sum.bytes);
+static void say_unfinished(const cli *c, const growing *paths)
+{
+    if (c->json && paths->len > 0) {
+        fputs(",\"not_whole\":[", stdout);
     }
+    for (size_t at = 0; at < paths->len; at += strlen(paths->text + at) + 1) {
+        if (c->json) {
+            fputs(at > 0 ? "," : "", stdout);
+            json_escape(put_file, stdout, paths->text + at);
+        } else {
+            fputs("not whole: ", stdout);
+            put_safe(stdout, paths->text + at);
+            putchar('\n');
+        }
+    }
+    if (c->json && paths->len > 0) {
+        putchar(']');
+    }
+}
+
+static void say_drive(const cli *c, datsync_drive *drive, const datsync_drive_state *state)
+{
+    say_number(c, "version", state->version);
+    say_number(c, "laid_out", state->laid_out);
+    say_bool(c, "complete", state->complete);
+    say_number(c, "files", state->files);
+    say_number(c, "whole", state->whole);
+    say_number(c, "bytes", state->bytes);
     if (c->json) {
-        json_number("held", held);
-        json_number("blocks", blocks);
+        json_number("held", state->held);
+        json_number("blocks", state->blocks);
     } else {
-        printf("held: %llu of %llu blocks\n", (unsigned long long)held, (unsigned long long)blocks);
+        printf("held: %llu of %llu blocks\n", (unsigned long long)state->held, (unsigned long long)state->blocks);
+    }
+    if (state->missing > 0 || !state->has_header) {
+        say_number(c, "missing_entries", state->missing + !state->has_header);
+    }
+    if (state->lost + state->shown > 0) {
+        say_number(c, "lost_by_index", state->lost);
+        say_number(c, "deleted_in_index", state->shown);
     }
     say_bool(c, "writable", is_owner(drive));
     say_bool(c, "archive", datsync_drive_archive(drive));
@@ -2995,6 +3063,9 @@ static int run_status(cli *c)
     datsync_drive *drive = NULL;
     importing im;
     char key[65];
+    datsync_drive_state state;
+    growing paths = {0};
+    datsync_drive_check check = {&paths, on_unfinished, 0};
 
     datsync_os_signals();
     int code = look_into(c, dir, &drive);
@@ -3006,6 +3077,10 @@ static int run_status(cli *c)
     if (code == DONE && is_owner(drive)) {
         code = import_folder(&im);
     }
+    int error = datsync_drive_look(drive, &state, &check);
+    if (code == DONE && (error < 0 || paths.failed)) {
+        code = fail_drive(c, dir, error < 0 ? error : DATSYNC_E_NOMEM);
+    }
     if (code == DONE) {
         hex(key, datsync_feed_key(datsync_drive_metadata(drive)));
         if (c->json) {
@@ -3013,16 +3088,18 @@ static int run_status(cli *c)
         }
         say_text(c, "key", key);
         say_about(c, &im.tree);
-        say_drive(c, drive);
+        say_drive(c, drive, &state);
         if (is_owner(drive)) {
             say_number(c, "added", im.counts[DATSYNC_ADDED]);
             say_number(c, "updated", im.counts[DATSYNC_UPDATED]);
             say_number(c, "removed", im.counts[DATSYNC_REMOVED]);
         }
+        say_unfinished(c, &paths);
         if (c->json) {
             json_end();
         }
     }
+    free(paths.text);
     importing_end(&im);
     return close_drive(c, dir, drive, code);
 }
@@ -3187,18 +3264,42 @@ static void on_entry_fault(void *ctx, const datsync_entry *entry, int error)
     }
 }
 
+/* Entries that are not here: what they would tell of the files, nobody can say. */
+static void tell_missing(verifying *v, const datsync_feed *feed)
+{
+    uint64_t length = datsync_feed_length(feed), end;
+
+    for (uint64_t at = 0; at < length; at = end) {
+        int here = datsync_feed_has(feed, at);
+        for (end = at + 1; end < length && datsync_feed_has(feed, end) == here; end++) {
+        }
+        if (here) {
+            continue;
+        }
+        v->bad++;
+        if (v->c->json) {
+            json_begin("missing");
+            json_number("start", at);
+            json_number("end", end);
+            json_end();
+        } else {
+            printf("missing %llu:%llu metadata\n", (unsigned long long)at, (unsigned long long)end);
+        }
+    }
+}
+
 static int run_verify(cli *c)
 {
     const char *dir = folder_word(c, 0);
     datsync_drive *drive = NULL;
     verifying v = {c, 0, "metadata."};
-    opening how = {dir, NULL, NULL, 0, 0};
     datsync_drive_check check = {&v, on_entry_fault, 1};
 
-    int code = open_drive(c, &how, &drive);
+    int code = look_into(c, dir, &drive);
     if (code != DONE) {
         return code;
     }
+    tell_missing(&v, datsync_drive_metadata(drive));
     int64_t good = datsync_feed_audit(datsync_drive_metadata(drive), on_fault, &v);
     if (good >= 0 && datsync_drive_archive(drive) && datsync_drive_content(drive) != NULL) {
         v.prefix = "content.";

@@ -42,6 +42,8 @@
 #define RUN_BLOCKS 1024u
 /* A new connection has so long to say what it offers before a feed is called complete without it. */
 #define SETTLE_MS 2000u
+/* Milliseconds without a handshake after which an address counts as tried. */
+#define TRY_MS 5000u
 /* Signatures that are tried on opening before the feed is called corrupt. */
 #define SIGNATURE_TRIES 64u
 /* Files of a drive that are kept open. */
@@ -49,6 +51,11 @@
 /* Files that are downloaded at the same time, and blocks of them that are wanted before the next file begins. */
 #define DRIVE_TARGETS 2048u
 #define DRIVE_AHEAD 4096u
+/* Files that are away or changed are looked at again after so many milliseconds; so many bytes are read at a time of those whose
+ * bytes must tell; and so many that turned out to be changed are remembered, so that they are not read again as they are. */
+#define LOOK_MS 60000u
+#define DOUBT_BYTES 4194304u
+#define CHANGED_FILES 1024u
 /* Bytes and blocks that are gathered for one signature when files are imported. */
 #define DRIVE_BATCH_BYTES 8388608u
 #define DRIVE_BATCH_BLOCKS 1024u
@@ -1350,8 +1357,12 @@ struct datsync_feed {
 
     bits have, tree;
     bits dropped; /* claims that opening found to be false, for the audit to tell */
-    bits claimed; /* with `aside`: what the bitfield says on disk. `have` may hold more, which a drive keeps aside */
-    int aside;
+    /* The bytes lie in files that anybody changes: each block is held against the tree before it goes out, and what the bitfield
+     * says on disk is not what is here. `have` lacks what is away for the moment, and holds what a drive keeps aside, which is
+     * not claimed yet. */
+    int loose;
+    bits claimed;
+    bits lost; /* were asked for, and are not as they were: a drive tells whose they are */
     size_t entry;     /* bytes of a bitfield page on disk */
     bits dirty_pages; /* of the bitfield */
     uint64_t page_count;
@@ -1381,8 +1392,7 @@ struct datsync_feed {
                                 or with none */
     uint64_t putting; /* the block that is being written: a drive's store goes by it */
     int unplaced;     /* and may have no place for it any more: then it is not held */
-    int hold;    /* more is going to be wanted: nobody is told that this is all */
-    int checked; /* the bytes lie in files that anybody changes: each block is held against the tree before it goes out */
+    int hold; /* more is going to be wanted: nobody is told that this is all */
 };
 
 static int feed_read_exact(datsync_feed *f, int part, uint64_t offset, void *buf, size_t len)
@@ -1518,8 +1528,8 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
         return r;
     if (value && bits_set(&f->env, &f->dropped, index, 0) < 0) /* it has come back */
         return DATSYNC_E_NOMEM;
-    if (f->aside && !value && bits_set(&f->env, &f->claimed, index, 0) < 0)
-        return DATSYNC_E_NOMEM;
+    if (f->loose && (!value || f->has_secret_key) && bits_set(&f->env, &f->claimed, index, value) < 0)
+        return DATSYNC_E_NOMEM; /* a reader's are claimed when their file is in its place */
     f->uncommitted = 1;
     f->page_count = MAX(f->page_count, index / PAGE_BITS + 1);
     r = bits_set(&f->env, &f->dirty_pages, index / PAGE_BITS, 1);
@@ -1561,7 +1571,7 @@ static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t l
     if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
         (r = gather_flush(f)) < 0)
         return r;
-    if (len >= DIRECT_BYTES || f->checked)
+    if (len >= DIRECT_BYTES || f->loose)
         return feed_write(f, DATSYNC_PART_DATA, at, buf, len);
     if (!f->gather && !(f->gather = mem_resize(&f->env, NULL, GATHER_BYTES)))
         return DATSYNC_E_NOMEM;
@@ -1654,7 +1664,7 @@ static unsigned index_parent(unsigned left, unsigned right)
 /* What the bitfield is to say. */
 static const bits *feed_claims(const datsync_feed *f)
 {
-    return f->aside ? &f->claimed : &f->have;
+    return f->loose ? &f->claimed : &f->have;
 }
 
 /* The 511 index bytes whose span lies in one page of blocks. */
@@ -1818,7 +1828,7 @@ int datsync_feed_flush(datsync_feed *f)
     if (f->companion && f->companion->uncommitted && (r = datsync_feed_flush(f->companion)) < 0)
         return r;
     r = commit(f);
-    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f) && !f->checked)
+    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f) && !f->loose)
         r = commit_make_room(f);
     if (r < 0)
         return r;
@@ -1859,20 +1869,45 @@ static void tell_added(datsync_feed *f, uint64_t start, uint64_t end)
         w->added(w, start, end);
 }
 
-/* Blocks turn out not to be here: claim them no more, and say so. */
-static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
+/* Blocks are not to be had now: say so. What the bitfield says of them stays, for they may come back. */
+static int feed_hide(datsync_feed *f, uint64_t start, uint64_t end)
 {
     watcher *w;
     int r = 0;
     for (start = bits_next(&f->have, start, end, 1); start < end && r >= 0; start = bits_next(&f->have, start, end, 1)) {
-        uint64_t stop = bits_next(&f->have, start, end, 0), i;
-        for (i = start; i < stop && r >= 0; i++)
-            r = block_claim(f, i, 0);
+        uint64_t stop = bits_next(&f->have, start, end, 0);
+        r = bits_fill(&f->env, &f->have, start, stop, 0);
         for (w = f->watchers; w && r >= 0; w = w->next)
             w->cleared(w, start, stop);
         start = stop;
     }
     return r < 0 ? r : 0;
+}
+
+/* They have come back. */
+static int feed_show(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    int r = 0;
+    for (; r >= 0 && (start = bits_next(&f->claimed, start, end, 1)) < end; start++)
+        if (!bits_get(&f->have, start) && bits_get(&f->tree, 2 * start) && (r = bits_set(&f->env, &f->have, start, 1)) > 0)
+            tell_added(f, start, start + 1);
+    return r < 0 ? r : 0;
+}
+
+/* Blocks are here no more: claim them no more, and say so. */
+static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    const bits *claims = feed_claims(f);
+    uint64_t i;
+    int r = 0;
+    for (i = bits_next(claims, start, end, 1); i < end && r >= 0; i = bits_next(claims, (i | (PAGE_BITS - 1)) + 1, end, 1)) {
+        f->page_count = MAX(f->page_count, i / PAGE_BITS + 1);
+        f->uncommitted = 1;
+        r = bits_set(&f->env, &f->dirty_pages, i / PAGE_BITS, 1);
+    }
+    if (r >= 0 && f->loose)
+        r = bits_fill(&f->env, &f->claimed, start, end, 0);
+    return r < 0 ? r : feed_hide(f, start, end);
 }
 
 /* Blocks that are held already: the bitfield says so from the next commit on. */
@@ -2377,6 +2412,7 @@ static void feed_free(datsync_feed *f)
     bits_free(&env, &f->dirty_pages);
     bits_free(&env, &f->dropped);
     bits_free(&env, &f->claimed);
+    bits_free(&env, &f->lost);
     bits_free(&env, &f->wanted);
     bits_free(&env, &f->reserved);
     mem_free(&env, f->gather);
@@ -3700,10 +3736,13 @@ static int answer_request(datsync_peer *p, request *q)
     if ((r = out_message(p, &m, &gap)) < 0)
         return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
     before = p->out_end;
-    if (!q->hash && (r = (f->checked ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
+    if (!q->hash && (r = (f->loose ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
         p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
         env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
-        return r == DATSYNC_E_CORRUPT ? feed_retract(f, q->index, q->index + 1) : r;
+        if (r != DATSYNC_E_CORRUPT)
+            return r;
+        r = bits_set(&f->env, &f->lost, q->index, 1);
+        return r < 0 ? r : feed_hide(f, q->index, q->index + 1);
     }
     if (!q->hash)
         peer_event(p, DATSYNC_PEER_UPLOAD, c, q->index, (uint64_t)size, 0);
@@ -5362,6 +5401,29 @@ typedef struct level {
     size_t count, cap;
 } level;
 
+/* The newest entry of each name, by its keyed hash: open addressing, seq 0 is an empty slot. */
+typedef struct name_table {
+    child *v;
+    size_t count, cap;
+} name_table;
+
+/* What all entries up to a version tell, one after the other. */
+typedef struct drive_history {
+    uint64_t version, deletions; /* NONE: not read yet */
+    int whole;   /* every entry was here */
+    int broken;  /* one does not decode: who knows what it says */
+    int differs; /* the index says something else; the history is right */
+    name_table newest;
+    bits live; /* the newest entry of each name, if it is not a deletion */
+    bits agrees; /* versions of which the index says the same */
+    uint64_t lost, shown; /* living files that the index loses, and deleted ones that it shows */
+} drive_history;
+
+/* A file whose bytes are not the recorded ones, as it was when it was read. */
+typedef struct changed_file {
+    uint64_t seq, size, mtime;
+} changed_file;
+
 /* Where the bytes of a live file begin in the content. */
 typedef struct drive_place {
     uint64_t at, size, seq;
@@ -5418,9 +5480,12 @@ struct datsync_drive {
     uint8_t *nodes; /* metadata blocks that do */
     size_t nodes_used, nodes_cap, node_ends[DRIVE_BATCH_BLOCKS], node_count;
 
+    drive_history history;
+
     /* what is laid out */
-    uint64_t surveyed; /* the version that `live` and `places` are of, NONE: not yet */
+    uint64_t surveyed; /* the version that `live` is of, NONE: not yet */
     bits live;
+    bits older; /* entries of other versions whose bytes are claimed; `places` has those of both */
     drive_place *places;
     size_t place_count, place_cap;
     drive_place being_put; /* the file that is being put: its first blocks are out before its entry is. size 0: none */
@@ -5430,6 +5495,14 @@ struct datsync_drive {
     int unsynced; /* something beneath the root was written */
     char made[DATSYNC_MAX_PATH + 2]; /* the folder that was made last */
     int has_aside; /* something was laid aside before this plan */
+
+    /* files that are served: which of them must be read before they are, and which are not as recorded */
+    bits doubts, away;
+    uint64_t doubt, doubt_block, doubt_at, looked_at; /* the one that is being read, and how far; when `away` was looked at */
+    int doubt_bad;
+    datsync_file_info doubt_info;
+    changed_file *changed;
+    size_t changed_count;
 
     /* downloading */
     int downloading, planned, told;
@@ -5735,13 +5808,6 @@ static int drive_needed(const datsync_drive *d, int r, uint64_t *needed)
     return r;
 }
 
-int datsync_drive_entry(datsync_drive *d, uint64_t number, datsync_entry *out, uint64_t *needed)
-{
-    if (number == 0 || number > datsync_drive_version(d))
-        return DATSYNC_E_NOT_FOUND;
-    return drive_needed(d, entry_load(d, number, out), needed);
-}
-
 /* The entry in a list whose name at `depth` is this: its number, 0 if there is none, or an error. */
 static int64_t list_find(datsync_drive *d, const seqs *list, uint64_t below, size_t depth, datsync_bytes part)
 {
@@ -5781,12 +5847,12 @@ static int64_t index_descend(datsync_drive *d, uint64_t seq, datsync_bytes name,
     }
 }
 
-int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed)
+static int index_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out)
 {
     datsync_bytes name = path_name(path), none;
     seqs list;
     drive_node n;
-    int64_t r = version > datsync_drive_version(d) ? DATSYNC_E_INVALID : version == 0 ? DATSYNC_E_NOT_FOUND : 0;
+    int64_t r = 0;
     memset(&list, 0, sizeof list);
     memset(&none, 0, sizeof none);
     while (r == 0) {
@@ -5803,7 +5869,7 @@ int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, dat
         r = r < 0 ? r : r == 0 ? DATSYNC_E_NOT_FOUND : 0;
     }
     mem_free(&d->env, list.v);
-    return drive_needed(d, r > 0 ? 0 : (int)r, needed);
+    return r > 0 ? 0 : (int)r;
 }
 
 /* ------------------------------------------------ listing */
@@ -5928,18 +5994,13 @@ static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth)
     return r;
 }
 
-int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
-                       uint64_t *needed)
+static int index_list(datsync_drive *d, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx)
 {
     datsync_bytes name = path_name(path);
     walk w;
     seqs list;
     drive_node n;
     int64_t r;
-    if (version > datsync_drive_version(d) || name.len >= DATSYNC_MAX_PATH)
-        return DATSYNC_E_INVALID;
-    if (version == 0)
-        return name.len ? DATSYNC_E_NOT_FOUND : 0;
     memset(&w, 0, sizeof w);
     memset(&list, 0, sizeof list);
     w.d = d;
@@ -5956,7 +6017,262 @@ int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int
         r = DATSYNC_E_NOT_FOUND;
     bits_free(&d->env, &w.seen);
     mem_free(&d->env, list.v);
-    return drive_needed(d, (int)r, needed);
+    return (int)r;
+}
+
+/* ================================================================ drive: history ================================ */
+
+/* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there, and if that is a
+ * deletion, nothing is. But deletions by append-tree before 2.3.5 carry wrong paths, and those after it still lose some files
+ * (PROTOCOL 2.9). So where all entries are here and something was ever deleted, the two are held against each other, and where they
+ * differ the history is right; so it is where the index leads nowhere. Where entries are missing, the index leads to those that are needed; what can be known without
+ * them is what the history of the others says. */
+
+static child *names_slot(const name_table *t, uint64_t name)
+{
+    size_t i = (size_t)name & (t->cap - 1);
+    while (t->v[i].seq && t->v[i].name != name)
+        i = (i + 1) & (t->cap - 1);
+    return &t->v[i];
+}
+
+/* A name's newest entry is this one: the number of the one before, 0 if there is none. */
+static int64_t names_set(const datsync_env *env, name_table *t, uint64_t name, uint64_t seq)
+{
+    child *slot;
+    uint64_t before;
+    if (2 * (t->count + 1) > t->cap) {
+        name_table bigger = {NULL, t->count, t->cap ? 2 * t->cap : 64};
+        size_t i;
+        bigger.v = mem_zeroed(env, bigger.cap * sizeof *bigger.v);
+        if (!bigger.v)
+            return DATSYNC_E_NOMEM;
+        for (i = 0; i < t->cap; i++)
+            if (t->v[i].seq)
+                *names_slot(&bigger, t->v[i].name) = t->v[i];
+        mem_free(env, t->v);
+        *t = bigger;
+    }
+    slot = names_slot(t, name);
+    before = slot->seq;
+    t->count += before == 0;
+    slot->name = name;
+    slot->seq = seq;
+    return (int64_t)before;
+}
+
+static void history_clear(datsync_drive *d)
+{
+    bits agrees = d->history.agrees;
+    mem_free(&d->env, d->history.newest.v);
+    bits_free(&d->env, &d->history.live);
+    memset(&d->history, 0, sizeof d->history);
+    d->history.agrees = agrees;
+    d->history.version = NONE;
+}
+
+static int history_add(datsync_drive *d, uint64_t seq)
+{
+    drive_history *h = &d->history;
+    drive_node n;
+    int64_t before;
+    int r = node_load(d, seq, &n);
+    h->whole = h->whole && r != DATSYNC_E_MORE;
+    h->broken = h->broken || r == DATSYNC_E_ENTRY;
+    if (r == DATSYNC_E_MORE || r == DATSYNC_E_ENTRY)
+        return 0;
+    if (r < 0 || (before = names_set(&d->env, &h->newest, name_hash(d, n.name), seq)) < 0)
+        return r < 0 ? r : DATSYNC_E_NOMEM;
+    if ((before && bits_set(&d->env, &h->live, (uint64_t)before, 0) < 0) || (n.value.data && bits_set(&d->env, &h->live, seq, 1) < 0))
+        return DATSYNC_E_NOMEM;
+    h->deletions += n.value.data == NULL;
+    return 0;
+}
+
+static int history_mark(void *ctx, const datsync_entry *e)
+{
+    bits_env *b = ctx;
+    return e->version ? MIN(bits_set(b->env, b->b, e->version, 1), 0) : 0;
+}
+
+/* Members of one set that another one has not. */
+static uint64_t bits_without(const bits *a, const bits *b)
+{
+    uint64_t i, n = 0, end = bits_length(a);
+    for (i = bits_next(a, 0, end, 1); i < end; i = bits_next(a, i + 1, end, 1))
+        n += !bits_get(b, i);
+    return n;
+}
+
+/* Does the index of this version say the same? */
+static int history_compare(datsync_drive *d)
+{
+    drive_history *h = &d->history;
+    bits told;
+    bits_env marks;
+    int r;
+    memset(&told, 0, sizeof told);
+    marks.env = &d->env;
+    marks.b = &told;
+    r = index_list(d, h->version, "/", 1, history_mark, &marks);
+    h->lost = bits_without(&h->live, &told);
+    h->shown = bits_without(&told, &h->live);
+    h->differs = r == DATSYNC_E_INDEX || h->lost || h->shown;
+    bits_free(&d->env, &told);
+    return r == DATSYNC_E_INDEX || r == DATSYNC_E_ENTRY ? 0 : r;
+}
+
+/* Read the history up to a version, as far as it is here. What was read before is only added to. */
+static int history_read(datsync_drive *d, uint64_t version)
+{
+    drive_history *h = &d->history;
+    int r = 0, compared = h->version != NONE && h->deletions;
+    uint64_t seq;
+    if (h->version == version && h->whole)
+        return 0;
+    if (h->version == NONE || !h->whole || h->version > version) {
+        history_clear(d);
+        h->version = 0;
+        h->whole = 1;
+        compared = 0;
+    }
+    for (seq = h->version + 1; seq <= version && r == 0; seq++)
+        r = history_add(d, seq);
+    h->version = version;
+    if (r == 0 && h->whole && h->deletions && !h->broken && !bits_get(&h->agrees, version) && !(compared && datsync_drive_writable(d))) /* one's own writing changes nothing of it */
+        r = history_compare(d);
+    if (r == 0 && h->whole && !h->differs)
+        r = MIN(bits_set(&d->env, &h->agrees, version, 1), 0);
+    if (r < 0)
+        history_clear(d);
+    return r;
+}
+
+/* Is every entry up to this version here? */
+static int history_is_here(const datsync_drive *d, uint64_t version)
+{
+    return datsync_feed_count(d->metadata, 1, version + 1) == version;
+}
+
+/* 1 if the history is to go by, 0 if the index is. */
+static int history_decides(datsync_drive *d, uint64_t version)
+{
+    int r = bits_get(&d->history.agrees, version) ? 0 : history_read(d, version);
+    return r < 0 ? r : d->history.version == version && d->history.differs;
+}
+
+/* A folder that is only known by what lies in it. */
+static int history_tell_folder(datsync_drive *d, datsync_bytes name, name_table *told, datsync_entry_fn *fn, void *ctx)
+{
+    datsync_entry e;
+    uint64_t hash = name_hash(d, name);
+    const child *own = names_slot(&d->history.newest, hash);
+    int64_t r = names_set(&d->env, told, hash, 1);
+    size_t len = name.len;
+    if (r != 0)
+        return r < 0 ? (int)r : 0;
+    memmove(d->path + 1, name.data, len);
+    d->path[0] = '/';
+    d->path[1 + len] = 0;
+    memset(&e, 0, sizeof e);
+    e.error = name_check(d, path_name(d->path));
+    if (own->seq && bits_get(&d->history.live, own->seq)) {
+        datsync_entry itself = {NULL, 0, 0, {0, 0, 0, 0, 0, 0, 0, 0, 0}, 0};
+        int k = entry_load(d, own->seq, &itself);
+        if (k < 0 || is_folder(&itself))
+            return k; /* it tells of itself */
+    }
+    e.path = d->path;
+    e.stat.mode = MODE_FOLDER | 0755u;
+    return fn(ctx, &e);
+}
+
+static int history_list(datsync_drive *d, const char *path, int deep, datsync_entry_fn *fn, void *ctx)
+{
+    datsync_bytes folder = path_name(path), name;
+    size_t depth = name_depth(folder), common;
+    char copy[DATSYNC_MAX_PATH + 2];
+    name_table told;
+    datsync_entry e;
+    uint64_t seq, end = bits_length(&d->history.live);
+    int r = 0, any = folder.len == 0;
+    memset(&told, 0, sizeof told);
+    for (seq = 0; r == 0 && (seq = bits_next(&d->history.live, seq, end, 1)) < end; seq++) {
+        if ((r = entry_load(d, seq, &e)) < 0)
+            break;
+        name = path_name(e.path);
+        common = name_common(name, folder);
+        if (common < depth || name_depth(name) <= depth)
+            continue;
+        any = 1;
+        if (deep || name_depth(name) == depth + 1) {
+            r = fn(ctx, &e);
+            continue;
+        }
+        memcpy(copy, name.data, name.len);
+        name.data = (const uint8_t *)copy;
+        name.len = name_prefix(name, depth + 1);
+        r = history_tell_folder(d, name, &told, fn, ctx);
+    }
+    mem_free(&d->env, told.v);
+    return r != 0 || any ? r : DATSYNC_E_NOT_FOUND;
+}
+
+static int history_find(datsync_drive *d, const char *path, datsync_entry *out)
+{
+    const drive_history *h = &d->history;
+    const child *slot = h->newest.count ? names_slot(&h->newest, name_hash(d, path_name(path))) : NULL;
+    if (!slot || !slot->seq || !bits_get(&h->live, slot->seq))
+        return DATSYNC_E_NOT_FOUND;
+    return entry_load(d, slot->seq, out);
+}
+
+int datsync_drive_entry(datsync_drive *d, uint64_t number, datsync_entry *out, uint64_t *needed)
+{
+    if (number == 0 || number > datsync_drive_version(d))
+        return DATSYNC_E_NOT_FOUND;
+    return drive_needed(d, entry_load(d, number, out), needed);
+}
+
+int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed)
+{
+    int r;
+    memset(out, 0, sizeof *out);
+    if (version > datsync_drive_version(d))
+        return DATSYNC_E_INVALID;
+    if (version == 0)
+        return DATSYNC_E_NOT_FOUND;
+    if (history_is_here(d, version)) {
+        r = history_decides(d, version);
+        return r < 0 ? r : r ? history_find(d, path, out) : index_find(d, version, path, out);
+    }
+    r = index_find(d, version, path, out);
+    if (r != DATSYNC_E_MORE || needed)
+        return drive_needed(d, r, needed);
+    memset(out, 0, sizeof *out);
+    if ((r = history_read(d, version)) == 0)
+        r = history_find(d, path, out);
+    return r == 0 || r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_MORE : r;
+}
+
+int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
+                       uint64_t *needed)
+{
+    size_t len = path_name(path).len;
+    int r, here = history_is_here(d, version);
+    if (version > datsync_drive_version(d) || len >= DATSYNC_MAX_PATH)
+        return DATSYNC_E_INVALID;
+    if (version == 0)
+        return len ? DATSYNC_E_NOT_FOUND : 0;
+    r = here ? history_decides(d, version) : needed ? 0 : history_read(d, version);
+    if (r < 0)
+        return r;
+    if (r == 0 && (here || needed))
+        return drive_needed(d, index_list(d, version, path, deep, fn, ctx), needed);
+    r = history_list(d, path, deep, fn, ctx);
+    if (here)
+        return r;
+    return r == 0 || r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_MORE : r;
 }
 
 /* ================================================================ drive: stores ================================= */
@@ -6067,8 +6383,7 @@ static target *target_of_byte(const datsync_drive *d, uint64_t at)
     return lo < d->target_count && d->targets[lo].at <= at && !d->targets[lo].copy ? &d->targets[lo] : NULL;
 }
 
-static int drive_survey(datsync_drive *d, uint64_t version, int tell);
-static uint64_t drive_version_here(datsync_drive *d);
+static int survey_here(datsync_drive *d);
 
 /* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
  * no harm. Stops early where a file can't be read. */
@@ -6076,7 +6391,7 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
 {
     size_t done = 0;
     if (d->surveyed == NONE) {
-        int r = drive_survey(d, drive_version_here(d), 0);
+        int r = survey_here(d);
         if (r < 0)
             return r;
     }
@@ -6306,7 +6621,9 @@ static int drive_open_content(datsync_drive *d)
             return r;
         if (own && memcmp(key, secret + 32, 32) != 0)
             own = NULL; /* another key than the derived one: it can be read, and not be written */
-    } else if (!datsync_feed_writable(d->metadata) || datsync_feed_length(d->metadata)) {
+    } else if (!own && d->content_store.read(d->content_store.ctx, DATSYNC_PART_KEY, 0, key, 32) != 32) {
+        return 0; /* the folder does not know it either */
+    } else if (own && datsync_feed_length(d->metadata)) {
         return 0;
     }
     o.env = &d->env;
@@ -6326,13 +6643,12 @@ static int drive_open_content(datsync_drive *d)
     if (r < 0)
         return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
     d->metadata->companion = d->content;
-    d->content->checked = !d->archive;
-    if (!d->archive && !datsync_feed_writable(d->content)) {
+    if (!d->archive) {
         for (i = 0; r >= 0 && (i = bits_next(&d->content->have, i, d->content->length, 1)) < d->content->length; i = j) {
             j = bits_next(&d->content->have, i, d->content->length, 0);
             r = bits_fill(&d->env, &d->content->claimed, i, j, 1);
         }
-        d->content->aside = 1;
+        d->content->loose = 1;
     }
     d->watch.added = content_added;
     d->watch.cleared = content_cleared;
@@ -6385,10 +6701,11 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
     o.key = given->key;
     o.secret_key = given->secret_key;
     o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC);
+    memset(&info, 0, sizeof info);
     r = d->has_tree ? d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) : 0;
     if (r < 0 && r != DATSYNC_E_NO_ENTRY)
         return r;
-    if (r == 0 && exists && !o.secret_key && d->secrets.load) {
+    if (r == 0 && (info.size || !d->has_tree) && exists && !o.secret_key && d->secrets.load) {
         datsync_discovery_key(discovery_key, key);
         r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
         if (r < 0 && r != DATSYNC_E_NOT_FOUND)
@@ -6440,7 +6757,7 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
     d->has_tree = o->tree.open != NULL;
     d->secrets = o->secrets;
     d->flags = o->flags;
-    d->surveyed = d->data_index = d->aside_since = NONE;
+    d->surveyed = d->data_index = d->aside_since = d->history.version = NONE;
     env.random(env.ctx, d->hash_key, sizeof d->hash_key);
     r = drive_open(d, o);
     if (r < 0) {
@@ -6473,7 +6790,13 @@ static void drive_free(datsync_drive *d)
     mem_free(&env, d->places);
     mem_free(&env, d->old);
     mem_free(&env, d->targets);
+    mem_free(&env, d->changed);
     bits_free(&env, &d->live);
+    bits_free(&env, &d->older);
+    bits_free(&env, &d->doubts);
+    bits_free(&env, &d->away);
+    history_clear(d);
+    bits_free(&env, &d->history.agrees);
     mem_free(&env, d);
 }
 
@@ -6567,21 +6890,6 @@ static int latest_write(datsync_drive *d, uint64_t version)
     return r;
 }
 
-uint64_t datsync_drive_laid_out(datsync_drive *d)
-{
-    uint64_t version = latest_read(d);
-    if (drive_is_owner(d) || !d->has_tree)
-        return datsync_drive_version(d);
-    return version == NONE ? 0 : MIN(version, datsync_drive_version(d));
-}
-
-/* The version whose files are to be found here. */
-static uint64_t drive_version_here(datsync_drive *d)
-{
-    uint64_t version = drive_is_owner(d) ? NONE : latest_read(d);
-    return MIN(version, datsync_drive_version(d));
-}
-
 /* ================================================================ drive: what is here =========================== */
 
 static int place_compare(const void *a, const void *b)
@@ -6602,49 +6910,71 @@ static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int e
     drive_tell(d, DATSYNC_EV_REFUSED, path, seq, 0, error);
 }
 
-static int survey_live(void *ctx, const datsync_entry *e)
-{
-    datsync_drive *d = ctx;
-    if (e->error == 0)
-        return MIN(bits_set(&d->env, &d->live, e->version, 1), 0);
-    return 0;
-}
+/* ------------------------------------------------ which version is here */
 
-static int survey_bad(void *ctx, const datsync_entry *e)
+/* Living files of one version and not of the other which the folder seems to hold. */
+static int64_t version_votes(datsync_drive *d, const bits *of, const bits *without, int timed)
 {
-    bits_env *b = ctx;
-    return e->error && e->version ? MIN(bits_set(b->env, b->b, e->version, 1), 0) : 0;
-}
-
-/* Tell of the live entries that must not be laid out. */
-static int survey_tell(datsync_drive *d, uint64_t version)
-{
-    char path[DATSYNC_MAX_PATH + 2];
-    bits bad;
-    bits_env marks;
+    uint64_t seq, end = bits_length(of);
+    int64_t n = 0;
     datsync_entry e;
-    uint64_t seq;
-    int r;
-    memset(&bad, 0, sizeof bad);
-    marks.env = &d->env;
-    marks.b = &bad;
-    r = datsync_drive_list(d, version, "/", 1, survey_bad, &marks, NULL);
-    for (seq = 0; r == 0 && (seq = bits_next(&bad, seq, version + 1, 1)) <= version; seq++)
-        if ((r = entry_load(d, seq, &e)) == 0) {
-            strcpy(path, e.path);
-            drive_refuse(d, seq, path, e.error);
-        }
-    bits_free(&d->env, &bad);
+    datsync_file_info info;
+    int r = 0;
+    for (seq = 0; r == 0 && (seq = bits_next(of, seq, end, 1)) < end; seq++) {
+        if (bits_get(without, seq) || (r = entry_load(d, seq, &e)) < 0)
+            continue;
+        if (!e.error && !is_folder(&e) && e.stat.size && d->tree.stat(d->tree.ctx, e.path + 1, &info) == 0)
+            n += timed ? looks_same(&info, &e.stat) : info.size == e.stat.size;
+    }
+    return r < 0 ? r : n;
+}
+
+/* The version whose files are to be found here: `metadata.latest` says so, if the files don't say that it is the newest. */
+static int version_here(datsync_drive *d, uint64_t *version)
+{
+    uint64_t newest = datsync_drive_version(d), latest = drive_is_owner(d) || !d->has_tree ? NONE : latest_read(d);
+    int64_t for_latest, for_newest;
+    bits live;
+    int r, timed = 1;
+    *version = MIN(latest, newest);
+    if (latest >= newest)
+        return 0;
+    memset(&live, 0, sizeof live);
+    r = history_read(d, latest);
+    live = d->history.live;
+    memset(&d->history.live, 0, sizeof live);
+    history_clear(d);
+    if (r == 0)
+        r = history_read(d, newest);
+    for (for_latest = for_newest = 0; r == 0 && for_latest == for_newest && timed >= 0; timed--) {
+        for_latest = version_votes(d, &live, &d->history.live, timed);
+        for_newest = version_votes(d, &d->history.live, &live, timed);
+        r = for_latest < 0 ? (int)for_latest : for_newest < 0 ? (int)for_newest : 0;
+    }
+    if (r == 0 && for_newest > for_latest)
+        *version = newest;
+    bits_free(&d->env, &live);
     return r;
 }
+
+uint64_t datsync_drive_laid_out(datsync_drive *d)
+{
+    uint64_t version;
+    if (latest_read(d) == NONE && d->has_tree && !drive_is_owner(d))
+        return 0;
+    (void)version_here(d, &version);
+    return version;
+}
+
+/* ------------------------------------------------ where the bytes are */
 
 /* In folders, blocks that are no live file's are nowhere. */
 static int survey_retract(datsync_drive *d, const bits *alive)
 {
     datsync_feed *c = d->content;
-    uint64_t i = 0, j, end = bits_length(&c->have);
+    uint64_t i = 0, j, end = MAX(bits_length(&c->have), bits_length(&c->claimed));
     int r = 0;
-    while (r == 0 && (i = bits_next(&c->have, i, end, 1)) < end) {
+    while (r == 0 && (i = MIN(bits_next(&c->have, i, end, 1), bits_next(&c->claimed, i, end, 1))) < end) {
         i = bits_next(alive, i, end, 0);
         j = bits_next(alive, i, end, 1);
         if (i < end)
@@ -6654,41 +6984,121 @@ static int survey_retract(datsync_drive *d, const bits *alive)
     return r;
 }
 
-/* Find out which entries are live in a version, and where the bytes of each are; `tell` of those that must not be laid out. */
-static int drive_survey(datsync_drive *d, uint64_t version, int tell)
+static int survey_place(datsync_drive *d, uint64_t seq, const datsync_stat *stat, bits *alive)
 {
-    uint64_t seq;
-    bits alive;
+    drive_place *p;
+    int r = mem_grow(&d->env, &d->places, &d->place_cap, d->place_count + 1, sizeof *d->places);
+    if (r < 0)
+        return r;
+    p = &d->places[d->place_count++];
+    p->at = stat->byte_offset;
+    p->size = stat->size;
+    p->seq = seq;
+    return MIN(bits_fill(&d->env, alive, stat->offset, stat->offset + stat->blocks, 1), 0);
+}
+
+typedef struct survey_marks {
+    datsync_drive *d;
+    bits bad;
+} survey_marks;
+
+static int survey_mark(void *ctx, const datsync_entry *e)
+{
+    survey_marks *m = ctx;
+    return e->version ? MIN(bits_set(&m->d->env, e->error ? &m->bad : &m->d->live, e->version, 1), 0) : 0;
+}
+
+/* Tell of the live entries that must not be laid out. */
+static int survey_refuse(datsync_drive *d, const bits *bad)
+{
+    char path[DATSYNC_MAX_PATH + 2];
     datsync_entry e;
+    uint64_t seq, end = bits_length(bad);
+    int r = 0;
+    for (seq = 0; r == 0 && (seq = bits_next(bad, seq, end, 1)) < end; seq++)
+        if ((r = entry_load(d, seq, &e)) == 0) {
+            strcpy(path, e.path);
+            drive_refuse(d, seq, path, e.error);
+        }
+    return r;
+}
+
+/* The entries that are live in a version, as far as it is known. */
+static int survey_live(datsync_drive *d, uint64_t version, int planning, bits *alive)
+{
+    survey_marks marks;
+    datsync_entry e;
+    uint64_t seq;
+    int r;
+    memset(&marks, 0, sizeof marks);
+    marks.d = d;
+    r = datsync_drive_list(d, version, "/", 1, survey_mark, &marks, NULL);
+    if (r == DATSYNC_E_MORE && !planning)
+        r = 0;
+    if (r == 0 && planning)
+        r = survey_refuse(d, &marks.bad);
+    bits_free(&d->env, &marks.bad);
+    for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++)
+        if ((r = entry_load(d, seq, &e)) == 0 && !is_folder(&e) && e.stat.size)
+            r = survey_place(d, seq, &e.stat, alive);
+    return r;
+}
+
+/* Entries of other versions whose bytes are claimed: of a folder whose files are older than its metadata, or newer than
+ * `metadata.latest` says. */
+static int survey_older(datsync_drive *d, bits *alive)
+{
+    const bits *claimed = &d->content->claimed;
+    uint64_t seq, newest = datsync_drive_version(d), end;
+    datsync_entry e;
+    int r = 0;
+    if (!bits_without(claimed, alive))
+        return 0;
+    for (seq = 1; seq <= newest && r >= 0; seq++) {
+        if (bits_get(&d->live, seq) || !datsync_feed_has(d->metadata, seq))
+            continue;
+        r = entry_load(d, seq, &e);
+        if (r == DATSYNC_E_ENTRY)
+            r = 0;
+        else if (r == 0 && !e.deleted && !e.error && !is_folder(&e)) {
+            end = e.stat.offset + e.stat.blocks;
+            if (bits_next(claimed, e.stat.offset, end, 1) < end && (r = bits_set(&d->env, &d->older, seq, 1)) >= 0)
+                r = survey_place(d, seq, &e.stat, alive);
+        }
+    }
+    return r < 0 ? r : 0;
+}
+
+/* Find out which entries are live in a version, and where the bytes of each are. When a version is planned, what is not live in it
+ * is going to be nowhere. */
+static int drive_survey(datsync_drive *d, uint64_t version, int planning)
+{
+    bits alive;
     int r;
     memset(&alive, 0, sizeof alive);
     bits_free(&d->env, &d->live);
+    bits_free(&d->env, &d->older);
     d->place_count = 0;
     d->surveyed = NONE;
     d->refused = 0;
-    r = datsync_drive_list(d, version, "/", 1, survey_live, d, NULL);
-    if (r == 0 && tell)
-        r = survey_tell(d, version);
-    for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
-        if ((r = entry_load(d, seq, &e)) < 0)
-            break;
-        if (is_folder(&e) || !e.stat.size)
-            continue;
-        if ((r = mem_grow(&d->env, &d->places, &d->place_cap, d->place_count + 1, sizeof *d->places)) < 0)
-            break;
-        d->places[d->place_count].at = e.stat.byte_offset;
-        d->places[d->place_count].size = e.stat.size;
-        d->places[d->place_count++].seq = seq;
-        r = bits_fill(&d->env, &alive, e.stat.offset, e.stat.offset + e.stat.blocks, 1);
-    }
-    if (r >= 0) {
+    r = survey_live(d, version, planning, &alive);
+    if (r == 0 && !d->archive && d->content)
+        r = planning ? survey_retract(d, &alive) : survey_older(d, &alive);
+    if (r == 0) {
         if (d->place_count)
             qsort(d->places, d->place_count, sizeof *d->places, place_compare);
         d->surveyed = version;
-        r = d->archive || !d->content ? 0 : survey_retract(d, &alive);
     }
     bits_free(&d->env, &alive);
-    return r < 0 ? r : 0;
+    return r;
+}
+
+/* The same of what the folder holds. */
+static int survey_here(datsync_drive *d)
+{
+    uint64_t version;
+    int r = version_here(d, &version);
+    return r < 0 ? r : drive_survey(d, version, 0);
 }
 
 /* A content block, held against the tree, into the drive's buffer: its size. */
@@ -6721,114 +7131,145 @@ static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, ui
     n = d->tree.read(d->tree.ctx, handle, *at, d->data, (size_t)want.size);
     *at += want.size;
     if (n < (int64_t)want.size)
-        return 0;
+        return n < 0 ? (int)n : 0;
     block.data = d->data;
     block.len = (size_t)want.size;
     datsync_leaf_hashes(&got, &block, 1);
     return memcmp(got.hash, want.hash, 32) == 0;
 }
 
-/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or an error of the store. */
+/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or why it can't be read. */
 static int file_matches(datsync_drive *d, const char *path, const datsync_stat *stat)
 {
     datsync_file_info info;
     intptr_t handle;
     uint64_t i, at = 0;
-    int r = 1;
+    int r;
     if (d->tree.stat(d->tree.ctx, path, &info) < 0 || (info.mode & MODE_TYPE) != MODE_FILE || info.size != stat->size)
         return 0;
     if (!stat->blocks)
         return 1;
-    if (!d->content || d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
+    if (!d->content)
         return 0;
-    for (i = 0; i < stat->blocks && r > 0; i++)
+    if ((r = d->tree.open(d->tree.ctx, path, 0, &handle)) < 0)
+        return r;
+    for (i = 0, r = 1; i < stat->blocks && r > 0; i++)
         r = file_block_good(d, handle, stat->offset + i, &at);
     d->tree.close(d->tree.ctx, handle);
     return r > 0 && at != stat->size ? 0 : r;
 }
 
-/* Hold what is claimed of an entry's file against the file, and retract what is not so. Returns 0, or what is wrong. */
+/* ------------------------------------------------ is a file as recorded? */
+
+static int entry_claimed(const datsync_drive *d, const datsync_stat *stat, int whole)
+{
+    uint64_t end = stat->offset + stat->blocks;
+    if (!d->content || !stat->blocks)
+        return 0;
+    return whole ? bits_next(feed_claims(d->content), stat->offset, end, 0) >= end
+                 : bits_next(feed_claims(d->content), stat->offset, end, 1) < end;
+}
+
+/* What a look at an entry's place tells: 0 if all is as recorded, DATSYNC_E_AGAIN if only the bytes can tell, else what is wrong.
+ * DATSYNC_E_PARTIAL: it was never here whole. */
+static int entry_look(const datsync_drive *d, const datsync_entry *e, datsync_file_info *info)
+{
+    int r = d->tree.stat(d->tree.ctx, e->path + 1, info), type = (int)(info->mode & MODE_TYPE);
+    int whole = entry_claimed(d, &e->stat, 1);
+    if (r == DATSYNC_E_NO_ENTRY && e->stat.blocks && !whole)
+        return DATSYNC_E_PARTIAL;
+    if (r < 0)
+        return r;
+    if (is_folder(e))
+        return type == (int)MODE_FOLDER ? 0 : DATSYNC_E_NOT_FOLDER;
+    if (type != (int)MODE_FILE)
+        return type == (int)MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
+    if (info->size != e->stat.size && (whole || !entry_claimed(d, &e->stat, 0)))
+        return DATSYNC_E_CHANGED;
+    return (whole || !e->stat.blocks) && looks_same(info, &e->stat) ? 0 : DATSYNC_E_AGAIN;
+}
+
+static int entry_show(datsync_drive *d, const datsync_stat *stat)
+{
+    return feed_show(d->content, stat->offset, stat->offset + stat->blocks);
+}
+
+static int entry_hide(datsync_drive *d, const datsync_stat *stat)
+{
+    return feed_hide(d->content, stat->offset, stat->offset + stat->blocks);
+}
+
+/* A file of which the deployed implementation has written a part: DATSYNC_E_PARTIAL if the blocks that are claimed are good. */
+static int entry_part(datsync_drive *d, const datsync_entry *e)
+{
+    datsync_feed *c = d->content;
+    uint64_t i, end = e->stat.offset + e->stat.blocks, at = 0, offset;
+    intptr_t handle;
+    int r = d->tree.open(d->tree.ctx, e->path + 1, 0, &handle), good = 1;
+    if (r < 0)
+        return r;
+    for (i = e->stat.offset; r >= 0 && (i = bits_next(feed_claims(c), i, end, 1)) < end; i++) {
+        if ((r = block_offset(c, i, &offset)) == 0 && offset >= e->stat.byte_offset) {
+            at = offset - e->stat.byte_offset;
+            r = file_block_good(d, handle, i, &at);
+        }
+        good = good && r > 0;
+        if (r >= 0)
+            r = r ? feed_show(c, i, i + 1) : feed_hide(c, i, i + 1);
+    }
+    d->tree.close(d->tree.ctx, handle);
+    return r < 0 ? r : good ? DATSYNC_E_PARTIAL : DATSYNC_E_CHANGED;
+}
+
+/* Hold a file against its entry, with `deep` every byte of it, and offer it or not. 0, or what is wrong. */
 static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
 {
     datsync_file_info info;
     datsync_stat stat = e->stat;
-    const char *path = e->path + 1;
-    uint64_t begin = stat.offset, end = begin + stat.blocks, i, at = 0;
-    intptr_t handle = -1;
-    int r = d->tree.stat(d->tree.ctx, path, &info), whole, good = 1;
+    int r, k;
+    if (!d->has_tree || !d->content)
+        return is_folder(e) || !stat.blocks || entry_claimed(d, &stat, 1) ? 0 : DATSYNC_E_PARTIAL;
+    r = entry_look(d, e, &info);
     if (is_folder(e))
-        return r < 0 ? r : (info.mode & MODE_TYPE) == MODE_FOLDER ? 0 : DATSYNC_E_NOT_FOLDER;
-    whole = bits_next(&d->content->have, begin, end, 0) >= end;
-    if (r == 0 && (info.mode & MODE_TYPE) != MODE_FILE)
-        r = (info.mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
-    if (r == 0 && !deep && whole && looks_same(&info, &stat))
-        return 0;
-    if (r == 0)
-        r = d->tree.open(d->tree.ctx, path, 0, &handle);
-    if (r < 0) {
-        int k = feed_retract(d->content, begin, end);
-        return k < 0 ? k : r;
-    }
-    for (i = begin; i < end && r >= 0; i++) {
-        if (!bits_get(&d->content->have, i)) {
-            int64_t size = datsync_feed_block_size(d->content, i);
-            at += size > 0 ? (uint64_t)size : 0;
-            if (size < 0)
-                break; /* where the rest lies is not known, so none of it is here */
-            continue;
-        }
-        r = file_block_good(d, handle, i, &at);
-        if (r == 0) {
-            good = 0;
-            r = feed_retract(d->content, i, i + 1);
-        }
-    }
-    if (r >= 0 && i < end)
-        r = feed_retract(d->content, i, end);
-    d->tree.close(d->tree.ctx, handle);
-    if (r < 0)
         return r;
-    if (whole && (!good || info.size != stat.size)) { /* what is left must not be taken for a download that was interrupted */
-        r = feed_retract(d->content, begin, end);
-        return r < 0 ? r : DATSYNC_E_CHANGED;
+    if (r == DATSYNC_E_AGAIN || (r == 0 && deep)) {
+        r = file_matches(d, e->path + 1, &stat);
+        r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
     }
-    if (!good)
-        return DATSYNC_E_CHANGED;
-    /* it was only touched: give a clone's file its time back, and the next look is quick */
-    if (whole && !looks_same(&info, &stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
-        (void)d->tree.set(d->tree.ctx, path, info.mode, stat.mtime);
-    return 0;
+    if (r == DATSYNC_E_CHANGED && entry_claimed(d, &stat, 0) && !entry_claimed(d, &stat, 1))
+        return entry_part(d, e);
+    if (d->archive)
+        return r;
+    k = r == 0 ? entry_show(d, &stat) : entry_hide(d, &stat);
+    return k < 0 ? k : r;
 }
 
-/* Nothing is claimed of it: it was never here, or what is here is another file. */
-static int entry_is_other(datsync_drive *d, const datsync_entry *e)
+/* Files that lack nothing of theirs when they are not there: the deployed implementation makes no empty ones. */
+static int is_empty_file(const datsync_entry *e)
 {
-    datsync_file_info info;
-    int r = d->tree.stat(d->tree.ctx, e->path + 1, &info);
-    r = r < 0 ? 1 : file_matches(d, e->path + 1, &e->stat);
-    return r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
+    return !is_folder(e) && !e->stat.size;
 }
 
-/* All live files of which something is claimed. */
+/* All live files and folders that are selected, and are not on their way. */
 static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
 {
-    uint64_t seq, version = d->surveyed, good = 0;
+    char path[DATSYNC_MAX_PATH + 2];
+    uint64_t seq, good = 0;
     datsync_entry e;
     int r = 0;
-    for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
+    for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
-        if (target_of_block(d, e.stat.offset))
-            continue; /* it is on its way */
-        if (!is_folder(&e) && e.stat.blocks &&
-            bits_next(&d->content->have, e.stat.offset, e.stat.offset + e.stat.blocks, 1) >= e.stat.offset + e.stat.blocks) {
-            r = how->deep ? entry_is_other(d, &e) : 0;
-        } else {
-            r = entry_check(d, &e, how->deep);
-            good += r == 0;
-        }
+        strcpy(path, e.path);
+        e.path = path;
+        if (target_of_block(d, e.stat.offset) || (d->layout.select && !d->layout.select(d->layout.ctx, path)))
+            continue;
+        r = entry_check(d, &e, how->deep);
         if (r == DATSYNC_E_NOMEM)
             break;
+        if (r == DATSYNC_E_NO_ENTRY && is_empty_file(&e))
+            r = 0;
+        good += r == 0;
         if (r < 0 && how->fault)
             how->fault(how->ctx, &e, r);
         r = 0;
@@ -6836,17 +7277,79 @@ static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
     return r < 0 ? r : (int64_t)good;
 }
 
+/* ------------------------------------------------ what is here of it all */
+
+/* Add one file to the sums. Whether its bytes are right, only reading would tell. */
+static int state_add(datsync_drive *d, const datsync_entry *e, datsync_drive_state *s)
+{
+    datsync_file_info info;
+    uint64_t end = e->stat.offset + e->stat.blocks;
+    int r = d->has_tree && d->content ? entry_look(d, e, &info) : entry_check(d, e, 0), whole;
+    if (is_folder(e))
+        return r;
+    whole = entry_claimed(d, &e->stat, 1) || !e->stat.blocks;
+    if (r == DATSYNC_E_AGAIN)
+        r = whole || (info.size == e->stat.size && !entry_claimed(d, &e->stat, 0)) ? 0 : DATSYNC_E_PARTIAL;
+    s->files++;
+    s->bytes += e->stat.size;
+    s->blocks += e->stat.blocks;
+    s->whole += r == 0 || (r == DATSYNC_E_NO_ENTRY && is_empty_file(e));
+    if (r == 0)
+        s->held += e->stat.blocks;
+    else if (r == DATSYNC_E_PARTIAL && d->content)
+        s->held += bits_count(feed_claims(d->content), e->stat.offset, end);
+    return r;
+}
+
+static int state_of(datsync_drive *d, uint64_t version, datsync_drive_state *s, const datsync_drive_check *how)
+{
+    char path[DATSYNC_MAX_PATH + 2];
+    uint64_t seq;
+    datsync_entry e;
+    int r = drive_survey(d, version, 0);
+    s->files = s->bytes = s->blocks = s->whole = s->held = 0;
+    for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
+        int fault;
+        if ((r = entry_load(d, seq, &e)) < 0)
+            break;
+        strcpy(path, e.path);
+        e.path = path;
+        if (d->layout.select && !d->layout.select(d->layout.ctx, path))
+            continue;
+        fault = state_add(d, &e, s);
+        if (fault == DATSYNC_E_NOMEM)
+            return fault;
+        if (fault < 0 && !(fault == DATSYNC_E_NO_ENTRY && is_empty_file(&e)) && how && how->fault)
+            how->fault(how->ctx, &e, fault);
+    }
+    return r;
+}
+
+int datsync_drive_look(datsync_drive *d, datsync_drive_state *out, const datsync_drive_check *check)
+{
+    datsync_drive_state older;
+    uint64_t here;
+    int r = version_here(d, &here);
+    memset(out, 0, sizeof *out);
+    memset(&older, 0, sizeof older);
+    out->version = datsync_drive_version(d);
+    out->has_header = datsync_feed_has(d->metadata, 0);
+    out->missing = out->version - datsync_feed_count(d->metadata, 1, out->version + 1);
+    if (r == 0 && here != out->version)
+        r = state_of(d, here, &older, NULL);
+    if (r == 0)
+        r = state_of(d, out->version, out, check);
+    out->complete = r == 0 && out->has_header && !out->missing && here == out->version && out->whole == out->files;
+    out->laid_out = out->complete || drive_is_owner(d) ? out->version : here != out->version && older.whole == older.files ? here : 0;
+    out->lost = d->history.lost;
+    out->shown = d->history.shown;
+    return r;
+}
+
 int64_t datsync_drive_verify(datsync_drive *d, const datsync_drive_check *check)
 {
-    int64_t good;
-    int r;
-    if (!d->has_tree || !d->content)
-        return d->has_tree ? 0 : DATSYNC_E_UNSUPPORTED;
-    if ((r = drive_survey(d, drive_version_here(d), 0)) < 0)
-        return r;
-    good = drive_check(d, check);
-    r = datsync_drive_flush(d);
-    return good < 0 ? good : r < 0 ? r : good;
+    int r = survey_here(d);
+    return r < 0 ? r : drive_check(d, check);
 }
 
 int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t offset, void *buf, size_t len)
@@ -6865,8 +7368,10 @@ int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t of
     if ((r = datsync_feed_seek(d->content, at, &index, &inside)) < 0)
         return r;
     for (; done < len; index++, inside = 0) {
-        int64_t size = datsync_feed_has(d->content, index) ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
+        int64_t size = datsync_feed_has(d->content, index) || d->content->loose ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
         size_t n;
+        if (size == DATSYNC_E_HASH && !datsync_feed_has(d->content, index))
+            size = DATSYNC_E_NOT_FOUND; /* it was not said to be here */
         if (size < 0)
             return size;
         if (index < e->stat.offset || index - e->stat.offset >= e->stat.blocks || (uint64_t)size < inside)
@@ -7126,6 +7631,8 @@ static int entry_forget(datsync_drive *d, uint64_t seq, const datsync_stat *stat
     if (!seq)
         return 0;
     (void)bits_set(&d->env, &d->live, seq, 0);
+    (void)bits_set(&d->env, &d->doubts, seq, 0);
+    d->doubt = d->doubt == seq ? 0 : d->doubt;
     key.at = stat->byte_offset;
     key.seq = seq;
     p = d->place_count ? bsearch(&key, d->places, d->place_count, sizeof key, place_compare) : NULL;
@@ -7492,7 +7999,7 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
         if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
             r = im->d->archive ? 0 : import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
         if (r < 0)
-            return r;
+            return is_file_fault(r) ? import_refuse(im, r) : r;
         if (r > 0)
             return import_tell(im, DATSYNC_UNCHANGED, im->path, info->size, info->size, 0);
     }
@@ -7695,6 +8202,230 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
     return r < 0 ? r : k < 0 ? k : changes;
 }
 
+/* ================================================================ drive: serving ================================ */
+
+/* What the bitfield claims was once here; what is offered must be here now. Size and time as recorded are enough to offer a file, for
+ * each block is held against the tree before it goes out. Where only the time differs (copies, version control, another disk) the
+ * bytes decide: such files are read a little at a time while the rest is served, and offered block by block. A file that is away or
+ * changed is not offered, and looked at again each minute. None of this is written to the bitfield: so nothing is forgotten. */
+
+static int serve_away(datsync_drive *d, uint64_t seq, const char *path, int error)
+{
+    int r = bits_set(&d->env, &d->away, seq, 1);
+    if (r > 0)
+        drive_tell(d, DATSYNC_EV_AWAY, path, seq, 0, error);
+    return r < 0 ? r : 0;
+}
+
+static void serve_back(datsync_drive *d, uint64_t seq, const char *path)
+{
+    if (bits_get(&d->away, seq)) {
+        (void)bits_set(&d->env, &d->away, seq, 0);
+        drive_tell(d, DATSYNC_EV_BACK, path, seq, 0, 0);
+    }
+}
+
+static changed_file *changed_find(const datsync_drive *d, uint64_t seq)
+{
+    size_t i;
+    for (i = 0; i < d->changed_count; i++)
+        if (d->changed[i].seq == seq)
+            return &d->changed[i];
+    return NULL;
+}
+
+/* It was read, and is not what it should be; as long as it looks the same it need not be read again. */
+static int changed_note(datsync_drive *d, uint64_t seq, const datsync_file_info *info)
+{
+    changed_file *c = changed_find(d, seq);
+    if (!d->changed && !(d->changed = mem_resize(&d->env, NULL, CHANGED_FILES * sizeof *d->changed)))
+        return DATSYNC_E_NOMEM;
+    if (!c && d->changed_count < CHANGED_FILES)
+        c = &d->changed[d->changed_count++];
+    if (c) {
+        c->seq = seq;
+        c->size = info->size;
+        c->mtime = info->mtime;
+    }
+    return 0;
+}
+
+/* May this entry's file be offered? */
+static int serve_look(datsync_drive *d, uint64_t seq)
+{
+    char path[DATSYNC_MAX_PATH + 2];
+    datsync_file_info info;
+    datsync_entry e;
+    const changed_file *known = changed_find(d, seq);
+    int r = entry_load(d, seq, &e), look;
+    if (r < 0 || is_folder(&e) || !e.stat.blocks)
+        return r;
+    strcpy(path, e.path);
+    e.path = path;
+    look = entry_look(d, &e, &info);
+    if (look == DATSYNC_E_NOMEM)
+        return look;
+    if (look == 0) {
+        serve_back(d, seq, path);
+        return entry_show(d, &e.stat);
+    }
+    if (look == DATSYNC_E_AGAIN && known && known->size == info.size && known->mtime == info.mtime)
+        look = DATSYNC_E_CHANGED;
+    r = entry_hide(d, &e.stat);
+    if (r < 0 || (d->downloading && !d->told))
+        return r; /* whether it is fetched again, laying out decides */
+    if (look == DATSYNC_E_AGAIN)
+        return MIN(bits_set(&d->env, &d->doubts, seq, 1), 0);
+    return entry_claimed(d, &e.stat, 0) ? serve_away(d, seq, path, look) : 0;
+}
+
+/* Before anything is announced. */
+static int serve_begin(datsync_drive *d)
+{
+    uint64_t seq, end = MAX(bits_length(&d->live), bits_length(&d->older));
+    int r = 0;
+    bits_free(&d->env, &d->doubts);
+    bits_free(&d->env, &d->away);
+    d->doubt = 0;
+    d->looked_at = NONE;
+    for (seq = 0; r == 0; seq++) {
+        seq = MIN(bits_next(&d->live, seq, end, 1), bits_next(&d->older, seq, end, 1));
+        if (seq >= end)
+            break;
+        r = serve_look(d, seq);
+    }
+    return r;
+}
+
+/* ------------------------------------------------ files whose bytes must tell */
+
+/* The file was never claimed, or not all of it; it is what the entry says. */
+static int doubt_adopt(datsync_drive *d, const datsync_stat *stat)
+{
+    uint64_t i, end = stat->offset + stat->blocks;
+    int r = 0;
+    if (entry_claimed(d, stat, 1))
+        return 0;
+    for (i = stat->offset; i < end && r >= 0; i++)
+        if ((r = block_claim(d->content, i, 1)) > 0)
+            tell_added(d->content, i, i + 1);
+    return r < 0 ? r : feed_settle_claims(d->content, stat->offset, end);
+}
+
+static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
+{
+    datsync_file_info info;
+    uint64_t seq = d->doubt;
+    int r = d->tree.stat(d->tree.ctx, e->path + 1, &info);
+    d->doubt = 0;
+    if (bits_set(&d->env, &d->doubts, seq, 0) < 0)
+        return DATSYNC_E_NOMEM;
+    if (r == 0 && (info.size != d->doubt_info.size || info.mtime != d->doubt_info.mtime))
+        r = DATSYNC_E_BUSY; /* it changed while it was read */
+    if (r == 0 && good) {
+        if ((r = doubt_adopt(d, &e->stat)) < 0)
+            return r;
+        if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
+            (void)d->tree.set(d->tree.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
+        serve_back(d, seq, e->path);
+        return 0;
+    }
+    if (r == 0 && (r = changed_note(d, seq, &info)) == 0)
+        r = DATSYNC_E_CHANGED;
+    if (r == DATSYNC_E_NOMEM || !entry_claimed(d, &e->stat, 0))
+        return r == DATSYNC_E_NOMEM ? r : 0;
+    return serve_away(d, seq, e->path, r);
+}
+
+/* The next blocks of the file that is being read. Returns 1 when it is done with, as far as it could be read. */
+static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget)
+{
+    datsync_feed *c = d->content;
+    intptr_t handle;
+    int r = d->tree.open(d->tree.ctx, e->path + 1, 0, &handle), good;
+    if (r < 0)
+        return d->doubt_bad = 1;
+    while (r >= 0 && d->doubt_block < e->stat.blocks && *budget) {
+        uint64_t i = e->stat.offset + d->doubt_block++, before = d->doubt_at;
+        good = bits_get(&c->tree, 2 * i) ? file_block_good(d, handle, i, &d->doubt_at) : 0;
+        *budget -= MIN(*budget, d->doubt_at - before + 64);
+        if (good == DATSYNC_E_NOMEM) {
+            r = good;
+            break;
+        }
+        good = good > 0; /* what can't be read is not there */
+        r = good ? feed_show(c, i, i + 1) : feed_hide(c, i, i + 1);
+        d->doubt_bad |= !good;
+        if (!bits_get(&c->tree, 2 * i))
+            d->doubt_block = e->stat.blocks; /* where the rest lies is not known */
+    }
+    d->tree.close(d->tree.ctx, handle);
+    return r < 0 ? r : d->doubt_block == e->stat.blocks;
+}
+
+/* Read some of what must be read. 1: there is more. */
+static int doubts_step(datsync_drive *d)
+{
+    char path[DATSYNC_MAX_PATH + 2];
+    uint64_t budget = DOUBT_BYTES;
+    datsync_entry e;
+    int r = 0;
+    while (budget && r >= 0) {
+        uint64_t end = bits_length(&d->doubts), seq = d->doubt ? d->doubt : bits_next(&d->doubts, 0, end, 1);
+        if (seq >= end)
+            return 0;
+        if ((r = entry_load(d, seq, &e)) < 0)
+            return r;
+        strcpy(path, e.path);
+        e.path = path;
+        budget -= MIN(budget, 4096);
+        if (!d->doubt) {
+            d->doubt = seq;
+            d->doubt_block = d->doubt_at = 0;
+            d->doubt_bad = 0;
+            memset(&d->doubt_info, 0, sizeof d->doubt_info);
+            (void)d->tree.stat(d->tree.ctx, path + 1, &d->doubt_info);
+        }
+        if ((r = doubt_read(d, &e, &budget)) > 0)
+            r = doubt_end(d, &e, !d->doubt_bad && d->doubt_at == e.stat.size);
+    }
+    return r < 0 ? r : 1;
+}
+
+/* Blocks that were asked for were not as they were: whose are they? */
+static int serve_lost(datsync_drive *d)
+{
+    datsync_feed *c = d->content;
+    uint64_t i, at, end = bits_length(&c->lost);
+    int r = 0;
+    for (i = bits_next(&c->lost, 0, end, 1); i < end && r >= 0; i = bits_next(&c->lost, i + 1, end, 1)) {
+        const drive_place *p = block_offset(c, i, &at) == 0 ? place_find(d, at) : NULL;
+        if (p)
+            r = bits_set(&d->env, &d->doubts, p->seq, 1);
+    }
+    bits_free(&d->env, &c->lost);
+    return r < 0 ? r : 0;
+}
+
+/* What a share has to do now and then. 1: there is more. */
+static int serve_step(datsync_drive *d, uint64_t now)
+{
+    uint64_t seq, end = bits_length(&d->away);
+    int r;
+    if (!d->has_tree || d->archive || !d->content || d->surveyed == NONE || (d->downloading && !d->told))
+        return 0;
+    if ((r = serve_lost(d)) < 0)
+        return r;
+    if (d->looked_at == NONE)
+        d->looked_at = now;
+    if (now - d->looked_at >= LOOK_MS) {
+        d->looked_at = now;
+        for (seq = bits_next(&d->away, 0, end, 1); seq < end && r >= 0; seq = bits_next(&d->away, seq + 1, end, 1))
+            r = bits_get(&d->live, seq) || bits_get(&d->older, seq) ? serve_look(d, seq) : bits_set(&d->env, &d->away, seq, 0);
+    }
+    return r < 0 ? r : doubts_step(d);
+}
+
 /* ================================================================ drive: laying out ============================= */
 
 static uint64_t target_end(const target *t)
@@ -7848,7 +8579,7 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
         return 0;
     if (r == 0 && (info.mode & MODE_TYPE) != MODE_FILE)
         r = (info.mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
-    if (r == 0 && !d->layout.force && !looks_same(&info, &e->stat)) {
+    if (r == 0 && !d->layout.force) {
         r = file_matches(d, path + 1, &e->stat);
         r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
     }
@@ -8020,7 +8751,7 @@ static int is_old_version(datsync_drive *d, const char *path, const datsync_file
     }
     for (; lo < d->old_count && d->old[lo].name == name && r == 0; lo++)
         if ((r = entry_load(d, d->old[lo].seq, &e)) == 0 && e.stat.size == info->size)
-            r = looks_same(info, &e.stat) ? 1 : file_matches(d, path + 1, &e.stat);
+            r = file_matches(d, path + 1, &e.stat); /* size and time don't tell: an edit may have kept both */
     return r;
 }
 
@@ -8163,7 +8894,7 @@ static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const 
     for (i = stat->offset; i < end && r >= 0; i++)
         if ((r = block_claim(d->content, i, 1)) > 0)
             tell_added(d->content, i, i + 1);
-    if (r >= 0 && d->content->aside)
+    if (r >= 0 && d->content->loose)
         r = feed_settle_claims(d->content, stat->offset, end);
     (void)d->tree.set(d->tree.ctx, path + 1, mode_of(stat->mode, 0644), stat->mtime);
     aside_remove(d, seq);
@@ -8218,7 +8949,6 @@ static int begin_way(datsync_drive *d, uint64_t seq, const char *path)
 static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat, target *t)
 {
     datsync_file_info info;
-    uint64_t end = stat->offset + stat->blocks;
     int r = d->tree.stat(d->tree.ctx, path + 1, &info);
     if (r == DATSYNC_E_NOT_FOLDER)
         r = begin_way(d, seq, path);
@@ -8236,15 +8966,16 @@ static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const d
         t->was_there = 1;
         t->was_size = info.size;
         t->was_mtime = info.mtime;
-        if (looks_same(&info, stat) &&
-            (d->archive || bits_next(&d->content->claimed, stat->offset, end, 0) >= end))
-            return 1;
+        if (!d->layout.force && looks_same(&info, stat) && (d->archive || !stat->blocks || entry_claimed(d, stat, 1)))
+            return d->archive || (r = entry_show(d, stat)) == 0 ? 1 : r;
         r = file_matches(d, path + 1, stat);
         if (r > 0 && d->archive) /* the bytes must be in the store */
-            r = bits_next(&d->content->have, stat->offset, end, 0) >= end;
+            r = bits_next(&d->content->have, stat->offset, stat->offset + stat->blocks, 0) >= stat->offset + stat->blocks;
         if (r > 0)
             return (r = target_adopt(d, seq, path, stat)) < 0 ? r : 1;
-        if (r == 0 && !d->layout.force && !looks_same(&info, stat) && !is_half_download(d, path + 1, stat, &info)) {
+        if (r == 0 && !d->archive && is_half_download(d, path + 1, stat, &info)) {
+            r = entry_show(d, stat);
+        } else if (r == 0 && !d->layout.force) {
             r = is_old_version(d, path, &info);
             r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
         }
@@ -8252,7 +8983,7 @@ static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const d
     if (r == 0 || r == DATSYNC_E_NOMEM)
         return r;
     drive_refuse(d, seq, path, r);
-    r = d->archive ? 0 : feed_retract(d->content, stat->offset, end);
+    r = d->archive ? 0 : feed_retract(d->content, stat->offset, stat->offset + stat->blocks);
     return r < 0 ? r : 1;
 }
 
@@ -8391,7 +9122,7 @@ static int targets_rename(datsync_drive *d)
     }
     if (r == 0)
         r = tree_sync(d);
-    for (i = 0; i < d->target_count && r == 0 && d->content->aside; i++)
+    for (i = 0; i < d->target_count && r == 0 && d->content->loose; i++)
         if (!d->targets[i].missing && !d->targets[i].error && d->targets[i].blocks)
             r = feed_settle_claims(d->content, d->targets[i].offset, target_end(&d->targets[i]));
     return r;
@@ -8479,10 +9210,9 @@ static int targets_leave(datsync_drive *d)
 /* Before anything is announced: is what is claimed still there? */
 static int drive_ready(datsync_drive *d, unsigned mode)
 {
-    datsync_drive_check quick = {NULL, NULL, 0};
-    int64_t r = 0;
-    if ((r = targets_leave(d)) < 0)
-        return (int)r;
+    int r = targets_leave(d);
+    if (r < 0)
+        return r;
     d->downloading = (mode & DATSYNC_DOWNLOAD) && !datsync_drive_writable(d) && !(d->flags & DATSYNC_READ_ONLY);
     drive_hold(d, d->downloading);
     if (!d->content)
@@ -8492,14 +9222,10 @@ static int drive_ready(datsync_drive *d, unsigned mode)
         datsync_feed_unwant(d->content);
     if (!d->has_tree || d->archive)
         return 0;
-    r = drive_survey(d, drive_version_here(d), 0);
-    if (r == DATSYNC_E_MORE) {
-        d->surveyed = NONE; /* not all of the metadata is here; planning will do it */
-        return 0;
-    }
+    r = survey_here(d);
     if (r == 0)
-        r = drive_check(d, &quick);
-    return r < 0 ? (int)r : datsync_feed_flush(d->content);
+        r = serve_begin(d);
+    return r < 0 ? r : datsync_feed_flush(d->content);
 }
 
 /* Begin with as many files as fit: 1 if there are more that could be begun at once. */
@@ -8536,17 +9262,30 @@ static void drive_beyond(datsync_drive *d, uint64_t end)
             target_fail(d, &d->targets[i], DATSYNC_E_RANGE);
 }
 
+/* The content was perhaps opened by what the folder said; here is what the owner says. */
+static int header_check(datsync_drive *d)
+{
+    datsync_bytes block;
+    uint8_t key[32];
+    int r = metadata_block(d, 0, &block);
+    if (r == 0)
+        r = header_decode(block, d->metadata->key, key);
+    return r < 0 ? r : memcmp(key, d->content->key, 32) == 0 ? 0 : DATSYNC_E_OTHER_FEED;
+}
+
 /* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content. Returns 1 if there
  * is more to do at once. */
 static int drive_step(datsync_drive *d, uint64_t now, int complete, int history)
 {
     uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest;
     int r = 0, more = 0;
-    if (!d->downloading || (!d->content && newest))
-        return 0;
+    if (!d->downloading || !d->content || !datsync_feed_has(d->metadata, 0))
+        return 0; /* without its header it is nothing that could be complete */
     if (complete && (!d->planned || d->plan != version)) {
         if (version > newest)
             return DATSYNC_E_NOT_FOUND;
+        if ((r = header_check(d)) < 0)
+            return r;
         if ((r = drive_plan(d, version)) < 0)
             return r;
     }
@@ -8586,7 +9325,7 @@ typedef struct dial {
     struct dial *next;
     unsigned failures;
     uint64_t at; /* NONE: being used, or dropped */
-    int dropped;
+    int dropped, tried; /* tried: it has told what it has, failed, or had the time to; what comes later delays no end */
     char address[1]; /* as long as it is */
 } dial;
 
@@ -8603,6 +9342,7 @@ typedef struct link {
     int error;                 /* why it is to be closed */
     int useful;                /* a block has gone one way or the other */
     uint64_t since, sent_at;   /* of this state; when the remote last took bytes */
+    uint64_t met_at;           /* when its handshake came */
     size_t unsent;
     char address[128];
 } link;
@@ -8612,7 +9352,8 @@ typedef struct shared_feed {
     unsigned mode;
     uint64_t told_length, complete_length; /* + 1; 0: not complete */
     int failed;
-    int quiet; /* part of a drive, which tells itself when it is complete */
+    int quiet;     /* part of a drive, which tells itself when it is complete */
+    int satisfied; /* a peer had answered, and all that it offered was here; it may have left since */
 } shared_feed;
 
 typedef struct shared_drive {
@@ -8731,6 +9472,7 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         link_open_feed(l, e->discovery_key);
         break;
     case DATSYNC_PEER_HANDSHAKE:
+        l->met_at = ds->now;
         link_check_duplicate(l);
         if (!l->error) {
             ds_event(ds, DATSYNC_EV_PEER, NULL, l->address, 0, 0, 0);
@@ -8817,6 +9559,7 @@ static void dial_ended(datsync *ds, dial *d, int error, int useful)
     if (useful)
         d->failures = 0;
     d->at = NONE;
+    d->tried = 1;
     if (error == DATSYNC_E_DONE || error == DATSYNC_E_SELF || error == DATSYNC_E_DUPLICATE || error == DATSYNC_E_BAD_DATA ||
         error == DATSYNC_E_FIRST_FEED || error == DATSYNC_E_ADDRESS ||
         d->failures == sizeof dial_delays / sizeof *dial_delays)
@@ -8983,27 +9726,42 @@ static int link_settled(const link *l, const channel *c)
     const datsync *ds = l->ds;
     if (l->error)
         return 1;
-    if (l->state == LINK_CONNECTING)
-        return 0; /* dialling has its own end */
-    return (c && c->wants_answered && c->wants_out == 0) || ds->now - l->since >= SETTLE_MS;
+    if (l->peer && l->peer->handshaken)
+        return (c && c->wants_answered && c->wants_out == 0) || ds->now - l->met_at >= SETTLE_MS;
+    if (l->dial)
+        return l->dial->tried || (l->state != LINK_CONNECTING && ds->now - l->since >= TRY_MS);
+    return ds->now - l->since >= SETTLE_MS;
 }
 
-static int feed_is_complete(const datsync *ds, const datsync_feed *feed)
+/* Is there an address that was not dialled yet? */
+static int dials_untried(const datsync *ds)
+{
+    const dial *d;
+    for (d = ds->dials; d; d = d->next)
+        if (!d->tried && d->at != NONE)
+            return 1;
+    return 0;
+}
+
+/* The peer that had everything may be gone when the last one has had its time: what it had said counts, until somebody offers
+ * more. */
+static int feed_is_complete(const datsync *ds, shared_feed *s)
 {
     const link *l;
-    int complete = 0;
+    int settled = !dials_untried(ds);
     for (l = ds->links; l; l = l->next) {
-        const channel *c = l->peer ? channel_by_feed(l->peer, feed) : NULL;
-        if (!link_settled(l, c))
-            return 0;
+        const channel *c = l->peer ? channel_by_feed(l->peer, s->feed) : NULL;
+        settled = settled && link_settled(l, c);
         if (!c || (l->error && l->error != DATSYNC_E_DONE))
             continue;
-        if (channel_complete(c))
-            complete = 1;
-        else if (c->peer->handshaken && c->remote >= 0 && ds->now >= c->ask_after && !channel_idle(c))
+        if (channel_complete(c)) {
+            s->satisfied = 1;
+        } else if (c->peer->handshaken && c->remote >= 0 && ds->now >= c->ask_after && !channel_idle(c)) {
+            s->satisfied = 0;
             return 0;
+        }
     }
-    return complete && datsync_feed_missing(feed) == 0;
+    return settled && s->satisfied && datsync_feed_missing(s->feed) == 0;
 }
 
 static void feeds_step(datsync *ds)
@@ -9020,7 +9778,7 @@ static void feeds_step(datsync *ds)
             ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
         }
         if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != s->feed->length + 1 &&
-            feed_is_complete(ds, s->feed)) {
+            feed_is_complete(ds, s)) {
             r = s->feed->uncommitted ? datsync_feed_flush(s->feed) : 0;
             s->complete_length = s->feed->length + 1;
             if (r >= 0 && !s->quiet)
@@ -9076,16 +9834,14 @@ static void drive_bound(const shared_drive *s)
     const datsync_feed *content = s->drive->content;
     uint64_t end = content->length;
     const link *l;
-    const dial *waiting;
     int peers = 0;
-    if (ds->opt.live || !end)
+    if (ds->opt.live || !end || dials_untried(ds))
         return;
-    for (waiting = ds->dials; waiting; waiting = waiting->next)
-        if (waiting->at != NONE)
-            return;
     for (l = ds->links; l; l = l->next) {
         const channel *c = l->peer ? channel_by_feed(l->peer, content) : NULL;
-        if (l->state == LINK_CONNECTING || !c || !c->wants_answered || c->wants_out || ds->now - l->since < SETTLE_MS)
+        if (l->dial && l->dial->tried && !(l->peer && l->peer->handshaken))
+            continue; /* it failed before */
+        if (!c || !c->wants_answered || c->wants_out || ds->now - l->met_at < SETTLE_MS)
             return;
         peers++;
         end = MAX(end, c->remote_length);
@@ -9123,6 +9879,10 @@ static void drives_step(datsync *ds)
             drive_bound(s);
         if (r >= 0)
             r = drive_step(d, ds->now, datsync_complete(ds, d->metadata), !d->all || drive_has_history(ds, d->content));
+        if (r >= 0) {
+            int more = serve_step(d, ds->now);
+            r = more < 0 ? more : MAX(r, more);
+        }
         s->busy = r > 0;
         ds->kick |= d->wanted != wanted || (d->told && !d->metadata->hold && r >= 0 && !s->told);
         s->told = d->told;
@@ -9231,7 +9991,7 @@ uint64_t datsync_deadline(const datsync *ds)
     if (ds->kick)
         return ds->now;
     for (s = ds->drives; s; s = s->next)
-        if (!s->failed && s->drive->planned)
+        if (!s->failed && (s->busy || s->drive->planned))
             at = s->busy ? ds->now : s->drive->aside_since != NONE ? MIN(at, s->drive->aside_since + DATSYNC_GROUP_MS) : at;
     for (l = ds->links; l; l = l->next) {
         if (l->state == LINK_CONNECTING)
@@ -9513,7 +10273,7 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_TOO_BIG, "over a limit of the protocol or of this program"},
         {DATSYNC_E_UNSUPPORTED, "something that this needs was not given, or is not spoken by the remote"},
         {DATSYNC_E_RANDOM, "libsodium could not be initialised"},
-        {DATSYNC_E_MORE, "the frame is not whole yet"},
+        {DATSYNC_E_MORE, "not all that this needs is here yet"},
         {DATSYNC_E_FRAME, "a frame is longer than the protocol allows"},
         {DATSYNC_E_MESSAGE, "a message does not decode"},
         {DATSYNC_E_SPACE, "the buffer is too small"},
@@ -9559,6 +10319,7 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_IS_FOLDER, "a folder is where a file must be"},
         {DATSYNC_E_CHANGED, "it was changed here and is kept"},
         {DATSYNC_E_BUSY, "it changes while it is read, or another program holds it"},
+        {DATSYNC_E_PARTIAL, "not all of it was downloaded"},
     };
     size_t i;
     for (i = 0; i < sizeof list / sizeof *list; i++)

@@ -149,7 +149,8 @@ enum datsync_error {
     DATSYNC_E_NOT_FOLDER = -107, /* a file is where a folder must be */
     DATSYNC_E_IS_FOLDER = -108,  /* a folder is where a file must be */
     DATSYNC_E_CHANGED = -109,    /* the file was changed here: it is kept */
-    DATSYNC_E_BUSY = -110        /* the file changes while it is being read, or another program holds it */
+    DATSYNC_E_BUSY = -110,       /* the file changes while it is being read, or another program holds it */
+    DATSYNC_E_PARTIAL = -111     /* not all blocks of the file were downloaded */
 };
 
 /* A short English sentence without a final period; never NULL, also for numbers that are not in the list. */
@@ -546,12 +547,14 @@ int datsync_drive_writable(const datsync_drive *drive);
 int datsync_drive_archive(const datsync_drive *drive);
 /* The newest version known: the number of the last entry, 0 if there is none. */
 uint64_t datsync_drive_version(const datsync_drive *drive);
-/* The version that is laid out in the tree (`metadata.latest`); an owner's is the newest. */
+/* The version whose files are in the tree, whole or on their way: that of `metadata.latest`, if the files don't say that it is the
+ * newest; an owner's is the newest. datsync_drive_look tells whether it is there whole. */
 uint64_t datsync_drive_laid_out(datsync_drive *drive);
 
 /* Reading entries. Each may return DATSYNC_E_NOT_FOUND, DATSYNC_E_INDEX, DATSYNC_E_ENTRY, an I/O error, or DATSYNC_E_MORE when a
- * metadata block is needed that is not here: *needed (if not NULL) is its number; want it, and come again. Versions: 0 is the empty
- * drive. */
+ * metadata block is needed that is not here: *needed is its number; want it, and come again. With `needed` NULL, find and list
+ * tell what is known without it, the newest of the entries that are here for each name, and then return DATSYNC_E_MORE (find: with
+ * out->path NULL if there is none). Versions: 0 is the empty drive. */
 /* The entry with this number, 1 to datsync_drive_version(). */
 int datsync_drive_entry(datsync_drive *drive, uint64_t number, datsync_entry *out, uint64_t *needed);
 /* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other history. */
@@ -612,15 +615,33 @@ typedef struct datsync_layout {
 } datsync_layout;
 void datsync_drive_layout(datsync_drive *drive, const datsync_layout *layout);
 
-/* Hold all files that should be here against their recorded size and mtime, and where these differ or with `deep` in any case
- * against the tree: fn is told each entry whose bytes are not the recorded ones (error: DATSYNC_E_CHANGED, DATSYNC_E_NO_ENTRY, ...)
- * and its blocks are no longer claimed. Returns how many entries are good. (The synchronizer does this, not deep, before it
- * announces anything.) */
+/* What is here of a drive. Files count as selected by the layout, if it selects. */
+typedef struct datsync_drive_state {
+    uint64_t version;  /* the newest known */
+    uint64_t laid_out; /* the version all of whose files are here, 0: none */
+    uint64_t missing;  /* entries of the metadata that are not here: what they change is not known */
+    int has_header;
+    uint64_t files, bytes, blocks; /* of the newest version: its files, their bytes and content blocks */
+    uint64_t whole, held;          /* files and blocks of these that are here */
+    int complete;                  /* the newest version is here, whole. Says nothing of what peers may know beyond it */
+    uint64_t lost, shown; /* living files that the index loses and deleted ones that it shows, as deletions by old versions of
+                             append-tree leave it: every function here goes by the history instead */
+} datsync_drive_state;
+
+/* How files are held against their entries. `fault` (may be NULL) is told each entry that is not here whole, and why:
+ * DATSYNC_E_PARTIAL (not all of it was downloaded), DATSYNC_E_NO_ENTRY (it was here), DATSYNC_E_CHANGED, ... An empty file that is
+ * not there is none: the deployed implementation makes none. */
 typedef struct datsync_drive_check {
     void *ctx;
     void (*fault)(void *ctx, const datsync_entry *entry, int error);
-    int deep;
+    int deep; /* read every byte; else only files whose size is as recorded and whose time is not */
 } datsync_drive_check;
+
+/* A quick look, by names, sizes and what is claimed; it reads no file. Writes nothing. */
+int datsync_drive_look(datsync_drive *drive, datsync_drive_state *out, const datsync_drive_check *check);
+/* Hold all files of the version that is here against the tree. Returns how many entries are good. Writes nothing: what is not as
+ * recorded is only not offered while the drive is open. (The synchronizer looks before it announces anything, reads by and by what
+ * must be read, and looks again each minute at what was not as recorded.) */
 int64_t datsync_drive_verify(datsync_drive *drive, const datsync_drive_check *check);
 
 /* ================================================================ 2. peer ====================================== */
@@ -779,7 +800,10 @@ enum datsync_event_type {
     DATSYNC_EV_ENTRY,        /* drive, path, index: its version, size: laid out, or held if there is no tree */
     DATSYNC_EV_REMOVED,      /* drive, path: deleted upstream, removed here */
     DATSYNC_EV_REFUSED,      /* drive, path, error: not laid out, or kept as it is here (DATSYNC_E_CHANGED) */
-    DATSYNC_EV_VERSION       /* drive: version `index` is laid out and synced; size: how many entries were refused */
+    DATSYNC_EV_VERSION,      /* drive: version `index` is laid out and synced; size: how many entries were refused */
+    DATSYNC_EV_AWAY,         /* drive, path, index: its version, error: a file that was here is not served, and why. It is looked
+                                at again each minute */
+    DATSYNC_EV_BACK          /* drive, path, index: it is served again */
 };
 
 typedef struct datsync_event {

@@ -671,7 +671,7 @@ def test_an_entry_that_lists_itself_twice_on_each_level(drives):
 
 @pytest.mark.parametrize("bad, expected", [
     (b"", ENTRY), (b"\xff\xff", ENTRY), (b"\x0a\xff\x01/a", ENTRY), (b"\x12\x01a\x1a\x01\x01", ENTRY),
-    (b"\x0a\x02/x", INDEX), (b"\x08\x01", ENTRY), (bytes(100), ENTRY), (b"\x0a\x02/x\x1a\x05\x01", ENTRY)])
+    (b"\x0a\x02/x\x12\x01\x08", INDEX), (b"\x08\x01", ENTRY), (bytes(100), ENTRY), (b"\x0a\x02/x\x1a\x05\x01", ENTRY)])
 def test_undecodable_node(bad, expected, drives):
     made = Drive(secret_key=SECRET)
     made.put("/a", b"1")
@@ -682,6 +682,15 @@ def test_undecodable_node(bad, expected, drives):
     assert code_of(drives.entry, 0, 2) == (expected if expected == ENTRY else 0)
     assert drives.listing(0, 1) == {"/a": 1}
     assert drives.find(0, "/a", 1).version == 1
+
+
+def test_a_deletion_without_an_index(drives):
+    """What is here shows without it."""
+    made = Drive(secret_key=SECRET)
+    made.put("/a", b"1")
+    made.append(b"\x0a\x02/x")
+    drives.load(0, made)
+    assert drives.listing(0) == {"/a": 1} and drives.find(0, "/a").version == 1
 
 
 @pytest.mark.parametrize("stat, expected", [

@@ -7144,8 +7144,10 @@ static int file_matches(datsync_drive *d, const char *path, const datsync_stat *
     datsync_file_info info;
     intptr_t handle;
     uint64_t i, at = 0;
-    int r;
-    if (d->tree.stat(d->tree.ctx, path, &info) < 0 || (info.mode & MODE_TYPE) != MODE_FILE || info.size != stat->size)
+    int r = d->tree.stat(d->tree.ctx, path, &info);
+    if (r < 0)
+        return r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER ? 0 : r;
+    if ((info.mode & MODE_TYPE) != MODE_FILE || info.size != stat->size)
         return 0;
     if (!stat->blocks)
         return 1;

@@ -40,6 +40,8 @@
 #define PARKED_BLOCKS DATSYNC_MAX_REQUESTS
 /* Blocks of one run that are asked from one peer when several are there. */
 #define RUN_BLOCKS 1024u
+/* A peer that told of a single block only is not asked for so long: its answer to the Want should come first. */
+#define WANT_PATIENCE_MS 1000u
 /* A new connection has so long to say what it offers before a feed is called complete without it. */
 #define SETTLE_MS 2000u
 /* Signatures that are tried on opening before the feed is called corrupt. */
@@ -3250,7 +3252,11 @@ typedef struct channel {
     int remote_wants, remote_downloading, told_done, finished;
 
     bits want_sent; /* by range */
+    uint64_t want_starts[DATSYNC_MAX_WANTS]; /* of the open ones: sent, not answered yet */
     unsigned wants_out, wants_answered;
+    int whole; /* it tells its whole bitfield at once: a peer of 2017 or 2018 */
+    int told;  /* a Have was sent */
+    enum { HINT_NONE, HINT_FRESH, HINT_OVER } hint; /* a single block was told of, and it may be not there */
     uint64_t wants_due[DATSYNC_MAX_WANTS][2]; /* the remote's, not answered yet: start, length */
     unsigned wants_due_count;
 
@@ -3261,6 +3267,7 @@ typedef struct channel {
     size_t parked_bytes, parked_count;
     int reorders; /* this remote does answer out of order */
     bits late;                     /* asked, given up, may still come */
+    bits asked;                    /* of a peer of 2017 or 2018, on this channel */
     uint64_t progress, ask_after;  /* when the last answer came; no request before */
     uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
     uint64_t rate_since, rate_bytes, rate; /* bytes a second */
@@ -3541,6 +3548,20 @@ static int out_range(channel *c, int type, uint64_t start, uint64_t length)
     message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? 1u << 1 : 1u << 1 | 1u << 2);
     m.u.have.start = start;
     m.u.have.length = length;
+    c->told |= type == DATSYNC_HAVE;
+    return out_message(c->peer, &m, NULL);
+}
+
+/* A Have of a bitfield; one that says nothing must be there all the same, with no bytes. */
+static int out_have_bitfield(channel *c, uint64_t start, uint64_t length, const uint8_t *code, size_t len)
+{
+    datsync_message m;
+    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
+    m.u.have.start = start;
+    m.u.have.length = length;
+    m.u.have.bitfield.data = code;
+    m.u.have.bitfield.len = len;
+    c->told = 1;
     return out_message(c->peer, &m, NULL);
 }
 
@@ -3606,7 +3627,6 @@ static int out_bitfield(channel *c, uint64_t start, uint64_t length)
     uint64_t end = length ? start + MIN(length, DATSYNC_MAX_BLOCKS) : held;
     size_t bytes;
     uint8_t *buf;
-    datsync_message m;
     int64_t n;
     int r;
     if ((r = feed_settle(f)) < 0)
@@ -3621,12 +3641,7 @@ static int out_bitfield(channel *c, uint64_t start, uint64_t length)
         return DATSYNC_E_NOMEM;
     bits_read(&f->have, start, buf, bytes);
     n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
-    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
-    m.u.have.start = start;
-    m.u.have.length = length;
-    m.u.have.bitfield.data = buf + bytes; /* also when it is empty: it must be there */
-    m.u.have.bitfield.len = n > 0 ? (size_t)n : 0;
-    r = out_message(c->peer, &m, NULL);
+    r = out_have_bitfield(c, start, length, buf + bytes, n > 0 ? (size_t)n : 0);
     mem_free(&f->env, buf);
     return r;
 }
@@ -3780,6 +3795,16 @@ static size_t flight_depth(const channel *c)
     return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
 }
 
+/* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 2.9): one of before 6.10.3 any Have, or it crashes; one
+ * of before 6.18.2 sends a block once on a channel, and again only where that was denied. */
+static int ask_old(channel *c, uint64_t index)
+{
+    int r = c->told ? 0 : out_have_bitfield(c, 0, 0, (const uint8_t *)"", 0);
+    if (r == 0 && (bits_get(&c->asked, index) || c->asked.owned >= DATSYNC_MAX_REMOTE_KIB))
+        return out_range(c, DATSYNC_UNHAVE, index, 1);
+    return r < 0 ? r : bits_set(&c->peer->env, &c->asked, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
+}
+
 static int ask_block(channel *c, uint64_t index)
 {
     datsync_peer *p = c->peer;
@@ -3787,6 +3812,8 @@ static int ask_block(channel *c, uint64_t index)
     flight *fl;
     uint64_t digest;
     int r;
+    if (c->whole && (r = ask_old(c, index)) < 0)
+        return r;
     if (!c->flights) {
         c->flights = mem_resize(&p->env, NULL, DATSYNC_MAX_REQUESTS * sizeof *c->flights);
         if (!c->flights)
@@ -3834,11 +3861,14 @@ static int ask_blocks(channel *c)
     return r;
 }
 
-/* Wants: the first range always, then those up to the remote's length that anything is wanted of. */
+/* Wants: the first range always, then those up to the remote's length that anything is wanted of. Who tells its whole bitfield
+ * has told of the later ones too, and sends every Have from then on. */
 static int ask_ranges(channel *c)
 {
     uint64_t range, count = MAX(1, (c->remote_length + DATSYNC_WANT_RANGE - 1) / DATSYNC_WANT_RANGE);
     int r = 0;
+    if (c->whole)
+        count = 1;
     for (range = bits_next(&c->want_sent, 0, count, 0); range < count && r == 0 && c->wants_out < DATSYNC_MAX_WANTS;
          range = bits_next(&c->want_sent, range + 1, count, 0)) {
         uint64_t start = range * DATSYNC_WANT_RANGE;
@@ -3846,7 +3876,7 @@ static int ask_ranges(channel *c)
             continue;
         if (bits_set(&c->peer->env, &c->want_sent, range, 1) < 0)
             return DATSYNC_E_NOMEM;
-        c->wants_out++;
+        c->want_starts[c->wants_out++] = start;
         r = out_range(c, DATSYNC_WANT, start, DATSYNC_WANT_RANGE);
     }
     return r;
@@ -3978,6 +4008,7 @@ static int flights_expire(channel *c)
         flight_end(c, fl);
     }
     c->run_at = c->run_end = 0;
+    c->hint = HINT_OVER;
     c->ask_after = later(p->now, (uint64_t)peer_timeout(p) * 3 / 2);
     return 0;
 }
@@ -4202,7 +4233,8 @@ static int offered_fill(channel *c, uint64_t start, uint64_t end, int value)
     return bits_fill(&c->peer->env, &c->offered, start, end, value);
 }
 
-static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
+/* A bitfield leaves off the zeros at its end. One that answers a Want tells of all below `least`; another only of what is in it. */
+static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code, uint64_t least)
 {
     const datsync_env *env = &c->peer->env;
     uint64_t at = start, pad;
@@ -4225,25 +4257,60 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
                 return DATSYNC_E_NOMEM;
     }
     pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
-    return offered_fill(c, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0);
+    if (offered_fill(c, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0) < 0)
+        return DATSYNC_E_NOMEM;
+    if (c->offered.owned >= DATSYNC_MAX_REMOTE_KIB) /* then it is forgotten by whole pages: not by that which was just filled */
+        pad = (pad + TABLE_BITS - 1) / TABLE_BITS * TABLE_BITS;
+    return offered_fill(c, pad, least, 0);
+}
+
+/* Which of the open Wants does a Have answer? One with a Want's length that of its own start. A bitfield without a length (it
+ * reads as 0 or 1) is the whole one, from its start on: so every Want was answered to version 6.22.0 (PROTOCOL 2.9).
+ * Returns how many were counted off. */
+static unsigned wants_count_off(channel *c, uint64_t start, int whole)
+{
+    unsigned i, open = 0, answered;
+    for (i = 0; i < c->wants_out; i++)
+        if (whole ? c->want_starts[i] < start : c->want_starts[i] != start)
+            c->want_starts[open++] = c->want_starts[i];
+    answered = c->wants_out - open;
+    c->wants_out = open;
+    if (answered)
+        c->wants_answered = 1;
+    if (answered && whole && !start)
+        c->whole = 1;
+    return answered;
+}
+
+/* The deployed versions 6.22.1 to 6.25.1 tell of their last block before they answer the first Want, also if they lack it, and
+ * close when asked for it. So a lone block waits for the answer, or for anything that tells more, but not for ever. */
+static void hint_judge(channel *c, int lone)
+{
+    if (lone && c->hint == HINT_NONE) {
+        c->hint = HINT_FRESH;
+        c->ask_after = later(c->peer->now, WANT_PATIENCE_MS);
+    } else if (!lone) {
+        if (c->hint == HINT_FRESH)
+            c->ask_after = 0;
+        c->hint = HINT_OVER;
+    }
 }
 
 static int on_have(channel *c, const datsync_message *m)
 {
     uint64_t start = m->u.have.start, length = m->u.have.length;
-    int r = 0;
-    if (length == DATSYNC_WANT_RANGE && c->wants_out) {
-        c->wants_out--;
-        c->wants_answered = 1;
-    }
+    int r = 0, whole = (m->has >> 3 & 1) && length <= 1 && !(start & 7);
+    unsigned answered = whole || length == DATSYNC_WANT_RANGE ? wants_count_off(c, start, whole) : 0;
     if (m->has >> 3 & 1) {
-        r = offered_bitfield(c, start, m->u.have.bitfield);
+        uint64_t least = !answered ? 0 : whole ? DATSYNC_MAX_BLOCKS : start + length;
+        r = offered_bitfield(c, start, m->u.have.bitfield, least);
         c->remote_length = MAX(c->remote_length, bits_length(&c->offered));
     } else if (start < DATSYNC_MAX_BLOCKS) {
         uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
         r = offered_fill(c, start, end, 1);
         c->remote_length = MAX(c->remote_length, end);
     }
+    hint_judge(c, !(m->has >> 3 & 1) && length <= 1 && !c->wants_answered);
     peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
     return r;
 }
@@ -4600,6 +4667,7 @@ static void channel_free(channel *c)
     bits_free(env, &c->offered);
     bits_free(env, &c->want_sent);
     bits_free(env, &c->late);
+    bits_free(env, &c->asked);
     bits_free(env, &c->acks);
     mem_free(env, c);
 }
@@ -4940,23 +5008,22 @@ int datsync_peer_want_write(const datsync_peer *p)
 uint64_t datsync_peer_deadline(const datsync_peer *p)
 {
     uint32_t t = peer_timeout(p);
-    uint64_t at;
+    uint64_t at = NONE;
     size_t i;
     if (p->wake)
         return p->now;
-    if (t == UINT32_MAX)
-        return NONE;
-    at = later(p->last_in, (uint64_t)t * 3 / 2);
-    if (p->local_count)
-        at = MIN(at, later(p->last_out, (uint64_t)t * 3 / 4));
     for (i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
-        if (c->flight_open)
+        if (c->flight_open && t != UINT32_MAX)
             at = MIN(at, later(c->progress, (uint64_t)t * 3 / 2));
-        else if (c->ask_after > p->now)
+        else if (!c->flight_open && c->ask_after > p->now)
             at = MIN(at, c->ask_after);
     }
-    return at;
+    if (t == UINT32_MAX)
+        return at;
+    if (p->local_count)
+        at = MIN(at, later(p->last_out, (uint64_t)t * 3 / 4));
+    return MIN(at, later(p->last_in, (uint64_t)t * 3 / 2));
 }
 
 static int peer_keep_alive(datsync_peer *p)

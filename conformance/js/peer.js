@@ -28,7 +28,7 @@
 const fs = require('fs')
 const net = require('net')
 const path = require('path')
-const { load, parseSize, block, keyPairSeed, storedKey } = require('./common')
+const { deps, load, parseSize, block, keyPairSeed, storedKey } = require('./common')
 
 const NOT_IMPLEMENTED = 89
 const words = []
@@ -46,9 +46,14 @@ for (let i = 2; i < process.argv.length; i++) {
   if (name === 'key') opt.key.push(value)
   else opt[name] = value
 }
+const MODULES = { 6: 'hypercore', 7: 'hypercore7' }
 const which = opt.hypercore || '6'
-if (which !== '6' && which !== '7') { console.error('peer.js: no hypercore ' + which); process.exit(NOT_IMPLEMENTED) }
-const hypercore = load(which === '7' ? 'hypercore7' : 'hypercore')
+if (!MODULES[which] && !fs.existsSync(path.join(deps, 'node_modules', 'hypercore-' + which))) {
+  console.error('peer.js: no hypercore ' + which)
+  process.exit(NOT_IMPLEMENTED)
+}
+
+const hypercore = load(MODULES[which] || 'hypercore-' + which)
 const hash = load('hypercore-crypto')
 
 const commands = { serve: replicate, clone: replicate, make, check, append, clear }
@@ -286,12 +291,16 @@ async function replicate (role) {
       }
     }
   }
-  // complete: some peer told its length, and all blocks below it are here
+  // complete: some peer told what it has, and all blocks below its length are here. (Block by block: the counting of older
+  // versions is not right.)
   function isComplete (feed) {
-    const told = feed.peers.filter(p => !p._first)
+    const told = feed.peers.filter(p => '_first' in p ? !p._first : p.remoteBitfield !== null)
     if (!told.length) return false
     const length = Math.max(feed.length, ...told.map(p => p.remoteLength))
-    return feed.length >= length && feed.downloaded(0, length) === length
+    let i = feed.length < length ? length : feed.whole || 0
+    while (i < length && feed.bitfield.get(i)) i++
+    if (feed.length >= length) feed.whole = i
+    return feed.length >= length && i === length
   }
 
   function talk (socket) {

@@ -42,6 +42,8 @@
 #define RUN_BLOCKS 1024u
 /* A peer that told of a single block only is not asked for so long: its answer to the Want should come first. */
 #define WANT_PATIENCE_MS 1000u
+/* Blocks of a feed that are remembered because a connection ended when they were asked for. */
+#define SHUNNED 16u
 /* A new connection has so long to say what it offers before a feed is called complete without it. */
 #define SETTLE_MS 2000u
 /* Signatures that are tried on opening before the feed is called corrupt. */
@@ -539,8 +541,13 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
         body = varint_size(m->u.extension.id) + m->u.extension.payload.len;
     } else {
         s = &shapes[m->type];
-        for (i = 0; i < s->count; i++)
+        for (i = 0; i < s->count; i++) {
+            if (s->fields[i].required && !(m->has >> s->fields[i].number & 1))
+                return DATSYNC_E_INVALID;
             body += field_size(&s->fields[i], m);
+        }
+        if (!body) /* a header alone is passed over, whatever its type */
+            return DATSYNC_E_INVALID;
     }
     total = varint_size(header) + body;
     if (body > DATSYNC_MAX_FRAME || total > DATSYNC_MAX_FRAME)
@@ -1376,6 +1383,9 @@ struct datsync_feed {
     int want_all;
     bits wanted, reserved; /* what is to be downloaded; what is in flight at some peer */
     watcher *watchers;
+    struct channel *downloaders;       /* the connections that ask for its blocks */
+    uint64_t shunned[SHUNNED];         /* asked for when a connection ended: asked for last; the newest is the last */
+    unsigned shunned_count;
     uint64_t stuck; /* where the last proof that lacked nodes could not climb on */
     int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
 
@@ -3241,6 +3251,7 @@ typedef struct promises {
 
 typedef struct channel {
     watcher watch; /* first: the feed calls with it */
+    struct channel *next_downloader;
     datsync_peer *peer;
     datsync_feed *feed; /* NULL: not open on this side */
     uint8_t discovery_key[32];
@@ -3459,7 +3470,8 @@ static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest
             *digest |= bit;
         certain = certain && bits_next(&c->offered, left, right, 0) == right;
         if (certain) {
-            if ((r = promise_add(&f->env, &c->promised, next)) < 0 || (r = promise_add(&f->env, &c->promised, sibling)) < 0)
+            if ((r = promise_add(&c->peer->env, &c->promised, next)) < 0 ||
+                (r = promise_add(&c->peer->env, &c->promised, sibling)) < 0)
                 return r;
             fl->top = parent;
         }
@@ -3745,7 +3757,7 @@ static int choose_ascending(channel *c, uint64_t *index)
     datsync_feed *f = c->feed;
     uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS), i, spare = NONE, run = RUN_BLOCKS;
     unsigned others = 0;
-    watcher *w;
+    const channel *o;
     if (c->run_at < c->run_end) {
         i = next_candidate(f, &c->offered, c->run_at, MIN(c->run_end, end));
         c->run_at = i + 1;
@@ -3755,15 +3767,14 @@ static int choose_ascending(channel *c, uint64_t *index)
         }
         c->run_at = c->run_end = 0;
     }
-    for (w = f->watchers; w; w = w->next)
-        others += w != &c->watch;
+    for (o = f->downloaders; o; o = o->next_downloader)
+        others += o != c;
     if (others && f->length)
         run = MAX(16, MIN(RUN_BLOCKS, (f->length - datsync_feed_count(f, 0, f->length)) / (4 * ((uint64_t)others + 1))));
     /* a new run, outside of those of the others if there is such a place */
     for (i = next_candidate(f, &c->offered, 0, end); i < end; i = next_candidate(f, &c->offered, i, end)) {
         uint64_t stop = i + run;
-        for (w = f->watchers; w; w = w->next) {
-            const channel *o = (const channel *)w;
+        for (o = f->downloaders; o; o = o->next_downloader) {
             if (o == c || o->run_at >= o->run_end)
                 continue;
             if (i >= o->run_at && i < o->run_end)
@@ -3771,19 +3782,61 @@ static int choose_ascending(channel *c, uint64_t *index)
             if (o->run_at > i)
                 stop = MIN(stop, o->run_at);
         }
-        if (!w) {
+        if (!o) {
             c->run_at = i + 1;
             c->run_end = stop;
             *index = i;
             return 1;
         }
         spare = i;
-        i = ((const channel *)w)->run_end;
+        i = o->run_end;
     }
     if (spare == NONE || !others)
         return 0;
     *index = spare;
     return 1;
+}
+
+static int choose(channel *c, uint64_t *index)
+{
+    const datsync_peer_options *o = &c->peer->opt;
+    int found = o->next_block ? o->next_block(o->ctx, c->peer, c->feed, index) : choose_ascending(c, index);
+    return found && datsync_peer_wants(c->peer, c->feed, *index);
+}
+
+/* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So the block
+ * that was asked for when a connection ended is asked for last, when nothing else is on its way: it is kept from the choice as
+ * one that is reserved. */
+static int choose_wary(channel *c, uint64_t *index)
+{
+    datsync_feed *f = c->feed;
+    unsigned i, kept = 0;
+    int found;
+    for (i = 0; i < f->shunned_count; i++)
+        if (!bits_get(&f->have, f->shunned[i]) && !bits_get(&f->reserved, f->shunned[i])) {
+            if (bits_set(&f->env, &f->reserved, f->shunned[i], 1) < 0)
+                break;
+            kept |= 1u << i;
+        }
+    found = choose(c, index);
+    for (i = 0; i < f->shunned_count; i++) /* the oldest first */
+        if (kept >> i & 1) {
+            (void)bits_set(&f->env, &f->reserved, f->shunned[i], 0);
+            found = found || (!c->flight_open && choose(c, index));
+        }
+    return found;
+}
+
+static void feed_shun(datsync_feed *f, uint64_t index)
+{
+    unsigned i, n = 0;
+    for (i = 0; i < f->shunned_count; i++)
+        if (f->shunned[i] != index && !bits_get(&f->have, f->shunned[i]))
+            f->shunned[n++] = f->shunned[i];
+    if (n == SHUNNED)
+        memmove(f->shunned, f->shunned + 1, --n * sizeof f->shunned[0]);
+    f->shunned[n++] = index;
+    f->shunned_count = n;
 }
 
 /* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and with a
@@ -3822,7 +3875,7 @@ static int ask_block(channel *c, uint64_t index)
     fl = &c->flights[(c->flight_head + c->flight_count) % DATSYNC_MAX_REQUESTS];
     fl->index = index;
     fl->sent = p->now;
-    if ((r = digest_ahead(c, index, fl, &digest)) < 0 || (r = bits_set(&p->env, &c->feed->reserved, index, 1)) < 0)
+    if ((r = digest_ahead(c, index, fl, &digest)) < 0 || (r = bits_set(&c->feed->env, &c->feed->reserved, index, 1)) < 0)
         return r;
     if (c->flight_open == 0)
         c->progress = p->now;
@@ -3848,8 +3901,7 @@ static int ask_blocks(channel *c)
     while (r == 0 && c->flight_open < depth && p->flights < DATSYNC_MAX_REQUESTS && c->flight_count < DATSYNC_MAX_REQUESTS &&
            c->parked_bytes < PARKED_BYTES / 8 && c->parked_count < PARKED_BLOCKS / 8 && out_pending(p) < DATSYNC_MAX_OUTPUT) {
         uint64_t at = c->run_at, end = c->run_end;
-        int found = p->opt.next_block ? p->opt.next_block(p->opt.ctx, p, c->feed, &index) : choose_ascending(c, &index);
-        if (!found || !datsync_peer_wants(p, c->feed, index))
+        if (!choose_wary(c, &index))
             break;
         if (index >= c->feed->length && c->flight_open) {
             c->run_at = at; /* not yet */
@@ -3930,7 +3982,7 @@ static void channel_drop_parked(channel *c)
     while (c->parked) {
         parked *next = c->parked->next;
         promises_withdraw(c, &c->parked->flight);
-        (void)bits_set(&c->peer->env, &c->feed->reserved, c->parked->flight.index, 0);
+        (void)bits_set(&c->feed->env, &c->feed->reserved, c->parked->flight.index, 0);
         mem_free(&c->peer->env, c->parked);
         c->parked = next;
     }
@@ -3970,7 +4022,7 @@ static int peer_work(datsync_peer *p)
 static void flight_end(channel *c, flight *fl)
 {
     promises_withdraw(c, fl);
-    (void)bits_set(&c->peer->env, &c->feed->reserved, fl->index, 0);
+    (void)bits_set(&c->feed->env, &c->feed->reserved, fl->index, 0);
     fl->index = NONE;
     c->flight_open--;
     c->peer->flights--;
@@ -4150,7 +4202,7 @@ static int parked_retry(channel *c)
             continue;
         }
         promises_withdraw(c, &k->flight);
-        (void)bits_set(&c->peer->env, &c->feed->reserved, k->flight.index, 0);
+        (void)bits_set(&c->feed->env, &c->feed->reserved, k->flight.index, 0);
         *at = k->next;
         c->parked_bytes -= k->len;
         c->parked_count--;
@@ -4204,7 +4256,7 @@ static int on_data(channel *c, const datsync_message *m)
         if (r == 1) {
             fl->top = 2 * index; /* the promises and the reservation now belong to the parked one */
             flight_end(c, fl);
-            return bits_set(&p->env, &c->feed->reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
+            return bits_set(&c->feed->env, &c->feed->reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
         }
         if (r == 0)
             flight_end(c, fl);
@@ -4650,16 +4702,23 @@ static void channel_free(channel *c)
     size_t i;
     if (c->feed) {
         watcher **w = &c->feed->watchers;
+        channel **d = &c->feed->downloaders;
         channel_drop_parked(c);
+        if (c->flight_open) /* the oldest is the first in the ring */
+            feed_shun(c->feed, c->flights[c->flight_head].index);
         for (i = 0; i < c->flight_count; i++) {
             flight *fl = &c->flights[(c->flight_head + i) % DATSYNC_MAX_REQUESTS];
             if (fl->index != NONE)
-                (void)bits_set(env, &c->feed->reserved, fl->index, 0);
+                (void)bits_set(&c->feed->env, &c->feed->reserved, fl->index, 0);
         }
         while (*w && *w != &c->watch)
             w = &(*w)->next;
         if (*w)
             *w = c->watch.next;
+        while (*d && *d != c)
+            d = &(*d)->next_downloader;
+        if (*d)
+            *d = c->next_downloader;
     }
     mem_free(env, c->flights);
     mem_free(env, c->promised.slots);
@@ -4783,6 +4842,10 @@ int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
     c->local = (int)p->local_count++;
     c->watch.next = feed->watchers;
     feed->watchers = &c->watch;
+    if (mode & DATSYNC_DOWNLOAD) {
+        c->next_downloader = feed->downloaders;
+        feed->downloaders = c;
+    }
     r = channel_announce(c);
     if (r == 0)
         r = peer_meet(p);

@@ -8,7 +8,7 @@ import probe as drive
 from dat import cipher, feed as feeds, wire
 from dat.bitfield import rle_encode
 from dat.wire import Data, Extension, Feed, Handshake, Have, Info, Request, Unhave, Unwant, Want, request
-from probe import (BAD_DATA, BOTH, CREATE, DONE, DOWNLOAD, EARLY, FIRST_FEED, PROTOCOL, SELF, TIMEOUT,
+from probe import (Drives, BAD_DATA, BOTH, CREATE, DONE, DOWNLOAD, EARLY, FIRST_FEED, PROTOCOL, SELF, TIMEOUT,
                    content, members, secret_key)
 
 SEED, SIZE = 6, "10"
@@ -41,6 +41,7 @@ def source(blocks):
 
 class Remote:
     """The Python side of peer 0 of the driver, which has feed 0 open."""
+    at = 0
 
     def __init__(self, probe, blocks=None, mode=BOTH, live=1, ack=0, timeout=0, extensions=(), names=(),
                  remote_ack=False, shake=True, now=0, owner=True, remote_id=ID):
@@ -61,7 +62,7 @@ class Remote:
 
     def hear(self, most=1 << 30):
         """The messages that have come, with their channels."""
-        out = self.probe.bytes("peer-out", 0, self.now, most)
+        out = self.probe.bytes("peer-out", self.at, self.now, most)
         self.taken = len(out)
         return [(f.channel, f.message()) if f.is_message else "keep-alive" for f in self.receiver.feed(out)]
 
@@ -69,7 +70,7 @@ class Remote:
         return self.say_frames(*[wire.encode_message(channel, m) for m in messages])
 
     def say_frames(self, *frames):
-        return self.probe.code("peer-in", 0, self.now, 0, b"".join(map(self.sender.encode, frames)))
+        return self.probe.code("peer-in", self.at, self.now, 0, b"".join(map(self.sender.encode, frames)))
 
     def talk(self, *messages, channel=0):
         """Say, and hear what comes of it: messages on that channel."""
@@ -79,10 +80,10 @@ class Remote:
 
     def tick(self, now):
         self.now = now
-        return self.probe.code("peer-tick", 0, now)
+        return self.probe.code("peer-tick", self.at, now)
 
     def events(self):
-        return self.probe.ask("peer-events", 0)
+        return self.probe.ask("peer-events", self.at)
 
     def has(self, index):
         return self.probe.numbers("peer-feed", 0, 0, index)[2] == 1
@@ -91,11 +92,26 @@ class Remote:
         return self.info()[0]
 
     def info(self):
-        return self.probe.numbers("peer-info", 0)
+        return self.probe.numbers("peer-info", self.at)
 
     def close(self):
-        self.probe.ask("peer-free", 0)
+        self.probe.ask("peer-free", self.at)
         self.probe.ask("close", 0)
+
+
+class Downloaded(Remote):
+    """One of several, from each of which the driver downloads its feed `feed`."""
+
+    def __init__(self, probe, at, feed, public):
+        self.probe, self.now, self.at = probe, 0, at
+        probe.ask("peer", at, 0, 1, 0, 0, bytes([0x40 + at]) * 32, 0)
+        probe.ask("peer-open", at, feed, DOWNLOAD)
+        self.receiver, self.sender = cipher.Receiver(public), cipher.Sender(public, NONCE)
+        self.greeting = self.hear()
+        assert self.say(Feed(cipher.discovery_key(public), NONCE), Handshake(ID, True)) == 0
+
+    def close(self):
+        self.probe.ask("peer-free", self.at)
 
 
 def of(cls, heard):
@@ -567,6 +583,73 @@ def test_a_lone_block_waits_where_nothing_has_a_time(probe):
     assert remote.tick(0) == 0 and of(Request, remote.talk(Have(1))) == []
     assert remote.info()[1] == 1000 and remote.tick(1000) == 0 and len(of(Request, remote.hear())) == 1
     assert remote.info()[1] == 2**64 - 1
+
+
+def test_runs_are_those_of_peers_whatever_a_drive_has_read(probe):
+    """A drive hears of its content's blocks as peers do, but is none. Its long names, read one after the other so that eight zeros
+    stand before other letters, are no run of blocks: the second peer is asked from where the first one's run ends."""
+    drives = Drives(probe)
+    drives.open(0, "memory", CREATE, None, SECRET)
+    drives.feeds(0, 60, 61)
+    lengths = [length for length in (500, *range(480, 7, -1)) if length != 251]
+    for length in lengths:
+        drives.put(0, "/" + ("y" * 250 + "/" + "x" * (length - 251) if length > 251 else "x" * length))
+    probe.ask("grow", 61, SEED, 401, 10, 10, 401)
+    public = drives.info(0)[5]
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, PUBLIC)
+    drives.feeds(1, 62)
+    length = int(probe.ask("info", 60)[0])
+    probe.ask("give", 62, 60, 0, *range(length))
+    drives.close(1)
+    drives.open(1, "world:1", CREATE, PUBLIC)
+    drives.feeds(1, 62, 63)
+    probe.ask("want", 63, 0, 401)
+    probe.ask("give", 63, 61, 0, 0)
+    for end in range(16, 480, 8):
+        assert len(drives.entry(1, 1).path) == 501
+        for length in [n for n in range(end, end - 8, -1) if n in lengths]:
+            assert len(drives.entry(1, lengths.index(length) + 1).path) == length + 1
+        one, two = (Downloaded(probe, at, 63, public) for at in (0, 1))
+        for peer, first in ((one, 1), (two, 51)):
+            asked = of(Request, peer.talk(*offer(*range(401))))
+            assert [r.index for r in asked] == list(range(first, first + 16)), end
+        for peer in (one, two):
+            peer.talk(Unhave(0, 401))  # so nothing is on its way when it ends
+            peer.close()
+    drives.close(1)
+    drives.close(0)
+
+
+def test_a_peer_and_its_feed_may_have_memory_of_their_own(probe):
+    """Each gives back what is its own where that came from."""
+    probe.ask("drive.open", 0, "memory", CREATE, PUBLIC, None, 0)  # not counted: the driver's peers are
+    probe.ask("drive.feeds", 0, 0)
+    remote, feed = Downloaded(probe, 0, 0, PUBLIC), source(40)
+    requests = of(Request, remote.talk(*offer(*range(40))))
+    while requests:
+        requests = of(Request, remote.talk(*[feed.answer(r) for r in reversed(requests[:-1])]))
+    remote.close()
+    probe.ask("drive.close", 0)
+
+
+def test_the_block_at_which_a_connection_ended_is_asked_for_last(probe):
+    """When nothing else is on its way, and from the next peer too; until it came."""
+    remote, feed = Remote(probe), source(4)
+    for i in range(20):
+        assert of(Request, remote.talk(*offer(0, 1)))[0].index == i % 2  # the one that was not tried last
+        probe.ask("peer-free", 0)
+        remote = Downloaded(probe, 0, 0, PUBLIC)
+    (first,) = of(Request, remote.talk(*offer(0, 1, 2, 3)))
+    assert first.index == 2
+    rest = of(Request, remote.talk(feed.answer(first)))
+    assert [r.index for r in rest] == [3]
+    rest = of(Request, remote.talk(feed.answer(rest[0])))
+    assert [r.index for r in rest] == [0]
+    remote.talk(*[feed.answer(r) for r in of(Request, remote.talk(feed.answer(rest[0])))])
+    assert probe.numbers("check", 0, SEED, 10, 10) == [4, 4]
+    probe.ask("peer-free", 0)
+    probe.ask("close", 0)
 
 
 # ---- what a peer of 2017 or 2018 needs ----------------------------------------------------------

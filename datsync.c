@@ -195,6 +195,12 @@ static size_t varint_size(uint64_t value)
     return n;
 }
 
+/* base + n. An empty buffer has no memory, and nothing may be added to NULL, not even 0. */
+static uint8_t *bytes_at(uint8_t *base, size_t n)
+{
+    return base ? base + n : NULL;
+}
+
 /* ================================================================ messages ====================================== */
 
 /* One table drives the encoder and the decoder: PROTOCOL's protobuf schema, in the order in which it is written. */
@@ -3523,7 +3529,7 @@ static uint8_t *out_room(datsync_peer *p, size_t n)
         p->out = out;
         p->out_cap = cap;
     }
-    return p->out + p->out_end;
+    return bytes_at(p->out, p->out_end);
 }
 
 /* Append a message; the place of a Data's value is returned in *gap if asked for. */
@@ -4870,7 +4876,7 @@ static int peer_parse(datsync_peer *p)
             datsync_cipher_xor(&p->cipher_in, p->in + p->in_clear, p->in_end - p->in_clear);
             p->in_clear = p->in_end;
         }
-        size = datsync_frame_size(p->in + p->in_start, p->in_end - p->in_start);
+        size = datsync_frame_size(bytes_at(p->in, p->in_start), p->in_end - p->in_start);
         if (size == DATSYNC_E_MORE)
             break;
         if (size < 0)
@@ -4906,7 +4912,7 @@ static int peer_step(datsync_peer *p)
 static int in_grow(datsync_peer *p)
 {
     struct datsync_pool *pool = p->opt.pool;
-    int64_t size = datsync_frame_size(p->in + p->in_start, p->in_end - p->in_start);
+    int64_t size = datsync_frame_size(bytes_at(p->in, p->in_start), p->in_end - p->in_start);
     size_t want = p->in_cap ? 2 * p->in_cap : INPUT_FIRST, more;
     uint8_t *in;
     if (p->in_cap >= INPUT_BYTES) {
@@ -4965,7 +4971,7 @@ size_t datsync_peer_space(datsync_peer *p, uint8_t **place)
     if ((p->in_end == p->in_cap || (p->in_was_full && p->in_cap < INPUT_BYTES)) && in_grow(p) < 0)
         p->error = DATSYNC_E_NOMEM;
     p->in_was_full = 0;
-    *place = p->in + p->in_end;
+    *place = bytes_at(p->in, p->in_end);
     return p->error ? 0 : p->in_cap - p->in_end;
 }
 
@@ -5030,7 +5036,7 @@ size_t datsync_peer_output(datsync_peer *p, const uint8_t **buf, uint64_t now)
         datsync_cipher_xor(&p->cipher_out, p->out + p->out_crypt, p->out_end - p->out_crypt);
         p->out_crypt = p->out_end;
     }
-    *buf = p->out ? p->out + p->out_start : NULL;
+    *buf = bytes_at(p->out, p->out_start);
     return out_pending(p);
 }
 

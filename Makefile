@@ -5,6 +5,7 @@
 #              builds for other systems and packages need, too (2 GB)
 #   demo       a feed made of this project's own files, cloned between two processes
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
+#   check-clang  the messages, feeds and peers among them under clang's sanitizers
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
 #   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
@@ -145,6 +146,10 @@ api_MAIN := conformance/api.c datsync.c
 asan_COMPILE = $(COMPILE) $(SANITIZE)
 asan_LIBS = $(LDFLAGS) $(LIBS)
 
+# clang's sanitizers find what gcc's don't, an offset from NULL for one.
+clang_COMPILE = clang $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS) $(SANITIZE)
+clang_LIBS = $(LDFLAGS) $(LIBS)
+
 tcc_COMPILE = tcc -std=c99 -Wall -Werror -g $(SODIUM_CFLAGS)
 tcc_LIBS = $(SODIUM_LIBS)
 
@@ -190,7 +195,7 @@ build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) datsync.c $(or $($(1)_OS),net_posix.c) 
 	mkdir -p build/$(1)
 	$$($(1)_COMPILE) -I. -o $$@ $($(2)_MAIN) $(or $($(1)_OS),net_posix.c) $$($(1)_LIBS)
 endef
-$(foreach way,asan $(WAYS),$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
+$(foreach way,asan clang $(WAYS),$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
 programs_of = $(PROGRAMS:%=build/$(1)/%$($(1)_EXE))
 
 # ---------------------------------------------------------------- what is needed ----------------------------------
@@ -271,9 +276,14 @@ PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cach
 UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
 	DATSYNC_API=$(CURDIR)/$(1)/api$(2)
 
-.PHONY: check conformance interop valgrind bench demo
+.PHONY: check check-clang conformance interop valgrind bench demo
 check: all $(call programs_of,asan) warnings | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop and not everywhere' $(TESTS)
+
+# A part of it under clang's sanitizers; the tests that run the driver and the C interface.
+CLANG_TESTS := api vectors peer feed
+check-clang: build/clang/probe build/clang/api build/datsync | need-pytest
+	$(call UNDER_TEST,build/clang) $(PYTEST) -m 'not interop and not everywhere' $(call TESTS_OR,$(CLANG_TESTS))
 
 # PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
 conformance: $(if $(PEER),,build/asan/adapter) | need-pytest

@@ -40,6 +40,10 @@
 #define PARKED_BLOCKS DATSYNC_MAX_REQUESTS
 /* Blocks of one run that are asked from one peer when several are there. */
 #define RUN_BLOCKS 1024u
+/* A peer that told of a single block only is not asked for so long: its answer to the Want should come first. */
+#define WANT_PATIENCE_MS 1000u
+/* Blocks of a feed that are remembered because a connection ended when they were asked for. */
+#define SHUNNED 16u
 /* A new connection has so long to say what it offers before a feed is called complete without it. */
 #define SETTLE_MS 2000u
 /* Milliseconds without a handshake after which an address counts as tried. */
@@ -196,6 +200,12 @@ static size_t varint_size(uint64_t value)
         n++;
     }
     return n;
+}
+
+/* base + n. An empty buffer has no memory, and nothing may be added to NULL, not even 0. */
+static uint8_t *bytes_at(uint8_t *base, size_t n)
+{
+    return base ? base + n : NULL;
 }
 
 /* ================================================================ messages ====================================== */
@@ -544,8 +554,13 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
         body = varint_size(m->u.extension.id) + m->u.extension.payload.len;
     } else {
         s = &shapes[m->type];
-        for (i = 0; i < s->count; i++)
+        for (i = 0; i < s->count; i++) {
+            if (s->fields[i].required && !(m->has >> s->fields[i].number & 1))
+                return DATSYNC_E_INVALID;
             body += field_size(&s->fields[i], m);
+        }
+        if (!body) /* a header alone is passed over, whatever its type */
+            return DATSYNC_E_INVALID;
     }
     total = varint_size(header) + body;
     if (body > DATSYNC_MAX_FRAME || total > DATSYNC_MAX_FRAME)
@@ -1385,6 +1400,9 @@ struct datsync_feed {
     int want_all;
     bits wanted, reserved; /* what is to be downloaded; what is in flight at some peer */
     watcher *watchers;
+    struct channel *downloaders;       /* the connections that ask for its blocks */
+    uint64_t shunned[SHUNNED];         /* asked for when a connection ended: asked for last; the newest is the last */
+    unsigned shunned_count;
     uint64_t stuck; /* where the last proof that lacked nodes could not climb on */
     int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
 
@@ -3275,6 +3293,7 @@ typedef struct promises {
 
 typedef struct channel {
     watcher watch; /* first: the feed calls with it */
+    struct channel *next_downloader;
     datsync_peer *peer;
     datsync_feed *feed; /* NULL: not open on this side */
     uint8_t discovery_key[32];
@@ -3286,7 +3305,11 @@ typedef struct channel {
     int remote_wants, remote_downloading, told_done, finished;
 
     bits want_sent; /* by range */
+    uint64_t want_starts[DATSYNC_MAX_WANTS]; /* of the open ones: sent, not answered yet */
     unsigned wants_out, wants_answered;
+    int whole; /* it tells its whole bitfield at once: a peer of 2017 or 2018 */
+    int told;  /* a Have was sent */
+    enum { HINT_NONE, HINT_FRESH, HINT_OVER } hint; /* a single block was told of, and it may be not there */
     uint64_t wants_due[DATSYNC_MAX_WANTS][2]; /* the remote's, not answered yet: start, length */
     unsigned wants_due_count;
 
@@ -3297,6 +3320,7 @@ typedef struct channel {
     size_t parked_bytes, parked_count;
     int reorders; /* this remote does answer out of order */
     bits late;                     /* asked, given up, may still come */
+    bits asked;                    /* of a peer of 2017 or 2018, on this channel */
     uint64_t progress, ask_after;  /* when the last answer came; no request before */
     uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
     uint64_t rate_since, rate_bytes, rate; /* bytes a second */
@@ -3488,7 +3512,8 @@ static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest
             *digest |= bit;
         certain = certain && bits_next(&c->offered, left, right, 0) == right;
         if (certain) {
-            if ((r = promise_add(&f->env, &c->promised, next)) < 0 || (r = promise_add(&f->env, &c->promised, sibling)) < 0)
+            if ((r = promise_add(&c->peer->env, &c->promised, next)) < 0 ||
+                (r = promise_add(&c->peer->env, &c->promised, sibling)) < 0)
                 return r;
             fl->top = parent;
         }
@@ -3540,7 +3565,7 @@ static uint8_t *out_room(datsync_peer *p, size_t n)
         p->out = out;
         p->out_cap = cap;
     }
-    return p->out + p->out_end;
+    return bytes_at(p->out, p->out_end);
 }
 
 /* Append a message; the place of a Data's value is returned in *gap if asked for. */
@@ -3577,6 +3602,20 @@ static int out_range(channel *c, int type, uint64_t start, uint64_t length)
     message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? 1u << 1 : 1u << 1 | 1u << 2);
     m.u.have.start = start;
     m.u.have.length = length;
+    c->told |= type == DATSYNC_HAVE;
+    return out_message(c->peer, &m, NULL);
+}
+
+/* A Have of a bitfield; one that says nothing must be there all the same, with no bytes. */
+static int out_have_bitfield(channel *c, uint64_t start, uint64_t length, const uint8_t *code, size_t len)
+{
+    datsync_message m;
+    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
+    m.u.have.start = start;
+    m.u.have.length = length;
+    m.u.have.bitfield.data = code;
+    m.u.have.bitfield.len = len;
+    c->told = 1;
     return out_message(c->peer, &m, NULL);
 }
 
@@ -3642,7 +3681,6 @@ static int out_bitfield(channel *c, uint64_t start, uint64_t length)
     uint64_t end = length ? start + MIN(length, DATSYNC_MAX_BLOCKS) : held;
     size_t bytes;
     uint8_t *buf;
-    datsync_message m;
     int64_t n;
     int r;
     if ((r = feed_settle(f)) < 0)
@@ -3657,12 +3695,7 @@ static int out_bitfield(channel *c, uint64_t start, uint64_t length)
         return DATSYNC_E_NOMEM;
     bits_read(&f->have, start, buf, bytes);
     n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
-    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
-    m.u.have.start = start;
-    m.u.have.length = length;
-    m.u.have.bitfield.data = buf + bytes; /* also when it is empty: it must be there */
-    m.u.have.bitfield.len = n > 0 ? (size_t)n : 0;
-    r = out_message(c->peer, &m, NULL);
+    r = out_have_bitfield(c, start, length, buf + bytes, n > 0 ? (size_t)n : 0);
     mem_free(&f->env, buf);
     return r;
 }
@@ -3769,7 +3802,7 @@ static int choose_ascending(channel *c, uint64_t *index)
     datsync_feed *f = c->feed;
     uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS), i, spare = NONE, run = RUN_BLOCKS;
     unsigned others = 0;
-    watcher *w;
+    const channel *o;
     if (c->run_at < c->run_end) {
         i = next_candidate(f, &c->offered, c->run_at, MIN(c->run_end, end));
         c->run_at = i + 1;
@@ -3779,15 +3812,14 @@ static int choose_ascending(channel *c, uint64_t *index)
         }
         c->run_at = c->run_end = 0;
     }
-    for (w = f->watchers; w; w = w->next)
-        others += w != &c->watch;
+    for (o = f->downloaders; o; o = o->next_downloader)
+        others += o != c;
     if (others && f->length)
         run = MAX(16, MIN(RUN_BLOCKS, (f->length - datsync_feed_count(f, 0, f->length)) / (4 * ((uint64_t)others + 1))));
     /* a new run, outside of those of the others if there is such a place */
     for (i = next_candidate(f, &c->offered, 0, end); i < end; i = next_candidate(f, &c->offered, i, end)) {
         uint64_t stop = i + run;
-        for (w = f->watchers; w; w = w->next) {
-            const channel *o = (const channel *)w;
+        for (o = f->downloaders; o; o = o->next_downloader) {
             if (o == c || o->run_at >= o->run_end)
                 continue;
             if (i >= o->run_at && i < o->run_end)
@@ -3795,19 +3827,61 @@ static int choose_ascending(channel *c, uint64_t *index)
             if (o->run_at > i)
                 stop = MIN(stop, o->run_at);
         }
-        if (!w) {
+        if (!o) {
             c->run_at = i + 1;
             c->run_end = stop;
             *index = i;
             return 1;
         }
         spare = i;
-        i = ((const channel *)w)->run_end;
+        i = o->run_end;
     }
     if (spare == NONE || !others)
         return 0;
     *index = spare;
     return 1;
+}
+
+static int choose(channel *c, uint64_t *index)
+{
+    const datsync_peer_options *o = &c->peer->opt;
+    int found = o->next_block ? o->next_block(o->ctx, c->peer, c->feed, index) : choose_ascending(c, index);
+    return found && datsync_peer_wants(c->peer, c->feed, *index);
+}
+
+/* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So the block
+ * that was asked for when a connection ended is asked for last, when nothing else is on its way: it is kept from the choice as
+ * one that is reserved. */
+static int choose_wary(channel *c, uint64_t *index)
+{
+    datsync_feed *f = c->feed;
+    unsigned i, kept = 0;
+    int found;
+    for (i = 0; i < f->shunned_count; i++)
+        if (!bits_get(&f->have, f->shunned[i]) && !bits_get(&f->reserved, f->shunned[i])) {
+            if (bits_set(&f->env, &f->reserved, f->shunned[i], 1) < 0)
+                break;
+            kept |= 1u << i;
+        }
+    found = choose(c, index);
+    for (i = 0; i < f->shunned_count; i++) /* the oldest first */
+        if (kept >> i & 1) {
+            (void)bits_set(&f->env, &f->reserved, f->shunned[i], 0);
+            found = found || (!c->flight_open && choose(c, index));
+        }
+    return found;
+}
+
+static void feed_shun(datsync_feed *f, uint64_t index)
+{
+    unsigned i, n = 0;
+    for (i = 0; i < f->shunned_count; i++)
+        if (f->shunned[i] != index && !bits_get(&f->have, f->shunned[i]))
+            f->shunned[n++] = f->shunned[i];
+    if (n == SHUNNED)
+        memmove(f->shunned, f->shunned + 1, --n * sizeof f->shunned[0]);
+    f->shunned[n++] = index;
+    f->shunned_count = n;
 }
 
 /* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and with a
@@ -3819,6 +3893,16 @@ static size_t flight_depth(const channel *c)
     return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
 }
 
+/* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 2.9): one of before 6.10.3 any Have, or it crashes; one
+ * of before 6.18.2 sends a block once on a channel, and again only where that was denied. */
+static int ask_old(channel *c, uint64_t index)
+{
+    int r = c->told ? 0 : out_have_bitfield(c, 0, 0, (const uint8_t *)"", 0);
+    if (r == 0 && (bits_get(&c->asked, index) || c->asked.owned >= DATSYNC_MAX_REMOTE_KIB))
+        return out_range(c, DATSYNC_UNHAVE, index, 1);
+    return r < 0 ? r : bits_set(&c->peer->env, &c->asked, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
+}
+
 static int ask_block(channel *c, uint64_t index)
 {
     datsync_peer *p = c->peer;
@@ -3826,6 +3910,8 @@ static int ask_block(channel *c, uint64_t index)
     flight *fl;
     uint64_t digest;
     int r;
+    if (c->whole && (r = ask_old(c, index)) < 0)
+        return r;
     if (!c->flights) {
         c->flights = mem_resize(&p->env, NULL, DATSYNC_MAX_REQUESTS * sizeof *c->flights);
         if (!c->flights)
@@ -3834,7 +3920,7 @@ static int ask_block(channel *c, uint64_t index)
     fl = &c->flights[(c->flight_head + c->flight_count) % DATSYNC_MAX_REQUESTS];
     fl->index = index;
     fl->sent = p->now;
-    if ((r = digest_ahead(c, index, fl, &digest)) < 0 || (r = bits_set(&p->env, &c->feed->reserved, index, 1)) < 0)
+    if ((r = digest_ahead(c, index, fl, &digest)) < 0 || (r = bits_set(&c->feed->env, &c->feed->reserved, index, 1)) < 0)
         return r;
     if (c->flight_open == 0)
         c->progress = p->now;
@@ -3860,8 +3946,7 @@ static int ask_blocks(channel *c)
     while (r == 0 && c->flight_open < depth && p->flights < DATSYNC_MAX_REQUESTS && c->flight_count < DATSYNC_MAX_REQUESTS &&
            c->parked_bytes < PARKED_BYTES / 8 && c->parked_count < PARKED_BLOCKS / 8 && out_pending(p) < DATSYNC_MAX_OUTPUT) {
         uint64_t at = c->run_at, end = c->run_end;
-        int found = p->opt.next_block ? p->opt.next_block(p->opt.ctx, p, c->feed, &index) : choose_ascending(c, &index);
-        if (!found || !datsync_peer_wants(p, c->feed, index))
+        if (!choose_wary(c, &index))
             break;
         if (index >= c->feed->length && c->flight_open) {
             c->run_at = at; /* not yet */
@@ -3873,11 +3958,14 @@ static int ask_blocks(channel *c)
     return r;
 }
 
-/* Wants: the first range always, then those up to the remote's length that anything is wanted of. */
+/* Wants: the first range always, then those up to the remote's length that anything is wanted of. Who tells its whole bitfield
+ * has told of the later ones too, and sends every Have from then on. */
 static int ask_ranges(channel *c)
 {
     uint64_t range, count = MAX(1, (c->remote_length + DATSYNC_WANT_RANGE - 1) / DATSYNC_WANT_RANGE);
     int r = 0;
+    if (c->whole)
+        count = 1;
     for (range = bits_next(&c->want_sent, 0, count, 0); range < count && r == 0 && c->wants_out < DATSYNC_MAX_WANTS;
          range = bits_next(&c->want_sent, range + 1, count, 0)) {
         uint64_t start = range * DATSYNC_WANT_RANGE;
@@ -3885,7 +3973,7 @@ static int ask_ranges(channel *c)
             continue;
         if (bits_set(&c->peer->env, &c->want_sent, range, 1) < 0)
             return DATSYNC_E_NOMEM;
-        c->wants_out++;
+        c->want_starts[c->wants_out++] = start;
         r = out_range(c, DATSYNC_WANT, start, DATSYNC_WANT_RANGE);
     }
     return r;
@@ -3939,7 +4027,7 @@ static void channel_drop_parked(channel *c)
     while (c->parked) {
         parked *next = c->parked->next;
         promises_withdraw(c, &c->parked->flight);
-        (void)bits_set(&c->peer->env, &c->feed->reserved, c->parked->flight.index, 0);
+        (void)bits_set(&c->feed->env, &c->feed->reserved, c->parked->flight.index, 0);
         mem_free(&c->peer->env, c->parked);
         c->parked = next;
     }
@@ -3979,7 +4067,7 @@ static int peer_work(datsync_peer *p)
 static void flight_end(channel *c, flight *fl)
 {
     promises_withdraw(c, fl);
-    (void)bits_set(&c->peer->env, &c->feed->reserved, fl->index, 0);
+    (void)bits_set(&c->feed->env, &c->feed->reserved, fl->index, 0);
     fl->index = NONE;
     c->flight_open--;
     c->peer->flights--;
@@ -4017,6 +4105,7 @@ static int flights_expire(channel *c)
         flight_end(c, fl);
     }
     c->run_at = c->run_end = 0;
+    c->hint = HINT_OVER;
     c->ask_after = later(p->now, (uint64_t)peer_timeout(p) * 3 / 2);
     return 0;
 }
@@ -4158,7 +4247,7 @@ static int parked_retry(channel *c)
             continue;
         }
         promises_withdraw(c, &k->flight);
-        (void)bits_set(&c->peer->env, &c->feed->reserved, k->flight.index, 0);
+        (void)bits_set(&c->feed->env, &c->feed->reserved, k->flight.index, 0);
         *at = k->next;
         c->parked_bytes -= k->len;
         c->parked_count--;
@@ -4212,7 +4301,7 @@ static int on_data(channel *c, const datsync_message *m)
         if (r == 1) {
             fl->top = 2 * index; /* the promises and the reservation now belong to the parked one */
             flight_end(c, fl);
-            return bits_set(&p->env, &c->feed->reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
+            return bits_set(&c->feed->env, &c->feed->reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
         }
         if (r == 0)
             flight_end(c, fl);
@@ -4241,7 +4330,8 @@ static int offered_fill(channel *c, uint64_t start, uint64_t end, int value)
     return bits_fill(&c->peer->env, &c->offered, start, end, value);
 }
 
-static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
+/* A bitfield leaves off the zeros at its end. One that answers a Want tells of all below `least`; another only of what is in it. */
+static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code, uint64_t least)
 {
     const datsync_env *env = &c->peer->env;
     uint64_t at = start, pad;
@@ -4264,25 +4354,60 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code)
                 return DATSYNC_E_NOMEM;
     }
     pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
-    return offered_fill(c, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0);
+    if (offered_fill(c, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0) < 0)
+        return DATSYNC_E_NOMEM;
+    if (c->offered.owned >= DATSYNC_MAX_REMOTE_KIB) /* then it is forgotten by whole pages: not by that which was just filled */
+        pad = (pad + TABLE_BITS - 1) / TABLE_BITS * TABLE_BITS;
+    return offered_fill(c, pad, least, 0);
+}
+
+/* Which of the open Wants does a Have answer? One with a Want's length that of its own start. A bitfield without a length (it
+ * reads as 0 or 1) is the whole one, from its start on: so every Want was answered to version 6.22.0 (PROTOCOL 2.9).
+ * Returns how many were counted off. */
+static unsigned wants_count_off(channel *c, uint64_t start, int whole)
+{
+    unsigned i, open = 0, answered;
+    for (i = 0; i < c->wants_out; i++)
+        if (whole ? c->want_starts[i] < start : c->want_starts[i] != start)
+            c->want_starts[open++] = c->want_starts[i];
+    answered = c->wants_out - open;
+    c->wants_out = open;
+    if (answered)
+        c->wants_answered = 1;
+    if (answered && whole && !start)
+        c->whole = 1;
+    return answered;
+}
+
+/* The deployed versions 6.22.1 to 6.25.1 tell of their last block before they answer the first Want, also if they lack it, and
+ * close when asked for it. So a lone block waits for the answer, or for anything that tells more, but not for ever. */
+static void hint_judge(channel *c, int lone)
+{
+    if (lone && c->hint == HINT_NONE) {
+        c->hint = HINT_FRESH;
+        c->ask_after = later(c->peer->now, WANT_PATIENCE_MS);
+    } else if (!lone) {
+        if (c->hint == HINT_FRESH)
+            c->ask_after = 0;
+        c->hint = HINT_OVER;
+    }
 }
 
 static int on_have(channel *c, const datsync_message *m)
 {
     uint64_t start = m->u.have.start, length = m->u.have.length;
-    int r = 0;
-    if (length == DATSYNC_WANT_RANGE && c->wants_out) {
-        c->wants_out--;
-        c->wants_answered = 1;
-    }
+    int r = 0, whole = (m->has >> 3 & 1) && length <= 1 && !(start & 7);
+    unsigned answered = whole || length == DATSYNC_WANT_RANGE ? wants_count_off(c, start, whole) : 0;
     if (m->has >> 3 & 1) {
-        r = offered_bitfield(c, start, m->u.have.bitfield);
+        uint64_t least = !answered ? 0 : whole ? DATSYNC_MAX_BLOCKS : start + length;
+        r = offered_bitfield(c, start, m->u.have.bitfield, least);
         c->remote_length = MAX(c->remote_length, bits_length(&c->offered));
     } else if (start < DATSYNC_MAX_BLOCKS) {
         uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
         r = offered_fill(c, start, end, 1);
         c->remote_length = MAX(c->remote_length, end);
     }
+    hint_judge(c, !(m->has >> 3 & 1) && length <= 1 && !c->wants_answered);
     peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
     return r;
 }
@@ -4622,16 +4747,23 @@ static void channel_free(channel *c)
     size_t i;
     if (c->feed) {
         watcher **w = &c->feed->watchers;
+        channel **d = &c->feed->downloaders;
         channel_drop_parked(c);
+        if (c->flight_open) /* the oldest is the first in the ring */
+            feed_shun(c->feed, c->flights[c->flight_head].index);
         for (i = 0; i < c->flight_count; i++) {
             flight *fl = &c->flights[(c->flight_head + i) % DATSYNC_MAX_REQUESTS];
             if (fl->index != NONE)
-                (void)bits_set(env, &c->feed->reserved, fl->index, 0);
+                (void)bits_set(&c->feed->env, &c->feed->reserved, fl->index, 0);
         }
         while (*w && *w != &c->watch)
             w = &(*w)->next;
         if (*w)
             *w = c->watch.next;
+        while (*d && *d != c)
+            d = &(*d)->next_downloader;
+        if (*d)
+            *d = c->next_downloader;
     }
     mem_free(env, c->flights);
     mem_free(env, c->promised.slots);
@@ -4639,6 +4771,7 @@ static void channel_free(channel *c)
     bits_free(env, &c->offered);
     bits_free(env, &c->want_sent);
     bits_free(env, &c->late);
+    bits_free(env, &c->asked);
     bits_free(env, &c->acks);
     mem_free(env, c);
 }
@@ -4754,6 +4887,10 @@ int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
     c->local = (int)p->local_count++;
     c->watch.next = feed->watchers;
     feed->watchers = &c->watch;
+    if (mode & DATSYNC_DOWNLOAD) {
+        c->next_downloader = feed->downloaders;
+        feed->downloaders = c;
+    }
     r = channel_announce(c);
     if (r == 0)
         r = peer_meet(p);
@@ -4778,7 +4915,7 @@ static int peer_parse(datsync_peer *p)
             datsync_cipher_xor(&p->cipher_in, p->in + p->in_clear, p->in_end - p->in_clear);
             p->in_clear = p->in_end;
         }
-        size = datsync_frame_size(p->in + p->in_start, p->in_end - p->in_start);
+        size = datsync_frame_size(bytes_at(p->in, p->in_start), p->in_end - p->in_start);
         if (size == DATSYNC_E_MORE)
             break;
         if (size < 0)
@@ -4814,7 +4951,7 @@ static int peer_step(datsync_peer *p)
 static int in_grow(datsync_peer *p)
 {
     struct datsync_pool *pool = p->opt.pool;
-    int64_t size = datsync_frame_size(p->in + p->in_start, p->in_end - p->in_start);
+    int64_t size = datsync_frame_size(bytes_at(p->in, p->in_start), p->in_end - p->in_start);
     size_t want = p->in_cap ? 2 * p->in_cap : INPUT_FIRST, more;
     uint8_t *in;
     if (p->in_cap >= INPUT_BYTES) {
@@ -4873,7 +5010,7 @@ size_t datsync_peer_space(datsync_peer *p, uint8_t **place)
     if ((p->in_end == p->in_cap || (p->in_was_full && p->in_cap < INPUT_BYTES)) && in_grow(p) < 0)
         p->error = DATSYNC_E_NOMEM;
     p->in_was_full = 0;
-    *place = p->in + p->in_end;
+    *place = bytes_at(p->in, p->in_end);
     return p->error ? 0 : p->in_cap - p->in_end;
 }
 
@@ -4938,7 +5075,7 @@ size_t datsync_peer_output(datsync_peer *p, const uint8_t **buf, uint64_t now)
         datsync_cipher_xor(&p->cipher_out, p->out + p->out_crypt, p->out_end - p->out_crypt);
         p->out_crypt = p->out_end;
     }
-    *buf = p->out ? p->out + p->out_start : NULL;
+    *buf = bytes_at(p->out, p->out_start);
     return out_pending(p);
 }
 
@@ -4979,23 +5116,22 @@ int datsync_peer_want_write(const datsync_peer *p)
 uint64_t datsync_peer_deadline(const datsync_peer *p)
 {
     uint32_t t = peer_timeout(p);
-    uint64_t at;
+    uint64_t at = NONE;
     size_t i;
     if (p->wake)
         return p->now;
-    if (t == UINT32_MAX)
-        return NONE;
-    at = later(p->last_in, (uint64_t)t * 3 / 2);
-    if (p->local_count)
-        at = MIN(at, later(p->last_out, (uint64_t)t * 3 / 4));
     for (i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
-        if (c->flight_open)
+        if (c->flight_open && t != UINT32_MAX)
             at = MIN(at, later(c->progress, (uint64_t)t * 3 / 2));
-        else if (c->ask_after > p->now)
+        else if (!c->flight_open && c->ask_after > p->now)
             at = MIN(at, c->ask_after);
     }
-    return at;
+    if (t == UINT32_MAX)
+        return at;
+    if (p->local_count)
+        at = MIN(at, later(p->last_out, (uint64_t)t * 3 / 4));
+    return MIN(at, later(p->last_in, (uint64_t)t * 3 / 2));
 }
 
 static int peer_keep_alive(datsync_peer *p)

@@ -264,7 +264,8 @@ int datsync_next_extension(const datsync_message *m, size_t *at, datsync_bytes *
 int datsync_next_node(const datsync_message *m, size_t *at, datsync_node *node);
 
 /* Encode with length prefix into buf[0..cap). Returns the bytes written, DATSYNC_E_SPACE, DATSYNC_E_TOO_BIG for a
- * frame over the limit or DATSYNC_E_INVALID. With buf NULL, returns the size that it would take. For Data whose value
+ * frame over the limit or DATSYNC_E_INVALID for a message that datsync_decode would refuse: without a field that its
+ * type requires, or without any (an Info or a Handshake needs one), of no such type or channel. With buf NULL, returns the size that it would take. For Data whose value
  * has data == NULL and len > 0, the value's place is left unwritten and its offset is stored in *gap (may be NULL
  * otherwise), so that a block can be read straight into the output. */
 int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_t *gap);

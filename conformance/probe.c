@@ -1559,13 +1559,14 @@ static int cmd_peer_info(int n, char **w)
     return 0;
 }
 
-/* peer-feed P F -> the remote's length, complete */
+/* peer-feed P F [INDEX] -> the remote's length, complete, and whether it has that block */
 static int cmd_peer_feed(int n, char **w)
 {
     const datsync_peer *p = peer_of(w[0])->peer;
-    (void)n;
     say_number(datsync_peer_remote_length(p, feed_of(w[1])));
     say_signed(datsync_peer_complete(p, feed_of(w[1])));
+    if (n > 2)
+        say_signed(datsync_peer_remote_has(p, feed_of(w[1]), number(w[2])));
     return 0;
 }
 

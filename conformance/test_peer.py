@@ -8,7 +8,7 @@ import probe as drive
 from dat import cipher, feed as feeds, wire
 from dat.bitfield import rle_encode
 from dat.wire import Data, Extension, Feed, Handshake, Have, Info, Request, Unhave, Unwant, Want, request
-from probe import (BAD_DATA, BOTH, CREATE, DONE, DOWNLOAD, EARLY, FIRST_FEED, PROTOCOL, SELF, TIMEOUT,
+from probe import (Drives, BAD_DATA, BOTH, CREATE, DONE, DOWNLOAD, EARLY, FIRST_FEED, PROTOCOL, SELF, TIMEOUT,
                    content, members, secret_key)
 
 SEED, SIZE = 6, "10"
@@ -17,6 +17,19 @@ PUBLIC = SECRET[32:]
 NONCE, ID = bytes(range(24)), b"\x11" * 32
 RANGE = 1 << 20
 NINE = b"\x07\x02\x80"  # nine blocks, run-length encoded
+
+
+def bitfield(*blocks):
+    """Run-length encoded."""
+    bits = bytearray(max(blocks, default=0) // 8 + 1)
+    for i in blocks:
+        bits[i // 8] |= 128 >> i % 8
+    return rle_encode(bytes(bits))
+
+
+def offer(*blocks):
+    """What a deployed peer says of its blocks when it gets the first Want."""
+    return Have(blocks[-1]), Have(0, RANGE, bitfield(*blocks))
 
 
 def source(blocks):
@@ -28,6 +41,7 @@ def source(blocks):
 
 class Remote:
     """The Python side of peer 0 of the driver, which has feed 0 open."""
+    at = 0
 
     def __init__(self, probe, blocks=None, mode=BOTH, live=1, ack=0, timeout=0, extensions=(), names=(),
                  remote_ack=False, shake=True, now=0, owner=True, remote_id=ID):
@@ -48,7 +62,7 @@ class Remote:
 
     def hear(self, most=1 << 30):
         """The messages that have come, with their channels."""
-        out = self.probe.bytes("peer-out", 0, self.now, most)
+        out = self.probe.bytes("peer-out", self.at, self.now, most)
         self.taken = len(out)
         return [(f.channel, f.message()) if f.is_message else "keep-alive" for f in self.receiver.feed(out)]
 
@@ -56,7 +70,7 @@ class Remote:
         return self.say_frames(*[wire.encode_message(channel, m) for m in messages])
 
     def say_frames(self, *frames):
-        return self.probe.code("peer-in", 0, self.now, 0, b"".join(map(self.sender.encode, frames)))
+        return self.probe.code("peer-in", self.at, self.now, 0, b"".join(map(self.sender.encode, frames)))
 
     def talk(self, *messages, channel=0):
         """Say, and hear what comes of it: messages on that channel."""
@@ -66,20 +80,38 @@ class Remote:
 
     def tick(self, now):
         self.now = now
-        return self.probe.code("peer-tick", 0, now)
+        return self.probe.code("peer-tick", self.at, now)
 
     def events(self):
-        return self.probe.ask("peer-events", 0)
+        return self.probe.ask("peer-events", self.at)
+
+    def has(self, index):
+        return self.probe.numbers("peer-feed", 0, 0, index)[2] == 1
 
     def error(self):
         return self.info()[0]
 
     def info(self):
-        return self.probe.numbers("peer-info", 0)
+        return self.probe.numbers("peer-info", self.at)
 
     def close(self):
-        self.probe.ask("peer-free", 0)
+        self.probe.ask("peer-free", self.at)
         self.probe.ask("close", 0)
+
+
+class Downloaded(Remote):
+    """One of several, from each of which the driver downloads its feed `feed`."""
+
+    def __init__(self, probe, at, feed, public):
+        self.probe, self.now, self.at = probe, 0, at
+        probe.ask("peer", at, 0, 1, 0, 0, bytes([0x40 + at]) * 32, 0)
+        probe.ask("peer-open", at, feed, DOWNLOAD)
+        self.receiver, self.sender = cipher.Receiver(public), cipher.Sender(public, NONCE)
+        self.greeting = self.hear()
+        assert self.say(Feed(cipher.discovery_key(public), NONCE), Handshake(ID, True)) == 0
+
+    def close(self):
+        self.probe.ask("peer-free", self.at)
 
 
 def of(cls, heard):
@@ -177,7 +209,7 @@ def test_unanswered_requests_are_given_up(probe):
     """A remote that lives but does not answer: the block is free again, and a late answer is kept."""
     remote = Remote(probe)
     feed = source(3)
-    remote.talk(Have(2))
+    remote.talk(*offer(2))
     assert remote.info()[4] == 1
     for now in range(500, 9000, 500):
         assert remote.tick(now) == 0
@@ -211,7 +243,7 @@ def test_an_unanswered_request_is_made_again(probe):
 def test_what_was_offered_beyond_the_length_is_asked_for_once_that_is_there(probe):
     """A request beyond the verified length that got no answer is no proof that there is a block; a longer tree is."""
     remote, feed = Remote(probe), source(1)
-    (first,) = of(Request, remote.talk(Have(0)))
+    (first,) = of(Request, remote.talk(*offer(0)))
     remote.talk(feed.answer(first))
     (lost,) = of(Request, remote.talk(Have(1)))
     assert lost.index == 1
@@ -328,7 +360,7 @@ def test_what_is_not_there_is_taken_back(probe, hash):
 def test_a_hash_alone_as_the_answer_is_no_block(probe):
     """It is kept, and the block is not asked of this remote again; it may be offered anew."""
     remote, feed = Remote(probe), source(3)
-    (first,) = of(Request, remote.talk(Have(2)))
+    (first,) = of(Request, remote.talk(*offer(2)))
     heard = remote.talk(feed.answer(request(first.index, first.nodes, hash=True)))
     assert of(Request, heard) == [] and probe.ask("nodes", 0) and members(probe.ask("held", 0)) == set()
     assert alive(remote, 16000) == []
@@ -341,7 +373,7 @@ def test_a_hash_alone_as_the_answer_is_no_block(probe):
 @pytest.mark.parametrize("nodes, stored", [(80, True), (81, False)])
 def test_an_answer_with_too_many_nodes_is_of_no_use(probe, nodes, stored):
     remote, feed = Remote(probe), source(3)
-    (first,) = of(Request, remote.talk(Have(2)))
+    (first,) = of(Request, remote.talk(*offer(2)))
     data = feed.answer(first)
     more = [wire.Node(0, bytes([i] * 32), 1) for i in range(nodes - len(data.nodes))]
     remote.talk(Data(data.index, data.value, list(data.nodes) + more, data.signature))
@@ -386,7 +418,7 @@ def test_a_failing_store_ends_the_upload(probe):
 
 def test_ack_only_after_commit(probe):
     remote, feed = Remote(probe, remote_ack=True), source(3)
-    remote.talk(Have(2))
+    remote.talk(*offer(2))
     heard = remote.talk(feed.answer(request(2)))
     assert not [h for h in of(Have, heard) if h.ack]
     probe.ask("flush", 0)
@@ -396,7 +428,7 @@ def test_ack_only_after_commit(probe):
 
 def test_no_ack_where_none_was_asked(probe):
     remote, feed = Remote(probe), source(3)
-    remote.talk(Have(2))
+    remote.talk(*offer(2))
     remote.talk(feed.answer(request(2)))
     probe.ask("flush", 0)
     assert of(Have, remote.hear()) == []
@@ -442,6 +474,220 @@ def test_absent_fields_of_info_are_false(probe):
 def test_an_empty_feed_is_complete(probe):
     remote = Remote(probe, live=0)
     assert of(Info, remote.talk(Have(0, RANGE, b""))) == [Info(True, False)]
+
+
+def whole(length, *blocks):
+    """The answer of the versions to 6.22.0 to any Want: all they have, from block 0, and no length."""
+    return Have(0, length, bitfield(*blocks) if blocks else b"")
+
+
+@pytest.mark.parametrize("length", [None, 0, 1], ids=str)
+@pytest.mark.parametrize("blocks", [0, 1, 9, 40])
+def test_a_whole_bitfield_answers_the_want(probe, blocks, length):
+    remote, feed = Remote(probe, live=0), source(blocks)
+    heard = remote.talk(whole(length, *range(blocks)))
+    while of(Request, heard):
+        heard = remote.talk(*[feed.answer(r) for r in of(Request, heard)])
+    assert of(Info, heard) == [Info(True, False)]
+    assert probe.numbers("check", 0, SEED, 10, 10) == [blocks, blocks]
+    assert remote.say(Info(False, False)) == DONE
+
+
+def test_a_whole_bitfield_answers_the_wants_at_and_after_its_start(probe):
+    remote = Remote(probe, live=0)
+    assert of(Want, remote.talk(Have(2 * RANGE, 2))) == [Want(i * RANGE, RANGE) for i in range(3)]
+    assert of(Info, remote.talk(Have(RANGE, 0, b""), Unhave(2 * RANGE, 2))) == []
+    assert of(Info, remote.talk(Have(RANGE, 0, b""))) == []
+    assert of(Info, remote.talk(Have(0, 0, b""))) == [Info(True, False)]
+
+
+def test_who_tells_all_is_not_asked_about_later_ranges(probe):
+    """It sends every Have from then on; and who tells of one range is asked about the next."""
+    remote = Remote(probe)
+    remote.talk(whole(0, 0))
+    heard = remote.talk(Have(3 * RANGE, 2))
+    assert of(Want, heard) == [] and probe.numbers("peer-feed", 0, 0)[0] == 3 * RANGE + 2
+    remote.close()
+    remote = Remote(probe)
+    remote.talk(Have(0, RANGE, bitfield(0)))
+    assert of(Want, remote.talk(Have(3 * RANGE, 2))) == [Want(i * RANGE, RANGE) for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("have", [
+    Have(8, None, b""), Have(RANGE, 0, b""), Have(2**63, 0, b""), Have(0, 8192, b""), Have(0, RANGE + 8192, b""),
+    Have(0, 2, b""), Have(8192, RANGE, b""), Have(RANGE, RANGE, b"")], ids=str)
+def test_what_answers_no_want(probe, have):
+    """It begins after the Want, or has neither the Want's length nor none."""
+    remote = Remote(probe, live=0)
+    assert of(Info, remote.talk(have)) == []
+    assert of(Info, remote.talk(Have(0, RANGE, b""))) == [Info(True, False)]
+
+
+def test_one_answer_is_counted_for_one_want(probe):
+    remote, feed = Remote(probe, live=0), source(1)
+    heard = remote.talk(Have(RANGE, 2), Have(0, RANGE, bitfield(0)))
+    assert of(Want, heard) == [Want(0, RANGE), Want(RANGE, RANGE)] and of(Request, heard)[0].index == 0
+    assert of(Info, remote.talk(feed.answer(of(Request, heard)[0]), Unhave(RANGE, 2))) == []
+    assert of(Info, remote.talk(*[Have(0, RANGE, bitfield(0))] * 3)) == []
+    assert of(Info, remote.talk(Have(RANGE, RANGE, b""))) == [Info(True, False)]
+
+
+def test_answers_to_no_want_are_counted_for_nothing(probe):
+    """However many come: a Want that is sent later is open all the same."""
+    remote = Remote(probe, live=0)
+    assert of(Info, remote.talk(Have(0, RANGE, b""), *[Have(i % 20 * RANGE, RANGE, b"") for i in range(100)])) == [Info(True, False)]
+    remote.close()
+    remote = Remote(probe, live=0, shake=False)
+    assert remote.say(Feed(cipher.discovery_key(PUBLIC), NONCE), *[whole(0)] * 40, *[Have(0, RANGE, b"")] * 40) == 0
+    heard = remote.talk(Handshake(ID, True))
+    assert of(Want, heard) == [Want(0, RANGE)] and of(Info, heard) == []
+    assert of(Info, remote.talk(whole(0))) == [Info(True, False)]
+
+
+def test_an_answer_tells_of_its_whole_range(probe):
+    """The versions 6.22.1 to 6.25.1 tell of their last block before they answer, also if it is not there, and close when asked
+    for it. What an answer leaves off at its end is not there either."""
+    remote = Remote(probe)
+    assert of(Request, remote.talk(Have(39))) == []
+    (first,) = of(Request, remote.talk(Have(0, RANGE, bitfield(0, 3))))
+    assert first.index == 0
+    feed = source(40)
+    (next,) = of(Request, remote.talk(feed.answer(first)))
+    assert next.index == 3
+    assert of(Request, remote.talk(feed.answer(next))) == []
+    assert of(Request, remote.talk(Have(39)))[0].index == 39  # now it came
+
+
+def test_a_bitfield_that_is_no_answer_tells_of_what_is_in_it(probe):
+    remote = Remote(probe)
+    remote.talk(Have(0, RANGE, b""), Have(39), Have(33), Have(0, RANGE, bitfield(3)))
+    assert [remote.has(i) for i in (3, 33, 39)] == [True, True, True]
+
+
+@pytest.mark.parametrize("more", [Have(2, 2), Have(8, 8192, b""), whole(0, 1)], ids=str)
+def test_a_lone_block_waits_for_more(probe, more):
+    """For the answer, for anything that tells more, or a second: who never answers a Want can be asked all the same."""
+    remote = Remote(probe)
+    assert of(Request, remote.talk(Have(1))) == []
+    assert len(of(Request, remote.talk(more))) == 1
+    remote.close()
+    remote = Remote(probe)
+    assert remote.tick(0) == 0 and of(Request, remote.talk(Have(1)) + remote.talk(Have(2))) == []
+    assert remote.info()[1] == 1000 and remote.tick(999) == 0 and of(Request, remote.hear()) == []
+    assert remote.tick(1000) == 0 and len(of(Request, remote.hear())) == 1
+
+
+def test_a_lone_block_waits_where_nothing_has_a_time(probe):
+    """A peer without timeouts, whose only deadline this is."""
+    remote = Remote(probe, timeout=2**32 - 1)
+    assert remote.tick(0) == 0 and of(Request, remote.talk(Have(1))) == []
+    assert remote.info()[1] == 1000 and remote.tick(1000) == 0 and len(of(Request, remote.hear())) == 1
+    assert remote.info()[1] == 2**64 - 1
+
+
+def test_runs_are_those_of_peers_whatever_a_drive_has_read(probe):
+    """A drive hears of its content's blocks as peers do, but is none. Its long names, read one after the other so that eight zeros
+    stand before other letters, are no run of blocks: the second peer is asked from where the first one's run ends."""
+    drives = Drives(probe)
+    drives.open(0, "memory", CREATE, None, SECRET)
+    drives.feeds(0, 60, 61)
+    lengths = [length for length in (500, *range(480, 7, -1)) if length != 251]
+    for length in lengths:
+        drives.put(0, "/" + ("y" * 250 + "/" + "x" * (length - 251) if length > 251 else "x" * length))
+    probe.ask("grow", 61, SEED, 401, 10, 10, 401)
+    public = drives.info(0)[5]
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, PUBLIC)
+    drives.feeds(1, 62)
+    length = int(probe.ask("info", 60)[0])
+    probe.ask("give", 62, 60, 0, *range(length))
+    drives.close(1)
+    drives.open(1, "world:1", CREATE, PUBLIC)
+    drives.feeds(1, 62, 63)
+    probe.ask("want", 63, 0, 401)
+    probe.ask("give", 63, 61, 0, 0)
+    for end in range(16, 480, 8):
+        assert len(drives.entry(1, 1).path) == 501
+        for length in [n for n in range(end, end - 8, -1) if n in lengths]:
+            assert len(drives.entry(1, lengths.index(length) + 1).path) == length + 1
+        one, two = (Downloaded(probe, at, 63, public) for at in (0, 1))
+        for peer, first in ((one, 1), (two, 51)):
+            asked = of(Request, peer.talk(*offer(*range(401))))
+            assert [r.index for r in asked] == list(range(first, first + 16)), end
+        for peer in (one, two):
+            peer.talk(Unhave(0, 401))  # so nothing is on its way when it ends
+            peer.close()
+    drives.close(1)
+    drives.close(0)
+
+
+def test_a_peer_and_its_feed_may_have_memory_of_their_own(probe):
+    """Each gives back what is its own where that came from."""
+    probe.ask("drive.open", 0, "memory", CREATE, PUBLIC, None, 0)  # not counted: the driver's peers are
+    probe.ask("drive.feeds", 0, 0)
+    remote, feed = Downloaded(probe, 0, 0, PUBLIC), source(40)
+    requests = of(Request, remote.talk(*offer(*range(40))))
+    while requests:
+        requests = of(Request, remote.talk(*[feed.answer(r) for r in reversed(requests[:-1])]))
+    remote.close()
+    probe.ask("drive.close", 0)
+
+
+def test_the_block_at_which_a_connection_ended_is_asked_for_last(probe):
+    """When nothing else is on its way, and from the next peer too; until it came."""
+    remote, feed = Remote(probe), source(4)
+    for i in range(20):
+        assert of(Request, remote.talk(*offer(0, 1)))[0].index == i % 2  # the one that was not tried last
+        probe.ask("peer-free", 0)
+        remote = Downloaded(probe, 0, 0, PUBLIC)
+    (first,) = of(Request, remote.talk(*offer(0, 1, 2, 3)))
+    assert first.index == 2
+    rest = of(Request, remote.talk(feed.answer(first)))
+    assert [r.index for r in rest] == [3]
+    rest = of(Request, remote.talk(feed.answer(rest[0])))
+    assert [r.index for r in rest] == [0]
+    remote.talk(*[feed.answer(r) for r in of(Request, remote.talk(feed.answer(rest[0])))])
+    assert probe.numbers("check", 0, SEED, 10, 10) == [4, 4]
+    probe.ask("peer-free", 0)
+    probe.ask("close", 0)
+
+
+# ---- what a peer of 2017 or 2018 needs ----------------------------------------------------------
+
+def test_a_want_without_a_length_is_answered_at_once(probe):
+    """Before the Handshake, too: by one bitfield from block 0 with length 0."""
+    for blocks, code in ((9, NINE), (0, b"")):
+        remote = Remote(probe, blocks, shake=False)
+        heard = remote.talk(Feed(cipher.discovery_key(PUBLIC), NONCE), Want(0), Handshake(ID, True))
+        assert [h for h in of(Have, heard) if h.bitfield is not None] == [Have(0, 0, code)]
+        remote.close()
+
+
+def test_a_have_goes_ahead_of_the_first_request_to_an_old_peer(probe):
+    """The versions before 6.10.3 crash on a Request ahead of any Have."""
+    remote = Remote(probe)
+    remote.hear()
+    heard = [m for _, m in remote.talk(whole(0, 0))]
+    assert heard[0] == Have(0, 0, b"") and type(heard[1]) is Request
+    remote.close()
+    remote = Remote(probe)
+    remote.talk(Want(0))
+    assert of(Have, remote.talk(whole(0, 0))) == []  # one was sent
+    remote.close()
+    remote = Remote(probe)
+    assert of(Have, remote.talk(Have(0, RANGE, bitfield(0)))) == []  # not an old one
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_block_is_denied_before_an_old_peer_is_asked_for_it_again(probe, old):
+    """Before 6.18.2 a block was sent once on a channel, and again only after an Unhave."""
+    remote = Remote(probe)
+    remote.talk(Want(0))
+    (first,) = of(Request, remote.talk(whole(0, 0) if old else Have(0, RANGE, bitfield(0))))
+    assert first.index == 0
+    remote.talk(Unhave(0))
+    heard = [m for _, m in remote.talk(Have(0))]
+    assert heard[:-1] == [Unhave(0)] * old and heard[-1].index == 0
 
 
 def test_a_live_peer_does_not_end(probe):
@@ -555,7 +801,7 @@ def test_hostile_messages(probe, owner, frame, codes):
     assert probe.numbers("memory")[1] - base < 600000
     remote.tick(100)
     if code == 0 and not frame.startswith(b"\x80\x80\x80\x04"):
-        heard = remote.talk(request(1)) if owner else remote.talk(Have(0))
+        heard = remote.talk(request(1)) if owner else remote.talk(*offer(0))
         if owner:
             assert of(Data, heard)[0].value == content(SEED, 1, SIZE)
         assert remote.error() == 0
@@ -564,7 +810,7 @@ def test_hostile_messages(probe, owner, frame, codes):
 @pytest.mark.parametrize("index", [0, 4])
 def test_false_blocks_end_the_connection(probe, index):
     remote, feed = Remote(probe), source(5)
-    good = of(Request, remote.talk(Have(index)))[0]
+    good = of(Request, remote.talk(*offer(index)))[0]
     data = feed.answer(good)
     data.value = b"false" + data.value[5:]
     assert remote.say(data) in (BAD_DATA, -44)

@@ -16,6 +16,10 @@ const path = require('path')
 const deps = path.resolve(process.env.DEPS || path.join(__dirname, '..', '..', 'build', 'js'))
 const load = require('module').createRequire(deps + path.sep)
 
+// Those of other years (js/old/package.json) are in a folder of their own
+const loadOld = require('module').createRequire(path.join(deps, 'old') + path.sep)
+function hasOld (name) { return fs.existsSync(path.join(deps, 'old', 'node_modules', name, 'package.json')) }
+
 function keystream (seed, index, purpose, size) {
   const key = Buffer.alloc(32)
   key.writeBigUInt64LE(BigInt(seed), 0)
@@ -58,4 +62,4 @@ function storedKey (dir) {
   }
 }
 
-module.exports = { deps, load, keystream, parseSize, blockSize, block, keyPairSeed, storedKey }
+module.exports = { deps, load, loadOld, hasOld, keystream, parseSize, blockSize, block, keyPairSeed, storedKey }

@@ -1,7 +1,7 @@
 'use strict'
 // The deployed JavaScript hypercore as a peer under test, and a maker and checker of its folders.
 //
-//   node peer.js [--hypercore 6|7] serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen)
+//   node peer.js [--hypercore 6|7|VERSION] serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen)
 //                [--live] [--once] [--sparse A:B]
 //   node peer.js [--hypercore 6|7] make DIR BLOCKS BYTES [SEED] [BATCH] [--static] [--key-seed HEX | --secret-key HEX]
 //   node peer.js [--hypercore 6|7] check DIR
@@ -23,12 +23,14 @@
 //   "valid","invalid","key","nodes","badNodes","signed"}: valid and invalid count blocks that the bitfield claims.
 // append: adds blocks, each signed alone (--batch: one batch). clear: drops blocks A up to B. Both print {"length"}.
 //
+// VERSION: one of js/old/package.json, or 6.26.0 or 7.7.1.
+//
 // exit: 0 done, 1 failed, 89 not implemented
 // env: DEPS = folder with node_modules (default build/js); sodium-native is used if it can be loaded there
 const fs = require('fs')
 const net = require('net')
 const path = require('path')
-const { load, parseSize, block, keyPairSeed, storedKey } = require('./common')
+const { load, loadOld, hasOld, parseSize, block, keyPairSeed, storedKey } = require('./common')
 
 const NOT_IMPLEMENTED = 89
 const words = []
@@ -46,9 +48,11 @@ for (let i = 2; i < process.argv.length; i++) {
   if (name === 'key') opt.key.push(value)
   else opt[name] = value
 }
+const MODULES = { 6: 'hypercore', '6.26.0': 'hypercore', 7: 'hypercore7', '7.7.1': 'hypercore7' }
 const which = opt.hypercore || '6'
-if (which !== '6' && which !== '7') { console.error('peer.js: no hypercore ' + which); process.exit(NOT_IMPLEMENTED) }
-const hypercore = load(which === '7' ? 'hypercore7' : 'hypercore')
+if (!MODULES[which] && !hasOld('hypercore-' + which)) { console.error('peer.js: no hypercore ' + which); process.exit(NOT_IMPLEMENTED) }
+
+const hypercore = MODULES[which] ? load(MODULES[which]) : loadOld('hypercore-' + which)
 const hash = load('hypercore-crypto')
 
 const commands = { serve: replicate, clone: replicate, make, check, append, clear }
@@ -196,12 +200,11 @@ async function check () {
   if (feed.length) {
     report.signed = false
     try {
-      const roots = await call(cb => feed.rootHashes(feed.length - 1, cb))
-      const root = hash.tree(roots)
+      const root = hash.tree(load('flat-tree').fullRoots(2 * feed.length).map(node))
       if (root.equals(feed.key)) report.signed = true
       else {
-        const s = await call(cb => feed.signature(feed.length - 1, cb))
-        report.signed = s.index === feed.length - 1 && hash.verify(root, s.signature, feed.key)
+        const signatures = fs.readFileSync(path.join(dir, 'signatures')).subarray(32)
+        report.signed = hash.verify(root, signatures.subarray(64 * (feed.length - 1), 64 * feed.length), feed.key)
       }
     } catch (e) {}
   }
@@ -286,12 +289,16 @@ async function replicate (role) {
       }
     }
   }
-  // complete: some peer told its length, and all blocks below it are here
+  // complete: some peer told what it has, and all blocks below its length are here. (Block by block: the counting of older
+  // versions is not right.)
   function isComplete (feed) {
-    const told = feed.peers.filter(p => !p._first)
+    const told = feed.peers.filter(p => '_first' in p ? !p._first : p.remoteBitfield !== null)
     if (!told.length) return false
     const length = Math.max(feed.length, ...told.map(p => p.remoteLength))
-    return feed.length >= length && feed.downloaded(0, length) === length
+    let i = feed.length < length ? length : feed.whole || 0
+    while (i < length && feed.bitfield.get(i)) i++
+    if (feed.length >= length) feed.whole = i
+    return feed.length >= length && i === length
   }
 
   function talk (socket) {

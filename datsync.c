@@ -1877,7 +1877,9 @@ static int group_add(datsync_feed *f, uint64_t n)
 {
     f->uncommitted = 1;
     f->group_bytes += n;
-    return f->group_bytes >= DATSYNC_GROUP_BYTES ? datsync_feed_flush(f) : 0;
+    if (f->group_bytes < DATSYNC_GROUP_BYTES || (f->loose && !f->has_secret_key)) /* a clone's drive commits, with its files */
+        return 0;
+    return datsync_feed_flush(f);
 }
 
 static void tell_added(datsync_feed *f, uint64_t start, uint64_t end)
@@ -5580,6 +5582,7 @@ typedef struct target {
     uint32_t mode;
     int error, was_there, has_bits;
     int copy; /* its blocks are in the content store: copy them when they are all there */
+    int given_up; /* and what was laid aside of it is gone */
 } target;
 
 typedef struct bits_env {
@@ -9266,12 +9269,36 @@ static int targets_rename(datsync_drive *d)
     return r;
 }
 
+/* The disk is full. The last of the files that are not whole goes, so that those that are can be kept: 0 if there is none. */
+static int targets_make_room(datsync_drive *d)
+{
+    size_t i;
+    for (i = d->target_count; i-- > 0;) {
+        target *t = &d->targets[i];
+        if (!t->missing || t->given_up || !d->has_tree || d->archive)
+            continue;
+        target_fail(d, t, DATSYNC_E_NO_SPACE);
+        t->given_up = 1;
+        aside_remove(d, t->seq);
+        return feed_retract(d->content, t->offset, target_end(t)) == 0;
+    }
+    return 0;
+}
+
+static int content_commit(datsync_drive *d)
+{
+    int r;
+    while ((r = datsync_feed_flush(d->content)) == DATSYNC_E_NO_SPACE && targets_make_room(d))
+        continue;
+    return r;
+}
+
 /* Sync what was laid aside and note it; put what is whole into its place, sync that, and only then claim it in the bitfield. So
  * nobody meets half a file, and a crash costs at most the last group. */
 static int targets_commit(datsync_drive *d)
 {
     size_t i;
-    int r = datsync_feed_flush(d->content), k;
+    int r = content_commit(d), k;
     d->aside_bytes = 0;
     d->aside_since = NONE;
     for (i = 0; i < d->target_count && r == 0 && d->has_tree; i++) {
@@ -9292,7 +9319,7 @@ static int targets_commit(datsync_drive *d)
     if (r == 0 && d->has_tree && d->ended)
         r = targets_rename(d);
     if (r == 0)
-        r = datsync_feed_flush(d->content);
+        r = content_commit(d);
     for (i = d->target_count; i-- > 0 && r == 0;)
         if (d->targets[i].error || !d->targets[i].missing)
             r = finish_tell(d, i);
@@ -9902,6 +9929,16 @@ static int feed_is_complete(const datsync *ds, shared_feed *s)
     return settled && s->satisfied && datsync_feed_missing(s->feed) == 0;
 }
 
+/* Is it a drive's that is laying files out? */
+static int feed_has_targets(const datsync *ds, const datsync_feed *feed)
+{
+    const shared_drive *s;
+    for (s = ds->drives; s; s = s->next)
+        if ((s->drive->metadata == feed || s->drive->content == feed) && s->drive->target_count)
+            return 1;
+    return 0;
+}
+
 static void feeds_step(datsync *ds)
 {
     size_t i;
@@ -9911,6 +9948,8 @@ static void feeds_step(datsync *ds)
         if (s->failed)
             continue;
         r = datsync_feed_tick(s->feed, ds->now);
+        if (r == DATSYNC_E_NO_SPACE && feed_has_targets(ds, s->feed))
+            r = 0; /* the drive makes room */
         if (r >= 0 && s->feed->length > s->told_length) {
             s->told_length = s->feed->length;
             ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);

@@ -297,7 +297,15 @@ int64_t datsync_rle_encode(const uint8_t *bits, size_t len, uint8_t *out, size_t
 
 /* BLAKE2b-256 of `hypercore` (lower case), keyed with the public key: what may be told to strangers. */
 void datsync_discovery_key(uint8_t out[32], const uint8_t key[32]);
-/* 64 hexadecimal digits, with or without `dat://` before and one `/` behind. Returns 0 or DATSYNC_E_KEY. */
+/* A link as people have it: KEY, 64 hexadecimal digits, with or without `dat://` or `dat:` before (in any case) or `https://HOST/`, as
+ * the old web pages had it (`http` too); behind it maybe `+VERSION`, and `/PATH`, whose escapes (%20) are decoded; blanks around.
+ * A query and a fragment are passed over. *version: 1 to DATSYNC_MAX_BLOCKS, 0 if it names none. path[0..cap): one slash before each
+ * name and none behind, `""` if it names none (a lone `/` is none). Where version or path is NULL, a link that has one is
+ * DATSYNC_E_INVALID. DATSYNC_E_KEY: there is no key in it; DATSYNC_E_UNSUPPORTED: what stands in the key's place is a name, which
+ * would have to be looked up; DATSYNC_E_INVALID: no such version can be; DATSYNC_E_PATH: an escape that is none, no UTF-8, `..`;
+ * DATSYNC_E_TOO_BIG: cap is too small (strlen(link) + 1 is enough). What it writes to is undefined then. */
+int datsync_link_parse(const char *link, uint8_t key[32], uint64_t *version, char *path, size_t cap);
+/* The same where only the key is wanted. Returns 0 or DATSYNC_E_KEY, also for a link to a version or a path. */
 int datsync_parse_link(uint8_t key[32], const char *link);
 
 /* Hashes of the tree (DEP-0002): BLAKE2b-256 of 0 | size | data, of 1 | size | left | right. */

@@ -884,6 +884,26 @@ static int cmd_link(int n, char **w)
     return r;
 }
 
+/* key, version, path */
+static int cmd_link_parts(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    char *link_text = temp(b.len + 1), *path = temp(b.len + 1);
+    uint64_t version;
+    uint8_t key[32];
+    int r;
+    (void)n;
+    memcpy(link_text, b.data, b.len);
+    link_text[b.len] = 0;
+    r = datsync_link_parse(link_text, key, &version, path, b.len + 1);
+    if (r == 0) {
+        say_bytes(key, 32);
+        say_number(version);
+        say_bytes((const uint8_t *)path, strlen(path));
+    }
+    return r;
+}
+
 static int cmd_leaf(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
@@ -3594,6 +3614,7 @@ static const struct command {
     {"cipher", 5, cmd_cipher},
     {"discovery", 1, cmd_discovery},
     {"link", 1, cmd_link},
+    {"link-parts", 1, cmd_link_parts},
     {"leaf", 1, cmd_leaf},
     {"parent", 2, cmd_parent},
     {"root", 1, cmd_root},

@@ -1225,7 +1225,9 @@ static int open_drive_plugs(const cli *c, const opening *how, datsync_drive_opti
         return DATSYNC_E_NOMEM;
     }
     snprintf(inside, size, "%s/.dat", how->dir);
-    int error = datsync_os_tree(&options->tree, how->dir, how->flags);
+    /* share never makes a folder: a name that isn't there is a mistake */
+    unsigned flags = c->command->bit == SHARE ? how->flags & ~(unsigned)DATSYNC_CREATE : how->flags;
+    int error = datsync_os_tree(&options->tree, how->dir, flags);
     if (error == 0) {
         error = datsync_os_store(&options->metadata, inside, "metadata.", how->flags);
     }
@@ -1276,6 +1278,31 @@ static int check_folder(cli *c, const opening *how)
     return DONE;
 }
 
+/* The keys don't fit: if it is the file with the secret key that is wrong, it is named. */
+static int fail_secret_file(cli *c, const char *dir, int error)
+{
+    datsync_secrets secrets;
+    uint8_t key[32], discovery[32], secret[64];
+    char name[65];
+
+    memset(&secrets, 0, sizeof secrets);
+    if (!folder_key(dir, ".dat/metadata.key", key) || datsync_os_secrets(&secrets, c->secret_dir) < 0) {
+        return fail_drive(c, dir, error);
+    }
+    datsync_discovery_key(discovery, key);
+    int loaded = secrets.load(secrets.ctx, discovery, secret);
+    secrets.close(secrets.ctx);
+    int fits = loaded == 0 && same_key(secret + 32, key);
+    memset(secret, 0, sizeof secret);
+    if (fits || (loaded < 0 && loaded != DATSYNC_E_KEY)) {
+        return fail_drive(c, dir, error);
+    }
+    hex(name, discovery);
+    return fail(c, FAILED, "%s/%.2s/%s: %s", c->secret_dir != NULL ? c->secret_dir : "~/.dat/secret_keys", name,
+                name + 2,
+                loaded < 0 ? "a secret key has 64 bytes" : "this is not the secret key of the drive that is here");
+}
+
 /* Opens the drive in a folder: an exit code. */
 static int open_drive(cli *c, const opening *how, datsync_drive **drive)
 {
@@ -1301,6 +1328,9 @@ static int open_drive(cli *c, const opening *how, datsync_drive **drive)
     if (number != 0) {
         return fail_file(c, how->dir, number);
     }
+    if (error == DATSYNC_E_KEY && how->secret_key == NULL) {
+        return fail_secret_file(c, how->dir, error);
+    }
     if (error == DATSYNC_E_ACCESS && how->flags == 0 && (c->command->bit & (SHARE | VERIFY))) {
         opening again = *how; /* it can still be read: what can't be written can't be changed by others either */
         again.flags = DATSYNC_READ_ONLY;
@@ -1318,6 +1348,12 @@ static int close_drive(cli *c, const char *dir, datsync_drive *drive, int code)
         return fail_drive(c, dir, error);
     }
     return error != 0 && code == DONE ? FAILED : code;
+}
+
+/* The secret key may be here while the drive is open for reading only. */
+static int is_owner(const datsync_drive *drive)
+{
+    return datsync_drive_writable(drive) || datsync_feed_secret_key(datsync_drive_metadata(drive)) != NULL;
 }
 
 /* The drive in the first word's folder, for a command that only looks at it. */
@@ -2075,6 +2111,7 @@ typedef struct transfer {
     uint64_t entries, refused;               /* laid out in this run; not laid out of the last version */
     uint64_t unmatched, checked_version;     /* patterns of the selection that match nothing; in which version */
     int checked;
+    int no_key;          /* the owner's folder, without the secret key */
     uint64_t peers_seen; /* connections that spoke this feed's key */
     uint64_t began;
     uint64_t fresh_at, fresh_count;                  /* when the last verified byte was seen */
@@ -2315,6 +2352,9 @@ static void tell_link(transfer *t)
             json_number("version", datsync_drive_version(t->drive));
             json_number("laid_out", datsync_drive_laid_out(t->drive));
             json_bool("writable", datsync_drive_writable(t->drive));
+            if (t->no_key) {
+                json_bool("key_missing", 1);
+            }
         } else {
             json_number("length", datsync_feed_length(t->feed));
             json_number("held", datsync_feed_count(t->feed, 0, datsync_feed_length(t->feed)));
@@ -3069,6 +3109,43 @@ static int share_as_owner(cli *c, transfer *t, int watch)
     return code;
 }
 
+/* An owner's folder (it has the mark) whose secret key is elsewhere: what changes in it is imported by nobody. */
+static int lacks_key(const datsync_drive *drive, const char *dir)
+{
+    datsync_tree tree;
+    datsync_file_info info;
+
+    memset(&info, 0, sizeof info);
+    memset(&tree, 0, sizeof tree);
+    if (!is_owner(drive) && datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) == 0) {
+        int error = tree.stat(tree.ctx, ".dat/metadata.ogd", &info);
+        info.size = error < 0 ? 0 : info.size;
+        close_tree(&tree);
+    }
+    return info.size > 0;
+}
+
+static int tell_no_key(transfer *t)
+{
+    t->no_key = lacks_key(t->drive, t->dir);
+    if (t->no_key) {
+        complain(t->c, t->dir,
+                 "its secret key is not here: it is served as it is, and nothing is imported (see keys import)");
+    }
+    return t->no_key;
+}
+
+/* What is shared must be there. */
+static int need_folder(cli *c, const char *dir)
+{
+    datsync_tree tree;
+
+    memset(&tree, 0, sizeof tree);
+    int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
+    close_tree(&tree);
+    return error == DATSYNC_E_NO_ENTRY ? fail(c, USAGE, "%s: there is no such folder", dir) : DONE;
+}
+
 static int run_share(cli *c)
 {
     const char *dir = folder_word(c, 0);
@@ -3078,6 +3155,9 @@ static int run_share(cli *c)
     opening how = {dir, NULL, NULL, 0, 0};
 
     int code = need_peer_to_share(c);
+    if (code == DONE) {
+        code = need_folder(c, dir);
+    }
     if (code != DONE) {
         return code;
     }
@@ -3090,6 +3170,7 @@ static int run_share(cli *c)
     if (datsync_drive_writable(drive)) {
         code = share_as_owner(c, &t, c->watch);
     } else {
+        tell_no_key(&t);
         code = run_transfer(&t, DATSYNC_UPLOAD);
     }
     return close_drive(c, dir, drive, code);
@@ -3236,6 +3317,9 @@ static int run_sync(cli *c)
     if (code == DONE) {
         code = need_peer_to_share(c);
     }
+    if (code == DONE) {
+        code = need_folder(c, how.dir);
+    }
     if (code != DONE) {
         return code;
     }
@@ -3245,11 +3329,14 @@ static int run_sync(cli *c)
     if (code != DONE) {
         return code;
     }
-    if (!datsync_drive_writable(drive)) {
+    transfer_of_drive(&t, c, how.dir, drive);
+    if (datsync_drive_writable(drive)) {
+        code = share_as_owner(c, &t, 1);
+    } else if (tell_no_key(&t)) {
+        code = run_transfer(&t, DATSYNC_UPLOAD);
+    } else {
         return download(c, how.dir, drive, 1);
     }
-    transfer_of_drive(&t, c, how.dir, drive);
-    code = share_as_owner(c, &t, 1);
     return close_drive(c, how.dir, drive, code);
 }
 
@@ -3356,12 +3443,6 @@ static void say_bool(const cli *c, const char *name, int value)
     }
 }
 
-/* The secret key may be here while the drive is open for reading only. */
-static int is_owner(const datsync_drive *drive)
-{
-    return datsync_drive_writable(drive) || datsync_feed_secret_key(datsync_drive_metadata(drive)) != NULL;
-}
-
 static void say_about(const cli *c, const datsync_tree *tree)
 {
     growing text;
@@ -3431,6 +3512,9 @@ static void say_drive(const cli *c, datsync_drive *drive, const datsync_drive_st
     say_bool(c, "archive", datsync_drive_archive(drive));
 }
 
+/* Where old versions of the deployed implementation kept the secret key; later ones don't read it there. */
+#define LOOSE_KEY ".dat/metadata.secret_key"
+
 static void say_selection(const cli *c)
 {
     if (c->json) {
@@ -3439,6 +3523,34 @@ static void say_selection(const cli *c)
     for (size_t i = 0; i < c->select_count && !c->json; i++) {
         say_text(c, "selection", c->selects[i]);
     }
+}
+
+/* A secret key that isn't where it is looked for, though this is the owner's folder, or one lies in it. */
+static void say_key(const cli *c, const datsync_drive *drive, const char *dir, const datsync_tree *tree)
+{
+    const uint8_t *key = datsync_feed_key(datsync_drive_metadata(drive));
+    growing text;
+
+    if (is_owner(drive)) {
+        return;
+    }
+    if (lacks_key(drive, dir)) {
+        say_bool(c, c->json ? "key_missing" : "key missing", 1);
+    }
+    if (read_whole(tree, LOOSE_KEY, &text) < 0) {
+        return;
+    }
+    int fits = text.len == 64 && same_key((const uint8_t *)text.text + 32, key);
+    if (text.len > 0 && c->json) {
+        json_bool("loose_key", fits);
+    } else if (text.len > 0) {
+        printf("loose key: " LOOSE_KEY ", where it isn't looked for%s\n",
+               fits ? "; datsync keys import < " LOOSE_KEY : "; it is not this drive's");
+    }
+    if (text.text != NULL) {
+        memset(text.text, 0, text.len);
+    }
+    free(text.text);
 }
 
 static int run_status(cli *c)
@@ -3475,6 +3587,7 @@ static int run_status(cli *c)
         say_about(c, &im.tree);
         say_drive(c, drive, &state);
         say_selection(c);
+        say_key(c, drive, dir, &im.tree);
         if (is_owner(drive)) {
             say_number(c, "added", im.counts[DATSYNC_ADDED]);
             say_number(c, "updated", im.counts[DATSYNC_UPDATED]);
@@ -3532,50 +3645,167 @@ static int tell_keys(cli *c, const char *dir, datsync_drive *drive, int exportin
     return DONE;
 }
 
-/* 128 hexadecimal digits, with white space around them. */
-static int read_secret_hex(cli *c, uint8_t secret[64])
+/* What was read where a secret key should be: 128 hexadecimal digits, however they are broken into lines, or 64 bytes. */
+static int secret_of_text(const char *text, size_t len, uint8_t secret[64])
 {
-    char text[256] = {0};
-    char *at = text;
+    char digits[129];
+    size_t count = 0;
 
-    size_t got = fread(text, 1, sizeof text - 1, stdin);
-    at += strspn(at, " \t\r\n");
-    int good = got < sizeof text - 1 && strspn(at, "0123456789abcdefABCDEF") == 128 &&
-               at[128 + strspn(at + 128, " \t\r\n")] == 0;
-    for (int i = 0; i < 64 && good; i++) {
-        char digits[3] = {at[2 * i], at[2 * i + 1], 0};
-        secret[i] = (uint8_t)strtoul(digits, NULL, 16);
+    for (size_t i = 0; i < len && count <= 128; i++) {
+        if (strchr(" \t\r\n", text[i]) == NULL || text[i] == 0) {
+            digits[count < 128 ? count : 128] = text[i];
+            count++;
+        }
+    }
+    digits[count <= 128 ? count : 128] = 0;
+    int hex_digits = count == 128 && strspn(digits, "0123456789abcdefABCDEF") == 128;
+    for (int i = 0; i < 64 && hex_digits; i++) {
+        char two[3] = {digits[2 * i], digits[2 * i + 1], 0};
+        secret[i] = (uint8_t)strtoul(two, NULL, 16);
+    }
+    int raw = len == 64 && strspn(text, "0123456789abcdefABCDEF") < 64; /* so many digits are a public key */
+    if (raw) {
+        memcpy(secret, text, 64);
+    }
+    memset(digits, 0, sizeof digits);
+    return hex_digits || raw;
+}
+
+/* Do the two halves of a secret key belong together? */
+static int is_secret_key(const uint8_t secret[64])
+{
+    datsync_feed_options options;
+    datsync_feed *feed;
+
+    memset(&options, 0, sizeof options);
+    options.secret_key = secret;
+    options.key = secret + 32;
+    options.flags = DATSYNC_CREATE;
+    return datsync_feed_open(&feed, &options) == 0 && datsync_feed_close(feed) == 0;
+}
+
+/* It is not what it should be: what is it? */
+static int fail_secret(cli *c, const char *dir, const char *text, size_t len, const uint8_t drive[32])
+{
+    static const char wanted[] = "a secret key has 128 hexadecimal digits, or 64 bytes";
+    char path[DATSYNC_MAX_PATH + 1];
+    uint64_t version;
+    uint8_t key[32];
+
+    size_t digits = strspn(text, "0123456789abcdefABCDEF \t\r\n");
+    if (len == 0) {
+        return fail(c, FAILED, "standard input is empty; %s", wanted);
+    }
+    if (datsync_link_parse(text, key, &version, path, sizeof path) == 0) {
+        return fail(c, FAILED, "standard input: this is a link, the public key%s; %s",
+                    same_key(key, drive) ? " of the drive that is here" : "", wanted);
+    }
+    if (len == 32 && memcmp(text, drive, 32) == 0) {
+        return fail(c, FAILED, "standard input: this is the public key of the drive in %s; %s", dir, wanted);
+    }
+    return fail(c, FAILED, "standard input: this is no secret key (%llu %s); %s", (unsigned long long)len,
+                digits == len ? "digits and blanks" : "bytes", wanted);
+}
+
+/* The secret key on standard input, which must be that of the drive that is here. */
+static int read_secret(cli *c, const char *dir, const uint8_t drive[32], uint8_t secret[64])
+{
+    char text[4096] = {0}, other[65];
+    int code = DONE;
+
+    size_t len = fread(text, 1, sizeof text - 1, stdin);
+    if (len == sizeof text - 1) {
+        code = fail(c, FAILED, "standard input: this is no secret key: it is too long");
+    } else if (!secret_of_text(text, len, secret)) {
+        code = fail_secret(c, dir, text, len, drive);
+    } else if (!is_secret_key(secret)) {
+        code = fail(c, FAILED, "standard input: this is no secret key: its halves do not belong together");
+    } else if (!same_key(secret + 32, drive)) {
+        hex(other, secret + 32);
+        code = fail(c, FAILED, "%s: this is not the secret key of the drive that is here, but of dat://%s", dir, other);
     }
     memset(text, 0, sizeof text);
-    return good ? DONE : fail(c, FAILED, "standard input: a secret key has 128 hexadecimal digits");
+    return code;
 }
 
-static int entry_is_missing(void *ctx, const datsync_entry *entry)
+/* What an owner's next share would take for deleted or changed. */
+typedef struct lacking {
+    cli *c;
+    uint64_t count;
+} lacking;
+
+static void tell_lacking(lacking *l, const char *path, int error)
 {
-    const datsync_feed *content = ctx;
-    uint64_t end = entry->stat.offset + entry->stat.blocks;
-
-    return datsync_feed_count(content, entry->stat.offset, end) < entry->stat.blocks;
+    l->count++;
+    complain(l->c, path,
+             error == DATSYNC_E_NO_ENTRY  ? "is missing"
+             : error == DATSYNC_E_CHANGED ? "is another file"
+                                          : datsync_strerror(error));
+    if (l->c->json) {
+        json_begin("bad");
+        json_string("path", path);
+        json_reason(error);
+        json_end();
+    }
 }
 
-/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. */
-static int check_whole(cli *c, const char *dir)
+static void on_lacking(void *ctx, const datsync_entry *entry, int error)
+{
+    if (error != DATSYNC_E_NO_ENTRY) { /* what is missing is found as the import finds it */
+        tell_lacking(ctx, entry->path, error);
+    }
+}
+
+static int on_removal(void *ctx, const datsync_import_event *event)
+{
+    if (event->change == DATSYNC_REMOVED) {
+        tell_lacking(ctx, event->path, DATSYNC_E_NO_ENTRY);
+    }
+    return 0;
+}
+
+/* Every file of the newest version must be here, and be the recorded one, whatever its time: what the folder says of itself does
+ * not count, for it may have come from another machine. */
+static int check_files(cli *c, const char *dir, datsync_drive *drive)
+{
+    const datsync_feed *feed = datsync_drive_metadata(drive);
+    lacking l = {c, 0};
+    datsync_drive_check check = {&l, on_lacking, 1};
+    datsync_import_options options;
+
+    if (datsync_drive_content(drive) == NULL ||
+        datsync_feed_count(feed, 0, datsync_feed_length(feed)) < datsync_feed_length(feed)) {
+        return fail(c, FAILED, "%s: is no complete clone, not all of its metadata is here: pull first", dir);
+    }
+    memset(&options, 0, sizeof options);
+    options.ctx = &l;
+    options.on_event = on_removal;
+    options.dry_run = 1;
+    int64_t done = datsync_drive_verify(drive, &check);
+    done = done < 0 ? done : datsync_drive_import(drive, &options);
+    if (done < 0) {
+        return fail_drive(c, dir, (int)done);
+    }
+    return l.count == 0
+               ? DONE
+               : fail(c, FAILED,
+                      "%s: is no complete clone (%llu %s, named above), and to share it would remove from the drive "
+                      "what is missing: pull first, or use --force",
+                      dir, (unsigned long long)l.count, l.count == 1 ? "entry" : "entries");
+}
+
+/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. So it is looked at as the
+ * owner would, and nothing is written yet. */
+static int check_whole(cli *c, const char *dir, const uint8_t secret[64])
 {
     datsync_drive *drive = NULL;
+    opening how = {dir, NULL, secret, DATSYNC_READ_ONLY, 0};
 
-    int code = look_into(c, dir, &drive);
+    int code = open_drive(c, &how, &drive);
     if (code != DONE) {
         return code;
     }
-    uint64_t version = datsync_drive_version(drive);
-    datsync_feed *content = datsync_drive_content(drive);
-    if (datsync_drive_laid_out(drive) != version ||
-        (content != NULL && datsync_drive_list(drive, version, "/", 1, entry_is_missing, content, NULL) != 0)) {
-        code = fail(c, FAILED,
-                    "%s: is no complete clone, and to share it would remove from the drive what is missing: pull "
-                    "first, or use --force",
-                    dir);
-    }
+    code = check_files(c, dir, drive);
     return close_drive(c, dir, drive, code);
 }
 
@@ -3588,12 +3818,9 @@ static int import_key(cli *c, const char *dir)
     if (!folder_key(dir, ".dat/metadata.key", key)) {
         return fail_drive(c, dir, DATSYNC_E_NOT_FOUND);
     }
-    int code = c->force ? DONE : check_whole(c, dir);
-    if (code == DONE) {
-        code = read_secret_hex(c, secret);
-    }
-    if (code == DONE && !same_key(key, secret + 32)) {
-        code = fail(c, FAILED, "%s: this is not the secret key of the drive that is here", dir);
+    int code = read_secret(c, dir, key, secret);
+    if (code == DONE && !c->force) {
+        code = check_whole(c, dir, secret);
     }
     if (code == DONE) {
         code = open_drive(c, &how, &drive);

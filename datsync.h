@@ -499,7 +499,8 @@ typedef struct datsync_tree {
 /* Where an owner's secret keys are; never in the folder that is shared. */
 typedef struct datsync_secrets {
     void *ctx;
-    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]); /* DATSYNC_E_NOT_FOUND: it has none */
+    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]); /* DATSYNC_E_NOT_FOUND: it has none;
+                                                                                        DATSYNC_E_KEY: what it has is no key */
     int (*save)(void *ctx, const uint8_t discovery_key[32], const uint8_t secret_key[64]); /* synced, mode 0600 */
     void (*close)(void *ctx); /* may be NULL */
 } datsync_secrets;
@@ -896,7 +897,7 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
 /* The files beneath a folder. DATSYNC_CREATE makes the folder (not those above it). */
 int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags);
 /* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir NULL:
- * `.dat/secret_keys` in the home folder. Folders are made when a key is saved. */
+ * `.dat/secret_keys` in the home folder. An empty file counts as none. Folders are made when a key is saved. */
 int datsync_os_secrets(datsync_secrets *out, const char *dir);
 /* Monotonic milliseconds; fits datsync_env.clock. */
 uint64_t datsync_os_clock(void *ctx);

@@ -300,3 +300,204 @@ def test_a_selection_that_is_a_link(owner, reader, origin, tmp_path):
         reader.pull(server, tmp_path / "b", "--select", "a.txt")
         server.stop()
     assert (tmp_path / "elsewhere").read_bytes() == b"mine\n" and kept(tmp_path / "b") == "a.txt\n"
+
+
+# ---- a typo makes no drive --------------------------------------------------------------------------
+
+@pytest.mark.parametrize("command", ["share", "sync"])
+def test_a_typo_makes_no_drive(command, owner, tmp_path):
+    write(tmp_path / "photos", {"a": b"1"})
+    for name in ("phtos", os.path.join("photos", "sub"), os.path.join("no", "where"), "phtos/", ""):
+        result = owner(command, "--no-listen", "--peer", CLOSED, name, code=USAGE, cwd=str(tmp_path))
+        assert one_line(result) and not result.raw
+    assert sorted(os.listdir(str(tmp_path))) == ["owner", "photos"] and os.listdir(str(tmp_path / "photos")) == ["a"]
+    assert not os.path.exists(owner.secrets)
+    if command == "sync":
+        assert one_line(owner("sync", "--no-listen", "--peer", CLOSED, tmp_path / "photos", code=FAILED))
+        assert os.listdir(str(tmp_path / "photos")) == ["a"]
+    else:  # in a folder that is there it makes the drive
+        with owner.share(tmp_path / "photos") as server:
+            server.stop()
+        assert names(owner, tmp_path / "photos") == ["a", "dat.json"]
+
+
+def test_create_makes_the_folder(owner, tmp_path):
+    owner("create", tmp_path / "new")
+    assert names(owner, tmp_path / "new") == ["dat.json"]
+
+
+# ---- secret keys ------------------------------------------------------------------------------------
+
+def secret_of(home, folder):
+    return home("keys", "export", folder).out.strip()
+
+
+@pytest.mark.parametrize("options", [["share"], ["share", "--watch"], ["share", "--json"], ["sync"]])
+def test_a_missing_secret_key_is_told(options, owner, reader, origin, tmp_path):
+    shutil.move(owner.secrets, str(tmp_path / "away"))
+    assert "key missing: yes" in owner("status", origin).lines
+    assert owner("status", "--json", origin).events[0]["key_missing"] is True
+    write(origin, {"new": b"1"})
+    with owner.start(*options, "--listen", "127.0.0.1:0", origin) as server:
+        if "--json" in options:
+            assert server.event("drive")["key_missing"] is True
+            server.key, server.peer = key_of(origin), server.event("listening")["address"]
+        else:
+            server.key = server.line(r"^dat://([0-9a-f]{64})$").group(1)
+            server.peer = server.line(r"^listening on (127\.0\.0\.1:\d+)$").group(1)
+        reader.clone(server, tmp_path / "b")
+        server.stop()
+    assert read(tmp_path / "b") == FILES
+    assert len([line for line in server.err if "its secret key is not here" in line]) == 1
+    # Of a clone, where there never was one, nothing is said.
+    assert "key missing" not in reader("status", tmp_path / "b").out
+    with reader.share(tmp_path / "b", "--json") as server:
+        server.stop()
+    assert "secret" not in "".join(server.err) and "key_missing" not in "".join(server.out)
+    shutil.move(str(tmp_path / "away"), owner.secrets)
+    with owner.share(origin) as server:
+        server.stop()
+    assert "secret" not in "".join(server.err) and "new" in names(owner, origin)
+
+
+def bring(origin, to, times):
+    """Copy a folder as people do: with times, with none, with odd ones."""
+    shutil.copytree(str(origin), str(to), copy_function=shutil.copy2 if times else shutil.copy)
+    if times is None:
+        for at, _, found in os.walk(str(to)):
+            for name in found:
+                os.utime(os.path.join(at, name), (1e9, 1e9))
+    return to
+
+
+@pytest.mark.parametrize("times, latest", [(True, None), (False, None), (None, None), (False, b"\0" * 7 + b"\2"), (True, b"\0" * 8),
+                                           (False, b"x")])
+def test_moving_house(times, latest, owner, reader, origin, tmp_path):
+    secret, there = secret_of(owner, origin), bring(origin, tmp_path / "there", times)
+    if latest is not None:
+        (there / ".dat" / "metadata.latest").write_bytes(latest)
+    other = Home(tmp_path / "other")
+    write(there, {"mine": b"a file of the new place's own"})
+    assert other("keys", "import", "--quiet", there, stdin=secret.encode()).err == ""
+    assert secret_of(other, there) == secret
+    with other.share(there, "--json") as server:
+        told = [line for line in server.out if '"import"' in line]
+        assert len(told) == 1 and '"/mine"' in told[0]
+        reader.clone(server, tmp_path / "b")
+        server.stop()
+    assert read(tmp_path / "b") == dict(FILES, mine=b"a file of the new place's own")
+
+
+@pytest.mark.parametrize("harm, named", [
+    (lambda folder: os.remove(str(folder / "a.txt")), "a.txt: is missing"),
+    (lambda folder: os.remove(str(folder / "empty")), "empty: is missing"),
+    (lambda folder: shutil.rmtree(str(folder / "sub")), "sub/big.bin: is missing"),
+    (lambda folder: (folder / "a.txt").write_bytes(b"hellO\n"), "a.txt: is another file"),
+    (lambda folder: (folder / "a.txt").write_bytes(b"sho"), "a.txt: is another file"),
+    (lambda folder: (folder / "a.txt").write_bytes(b"longer than it was"), "a.txt: is another file")])
+def test_moving_house_with_something_lost(harm, named, owner, origin, tmp_path):
+    secret, there = secret_of(owner, origin), bring(origin, tmp_path / "there", True)
+    before = {p: os.stat(str(there / p)) for p in FILES}
+    harm(there)
+    for path, status in before.items():
+        if (there / path).exists():  # its time tells nothing
+            os.utime(str(there / path), ns=(status.st_atime_ns, status.st_mtime_ns))
+    other = Home(tmp_path / "other")
+    result = other("keys", "import", "--quiet", there, stdin=secret.encode(), code=FAILED)
+    lines = result.err.splitlines()
+    assert any(line.endswith("/" + named) for line in lines[:-1]) and "no complete clone" in lines[-1]
+    assert len(lines) == (3 if "sub" in named else 2)
+    assert not os.path.exists(other.secrets)
+    told = other("keys", "import", "--json", there, stdin=secret.encode(), code=FAILED).events
+    assert told[0]["event"] == "bad" and "/" + named.split(":")[0] in [e.get("path") for e in told]
+    other("keys", "import", "--force", there, stdin=secret.encode())
+
+
+@pytest.mark.posix
+def test_moving_house_without_modes(owner, origin, tmp_path):
+    """A zip or a stick keeps no modes: the bytes are what counts."""
+    secret, there = secret_of(owner, origin), bring(origin, tmp_path / "there", False)
+    os.chmod(str(there / "a.txt"), 0o755)
+    Home(tmp_path / "other")("keys", "import", there, stdin=secret.encode())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_no_secret_key_is_named(whole, owner, reader, origin, tmp_path):
+    key, secret, folder = key_of(origin), bytes.fromhex(secret_of(owner, origin)), tmp_path / "copy"
+    owner("create", tmp_path / "another")
+    other = secret_of(owner, tmp_path / "another")
+    with owner.share(origin) as server:
+        reader.clone(server, folder, *([] if whole else ["--select", "a.txt"]))
+        server.stop()
+    cases = {b"": "empty", b"\n": "no secret key", b"garbage": "no secret key", b"00": "no secret key", b"\0" * 64: "halves",
+             key.encode(): "public key of the drive that is here", b"dat://%s\n" % key.encode(): "public key of the drive",
+             ("dat://" + "ab" * 32).encode(): "public key;", bytes.fromhex(key): "public key", secret[:32]: "no secret key",
+             secret.hex()[:127].encode(): "127 digits", (secret.hex() + "0").encode(): "129 digits", b"x" * 128: "no secret key",
+             b"x" * 100000: "too long", secret[:63]: "63 bytes", secret + b"\n": "65 bytes", (secret[32:] + secret[:32]): "halves",
+             (b"\1" * 32 + secret[32:]): "halves", ("0" * 128).encode(): "halves", other.encode(): "dat://" + other[64:],
+             bytes.fromhex(other): "dat://" + other[64:]}
+    for text, expected in cases.items():
+        result = reader("keys", "import", folder, stdin=text, code=FAILED)
+        assert expected in one_line(result) and not result.raw, text
+    assert "writable: no" in reader("status", folder).lines
+    assert not os.path.exists(reader.secrets)
+
+
+def test_spellings_of_a_secret_key(owner, origin, tmp_path):
+    secret = secret_of(owner, origin)
+    for i, text in enumerate([bytes.fromhex(secret), secret.upper().encode(), b" \t" + secret.encode() + b"\r\n\r\n",
+                              "\n".join(secret[j:j + 60] for j in range(0, 128, 60)).encode()]):
+        there, other = bring(origin, tmp_path / str(i), False), Home(tmp_path / ("home%d" % i))
+        other("keys", "import", there, stdin=text)
+        assert secret_of(other, there) == secret
+
+
+def test_a_secret_key_in_the_folder(owner, reader, origin, tmp_path):
+    """As old versions left it there."""
+    secret, there, home = bytes.fromhex(secret_of(owner, origin)), bring(origin, tmp_path / "there", False), Home(tmp_path / "home")
+    loose = there / ".dat" / "metadata.secret_key"
+    assert "loose" not in home("status", there).out
+    loose.write_bytes(b"")  # or left empty
+    assert "loose" not in home("status", there).out
+    for wrong in (b"x", secret[:63], secret[32:] + secret[:32]):
+        loose.write_bytes(wrong)
+        assert [line for line in home("status", there).lines if line.startswith("loose key: ") and "not this drive's" in line]
+        assert home("status", "--json", there).events[0]["loose_key"] is False
+    loose.write_bytes(secret)
+    [line] = [line for line in home("status", there).lines if line.startswith("loose key: ")]
+    assert "writable: no" in home("status", there).lines  # it is not read there
+    assert home("status", "--json", there).events[0]["loose_key"] is True
+    assert "datsync keys import < .dat/metadata.secret_key" in line
+    with open(str(loose), "rb") as file:
+        home("keys", "import", cwd=str(there), stdin=file.read())
+    assert "writable: yes" in home("status", there).lines and "loose" not in home("status", there).out
+
+
+def file_of_secret(home):
+    [path] = [os.path.join(at, name) for at, _, found in os.walk(home.secrets) for name in found]
+    return path
+
+
+def test_an_empty_secret_key_is_none(owner, reader, origin, tmp_path):
+    path = file_of_secret(owner)
+    secret = open(path, "rb").read()
+    open(path, "wb").close()
+    assert "writable: no" in owner("status", origin).lines and "key missing: yes" in owner("status", origin).lines
+    assert owner("verify", origin).out == "ok 5\n"
+    with owner.share(origin) as server:
+        reader.clone(server, tmp_path / "b")
+        server.stop()
+    assert "secret key of this drive is not here" in one_line(owner("keys", "export", origin, code=FAILED))
+    owner("keys", "import", origin, stdin=secret)  # takes its place
+    assert open(path, "rb").read() == secret and "writable: yes" in owner("status", origin).lines
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "share", "keys"])
+def test_a_secret_key_that_is_none_is_named_by_its_file(command, owner, origin):
+    path = file_of_secret(owner)
+    secret = open(path, "rb").read()
+    for wrong, why in ((b"x", "64 bytes"), (secret[:63], "64 bytes"), (secret + b"\n", "64 bytes"), (secret[:32] + b"x" * 32, "not the secret key")):
+        with open(path, "wb") as file:
+            file.write(wrong)
+        result = owner(command, *(["--no-listen", "--peer", CLOSED] if command == "share" else []), origin, code=FAILED)
+        assert why in one_line(result) and path.replace(os.sep, "/") in one_line(result).replace(os.sep, "/")

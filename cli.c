@@ -35,6 +35,11 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 #define CLI_TURN_MS 20u
 #define CLI_SCAN_MS 1000u
 #define CLI_SCAN_TIMES 20u
+/* While a folder is watched: milliseconds for which a file's size and time must have rested before it is imported; after how many
+ * it is imported though they don't rest; and how many files are waited for at once. */
+#define CLI_REST_MS 2000u
+#define CLI_RESTLESS_MS 60000u
+#define CLI_MAX_WAITING 65536u
 #define CLI_PORT "3282"
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
@@ -1869,15 +1874,22 @@ static size_t told_slot(const told *t, uint64_t hash)
     return at;
 }
 
-/* 1 the first time. */
-static int told_first(told *t, const char *text, int64_t number)
+/* FNV-1a; never 0. */
+static uint64_t hash_of(const char *text, int64_t number)
 {
-    uint64_t hash = 14695981039346656037u ^ (uint64_t)number; /* FNV-1a */
+    uint64_t hash = 14695981039346656037u ^ (uint64_t)number;
 
     for (; *text != 0; text++) {
         hash = (hash ^ (unsigned char)*text) * 1099511628211u;
     }
-    hash |= hash == 0;
+    return hash | (hash == 0);
+}
+
+/* 1 the first time. */
+static int told_first(told *t, const char *text, int64_t number)
+{
+    uint64_t hash = hash_of(text, number);
+
     if (2 * t->count >= t->cap) {
         told grown = {calloc(t->cap > 0 ? 2 * t->cap : 64, sizeof *t->slots), t->count, t->cap > 0 ? 2 * t->cap : 64};
         if (grown.slots == NULL) {
@@ -1898,6 +1910,14 @@ static int told_first(told *t, const char *text, int64_t number)
     return first;
 }
 
+/* A file that changed and is waited for. */
+typedef struct waiting {
+    uint64_t name; /* hash of its path */
+    uint64_t size, mtime;
+    uint64_t since, rests; /* when it was first seen to change, and when its size and time were last seen to */
+    uint64_t scan;         /* the last one that asked for it */
+} waiting;
+
 typedef struct importing {
     cli *c;
     const char *dir;
@@ -1908,6 +1928,9 @@ typedef struct importing {
     int network;       /* its error, which ended the import */
     ignoring rules;
     told told;
+    waiting *waits; /* those that wait, by the hash of their path */
+    size_t wait_count, wait_cap;
+    uint64_t scan;
     uint64_t counts[DATSYNC_REFUSED + 1]; /* of this import, by enum datsync_change */
     uint64_t files, bytes, ended_bytes;   /* that are done of it */
     uint64_t began, turned_at, shown_at, shown_bytes;
@@ -1919,6 +1942,7 @@ static void importing_end(importing *im)
 {
     ignoring_free(&im->rules);
     free(im->told.slots);
+    free(im->waits);
     close_tree(&im->tree);
 }
 
@@ -1949,6 +1973,87 @@ static int on_ignore(void *ctx, const char *path, int is_folder)
     const importing *im = ctx;
 
     return is_ignored(&im->rules, path, is_folder);
+}
+
+static waiting *waits_slot(waiting *table, size_t cap, uint64_t name)
+{
+    size_t at = (size_t)name & (cap - 1);
+
+    while (table[at].name != 0 && table[at].name != name) {
+        at = (at + 1) & (cap - 1);
+    }
+    return &table[at];
+}
+
+/* A table of this size, with those that the scan from this one on has asked for: 0 if there is no memory. */
+static int waits_move(importing *im, size_t cap, uint64_t scan)
+{
+    waiting *table = calloc(cap, sizeof *table);
+    size_t count = 0;
+
+    if (table == NULL) {
+        return 0;
+    }
+    for (size_t i = 0; i < im->wait_cap; i++) {
+        if (im->waits[i].name != 0 && im->waits[i].scan >= scan) {
+            *waits_slot(table, cap, im->waits[i].name) = im->waits[i];
+            count++;
+        }
+    }
+    free(im->waits);
+    im->waits = table;
+    im->wait_cap = cap;
+    im->wait_count = count;
+    return 1;
+}
+
+/* The file that waits under this name, with scan 0 if it is new; NULL if no more can wait. */
+static waiting *waits_for(importing *im, uint64_t name)
+{
+    if (2 * im->wait_count >= im->wait_cap) {
+        size_t cap = im->wait_cap > 0 ? 2 * im->wait_cap : 64;
+        if (cap > 2 * CLI_MAX_WAITING || !waits_move(im, cap, 0)) {
+            return NULL;
+        }
+    }
+    waiting *w = waits_slot(im->waits, im->wait_cap, name);
+    im->wait_count += w->name == 0;
+    w->name = name;
+    return w;
+}
+
+/* A file that is still being written is not taken before it rests, or once a minute where it never does. */
+static int on_ready(void *ctx, const char *path, const datsync_file_info *info)
+{
+    importing *im = ctx;
+    uint64_t now = datsync_os_clock(NULL);
+    waiting *w = waits_for(im, hash_of(path, 0));
+
+    if (w == NULL) {
+        return 1;
+    }
+    if (w->scan == 0) {
+        w->since = now;
+    }
+    if (w->scan == 0 || w->size != info->size || w->mtime != info->mtime) {
+        w->rests = now;
+        w->size = info->size;
+        w->mtime = info->mtime;
+    }
+    w->scan = im->scan;
+    if (now - w->rests < CLI_REST_MS && now - w->since < CLI_RESTLESS_MS) {
+        return 0;
+    }
+    w->since = now;
+    return 1;
+}
+
+/* Those that this scan didn't ask for are gone, or as they were. */
+static void forget_waiting(importing *im)
+{
+    if (im->wait_count > 0) {
+        (void)waits_move(im, im->wait_cap, im->scan);
+    }
 }
 
 static void show_import(importing *im, uint64_t now)
@@ -2066,7 +2171,10 @@ static int import_folder(importing *im)
     options.ignore = on_ignore;
     options.on_event = on_import;
     options.dry_run = im->only_count;
+    options.ready = im->ds != NULL ? on_ready : NULL; /* what is there at the beginning is taken as it is */
+    im->scan++;
     int64_t changes = datsync_drive_import(im->drive, &options);
+    forget_waiting(im);
     error = im->network < 0 ? im->network : changes < 0 ? (int)changes : 0;
     if (error == 0 && !im->only_count) {
         error = datsync_drive_flush(im->drive);
@@ -3920,6 +4028,7 @@ static int run_verify(cli *c)
         return close_drive(c, dir, drive, code);
     }
     tell_missing(&v, datsync_drive_metadata(drive));
+    lay_out(c, drive); /* only what is selected is looked for */
     int64_t good = datsync_feed_audit(datsync_drive_metadata(drive), on_fault, &v);
     if (good >= 0 && datsync_drive_archive(drive) && datsync_drive_content(drive) != NULL) {
         v.prefix = "content.";

@@ -8251,19 +8251,28 @@ static int import_reclaim(importing *im, const datsync_stat *stat)
     return r < 0 ? r : 0;
 }
 
+static int import_ready(importing *im, const datsync_file_info *info)
+{
+    return !im->o->ready || im->o->ready(im->o->ctx, im->path, info);
+}
+
 static int import_file(importing *im, const datsync_file_info *info, const listed *old)
 {
     if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & 0777u) == (info->mode & 0777u) &&
         old->stat.size == info->size) {
         uint64_t end = old->stat.offset + old->stat.blocks;
-        int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end;
-        int r = looks_same(info, &old->stat) && whole ? 1 : file_matches(im->d, im->path + 1, &old->stat);
+        int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end, same = looks_same(info, &old->stat) && whole, r;
+        if (!same && !import_ready(im, info))
+            return 0;
+        r = same ? 1 : file_matches(im->d, im->path + 1, &old->stat);
         if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
             r = im->d->archive ? 0 : import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
         if (r < 0)
             return is_file_fault(r) ? import_refuse(im, r) : r;
         if (r > 0)
             return import_tell(im, DATSYNC_UNCHANGED, im->path, info->size, info->size, 0);
+    } else if (!import_ready(im, info)) {
+        return 0;
     }
     return import_put(im, info, old);
 }
@@ -8439,7 +8448,7 @@ static int import_folder(importing *im, const datsync_file_info *info, const lis
 
 int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
 {
-    static const datsync_import_options plain = {NULL, NULL, NULL, 0, 0};
+    static const datsync_import_options plain = {NULL, NULL, NULL, NULL, 0, 0};
     importing *im;
     int64_t changes;
     int r = 0, k;

@@ -608,6 +608,9 @@ typedef struct datsync_import_options {
     /* Also called between the blocks of a large file; it may call datsync_poll. Non-zero ends the import in order:
      * DATSYNC_E_AGAIN. */
     int (*on_event)(void *ctx, const datsync_import_event *event);
+    /* Is this file, which is new or not as it was recorded, to be taken now? 0: it stays as it is in the drive, until the next import;
+     * it may be in the making. NULL: all are. */
+    int (*ready)(void *ctx, const char *path, const datsync_file_info *info);
     int dry_run; /* only tell what would be done */
     int keep;    /* remove nothing */
 } datsync_import_options;

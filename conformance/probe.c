@@ -3270,8 +3270,13 @@ static int import_ignored(void *ctx, const char *path, int folder)
     return 0;
 }
 
+static int import_is_ready(void *ctx, const char *path, const datsync_file_info *info)
+{
+    return (info->mode & 0170000) == 0100000 && !import_ignored(ctx, path, 0);
+}
+
 /* drive.import D DRY KEEP STOP [IGNORE ...] -> CHANGE:SIZE:DONE:ERROR:PATH ..., and at the end the changes. STOP: after how many
- * events it is ended. IGNORE: paths */
+ * events it is ended. IGNORE: paths; with 2 added to KEEP they are not ready instead */
 static int cmd_drive_import(int n, char **w)
 {
     datsync_import_options o;
@@ -3283,9 +3288,10 @@ static int cmd_drive_import(int n, char **w)
     p.ignore = w + 4;
     o.ctx = &p;
     o.dry_run = (int)number(w[1]);
-    o.keep = (int)number(w[2]);
+    o.keep = (int)number(w[2]) & 1;
     o.on_event = import_noted;
-    o.ignore = import_ignored;
+    o.ignore = number(w[2]) & 2 ? NULL : import_ignored;
+    o.ready = number(w[2]) & 2 ? import_is_ready : NULL;
     r = datsync_drive_import(drive_of(w[0]), &o);
     if (r >= 0)
         say_signed(r);

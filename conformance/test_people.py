@@ -501,3 +501,70 @@ def test_a_secret_key_that_is_none_is_named_by_its_file(command, owner, origin):
             file.write(wrong)
         result = owner(command, *(["--no-listen", "--peer", CLOSED] if command == "share" else []), origin, code=FAILED)
         assert why in one_line(result) and path.replace(os.sep, "/") in one_line(result).replace(os.sep, "/")
+
+
+# ---- files that are still being written ---------------------------------------------------------------
+
+def append_slowly(path, times, pause=0.3):
+    """Write to a file again and again. Returns how many pauses were long enough to take it for done."""
+    rests, last = 0, time.monotonic()
+    for i in range(times):
+        with open(str(path), "ab") as file:
+            file.write(b"line %d\n" % i)
+        now = time.monotonic()
+        rests += now - last > 1.8
+        last = now
+        time.sleep(pause)
+    return rests + (time.monotonic() - last > 1.8)
+
+
+def versions_of(home, folder, path):
+    return [e for e in home("log", "--json", folder).events if e["path"] == path]
+
+
+@pytest.mark.parametrize("command", ["share", "sync"])
+def test_a_file_that_is_still_being_written(command, owner, reader, origin, tmp_path):
+    with owner.serve(command, origin, *(["--watch"] if command == "share" else []), "--json") as server:
+        write(origin, {"whole": b"put here in one go"})
+        rests = append_slowly(origin / "growing", 20)
+        (origin / "a.txt").write_bytes(b"another, and at rest")
+        size = os.path.getsize(str(origin / "growing"))
+        server.event("import", 60, lambda e: e["path"] == "/growing" and e["size"] == size)
+        server.event("imported", 60)
+        tools.eventually(lambda: any('"/a.txt"' in line for line in server.out), 60)
+        reader.clone(server, tmp_path / "b")
+        server.stop()
+    assert len(versions_of(owner, origin, "/growing")) <= 1 + rests
+    assert len(versions_of(owner, origin, "/whole")) == 1 and len(versions_of(owner, origin, "/a.txt")) == 2
+    assert read(tmp_path / "b") == read(origin)
+
+
+def test_what_is_there_at_the_beginning_is_taken(owner, reader, tmp_path):
+    """However young it is: a share that doesn't watch has no other occasion."""
+    write(tmp_path / "a", {"new": b"1"})
+    for options in ([], ["--watch"]):
+        with open(str(tmp_path / "a" / "new"), "ab") as file:
+            file.write(b"2")
+        with owner.share(tmp_path / "a", "--json", *options) as server:
+            assert any('"/new"' in line and '"import"' in line for line in server.out)
+            server.stop()
+
+
+def test_a_file_that_is_gone_before_it_rests(owner, origin):
+    with owner.share(origin, "--watch", "--json") as server:
+        append_slowly(origin / "brief", 3, 0.1)
+        os.remove(str(origin / "brief"))
+        write(origin, {"other": b"1"})
+        server.event("import", 60, lambda e: e["path"] == "/other")
+        os.remove(str(origin / "other"))  # what is gone is gone at once
+        server.event("import", 60, lambda e: e["path"] == "/other" and e["change"] == "removed")
+        server.stop()
+    assert len(versions_of(owner, origin, "/brief")) in (0, 2)
+
+
+@pytest.mark.skipif(not os.environ.get("DATSYNC_BIG"), reason="takes more than two minutes: DATSYNC_BIG=1 runs it")
+def test_a_file_that_never_rests_is_taken_once_a_minute(owner, origin):
+    with owner.share(origin, "--watch", "--json") as server:
+        rests = append_slowly(origin / "growing", 480)
+        server.stop()
+    assert 2 <= len(versions_of(owner, origin, "/growing")) <= 3 + rests

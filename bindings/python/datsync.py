@@ -102,7 +102,7 @@ _Entry = _struct("entry", "s", "path", "q", "version", "i", "deleted", _Stat, "s
 _DriveOptions = _struct("drive_options", "p", "env", _Store, "metadata content", _Tree, "tree", _Secrets, "secrets",
                         "s", "key secret_key", "u", "flags")
 _ImportEvent = _struct("import_event", "i", "change", "s", "path", "q", "size done", "i", "error")
-_ImportOptions = _struct("import_options", "p", "ctx ignore on_event", "i", "dry_run keep")
+_ImportOptions = _struct("import_options", "p", "ctx ignore on_event ready", "i", "dry_run keep")
 _Layout = _struct("layout", "p", "ctx", "q", "version", "i", "force", "p", "select")
 _Check = _struct("drive_check", "p", "ctx fault", "i", "deep")
 _Pollfd = _struct("pollfd", "h", "handle", "t", "events revents")

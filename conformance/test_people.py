@@ -68,9 +68,7 @@ def test_contradictions_in_a_link(owner, tmp_path):
 
 
 def test_a_path_and_a_version_in_a_link(owner, reader, tmp_path):
-    files = {"a.txt": b"one", "sub/b c.txt": b"two", "sub/[x]*.txt": b"three", "\u00e9/\u00fc": b"four", "sub/x.txt": b"no"}
-    if os.name == "nt":
-        del files["sub/[x]*.txt"]
+    files = {"a.txt": b"one", "sub/b c.txt": b"two", "sub/[x].txt": b"three", "\u00e9/\u00fc": b"four", "sub/x.txt": b"no"}
     write(tmp_path / "a", files)
     owner("create", "--archive", tmp_path / "a")
     write(tmp_path / "a", {"a.txt": b"longer than one"})
@@ -90,10 +88,8 @@ def test_a_path_and_a_version_in_a_link(owner, reader, tmp_path):
         for command in ("ls", "cat"):
             result = reader(command, "--quiet", "--peer", server.peer, "dat://%s/nope" % server.key, code=FAILED)
             assert "nope" in one_line(result)
-        for i, (link, expected) in enumerate([("/sub", ["sub/[x]*.txt", "sub/b c.txt", "sub/x.txt"]), ("/sub/b%20c.txt", ["sub/b c.txt"]),
-                                              ("/sub/%5Bx%5D*.txt", ["sub/[x]*.txt"]), ("/", sorted(files)), ("+6/a.txt", ["a.txt"])]):
-            if os.name == "nt" and "[" in "".join(expected):
-                continue
+        for i, (link, expected) in enumerate([("/sub", ["sub/[x].txt", "sub/b c.txt", "sub/x.txt"]), ("/sub/b%20c.txt", ["sub/b c.txt"]),
+                                              ("/sub/%5Bx%5D.txt", ["sub/[x].txt"]), ("/", sorted(files)), ("+6/a.txt", ["a.txt"])]):
             folder = tmp_path / ("copy%d" % i)
             reader("clone", "--peer", server.peer, "dat://" + server.key + link, folder)
             assert sorted(read(folder)) == expected

@@ -695,7 +695,8 @@ static int link_tidy(char *path)
     const char *p = path;
     char *to = path;
     while (*p) {
-        size_t n = strcspn(++p, "/");
+        const char *stop = strchr(++p, '/');
+        size_t n = stop ? (size_t)(stop - p) : strlen(p);
         if (n == 2 && memcmp(p, "..", 2) == 0)
             return DATSYNC_E_PATH;
         if (n && !(n == 1 && *p == '.')) {

@@ -35,6 +35,11 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 #define CLI_TURN_MS 20u
 #define CLI_SCAN_MS 1000u
 #define CLI_SCAN_TIMES 20u
+/* While a folder is watched: milliseconds for which a file's size and time must have rested before it is imported; after how many
+ * it is imported though they don't rest; and how many files are waited for at once. */
+#define CLI_REST_MS 2000u
+#define CLI_RESTLESS_MS 60000u
+#define CLI_MAX_WAITING 65536u
 #define CLI_PORT "3282"
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
@@ -51,7 +56,7 @@ typedef struct cli {
     int file_count;
     /* options */
     int help, json, quiet, no_sync, lines, live, no_listen;
-    int watch, archive, force, with_hidden, long_form, recursive;
+    int watch, archive, force, with_hidden, long_form, recursive, all;
     const char *listen, *secret_key, *secret_dir;
     const char *title, *description, *author, *license;
     char only_port[8]; /* what `listen` points to for a bare PORT */
@@ -59,9 +64,10 @@ typedef struct cli {
     size_t peer_count;
     range ranges[CLI_MAX_RANGES];
     size_t range_count;
-    const char *selects[CLI_MAX_SELECTS];
+    char *selects[CLI_MAX_SELECTS]; /* the patterns of --select, or those that the folder keeps */
     size_t select_count;
     uint64_t block_size, timeout, max_peers, checkout;
+    char link_path[DATSYNC_MAX_PATH + 1]; /* of LINK: begins with `/`, empty if it has none */
     /* state */
     int said;      /* an error has been told */
     int bar_drawn; /* the last line of standard error is a bar */
@@ -601,10 +607,88 @@ static const char *glob_fault(const char *p)
     return NULL;
 }
 
-/* Is this path, or a folder that it lies in, what the user asked for? */
-static int is_selected(void *ctx, const char *path)
+/* ---------------------------------------------------------------- selections ------------------------------------ */
+
+/* What a clone is to hold: the patterns of --select, or a link's path, which the folder keeps from then on, one a line. */
+#define SELECTION ".dat/selection"
+
+/* Takes out of a pattern what stays where it is: `./`, empty names, slashes at both ends. What is wrong with it, or NULL. */
+static const char *tidy_pattern(char *pattern)
 {
-    const cli *c = ctx;
+    const char *from = pattern;
+    char *to = pattern;
+
+    if (*pattern == 0) {
+        return "an empty pattern";
+    }
+    while (*from != 0) {
+        size_t len = strcspn(from, "/");
+        if (len == 2 && memcmp(from, "..", 2) == 0) {
+            return "a .. in it";
+        }
+        if (len > 0 && !(len == 1 && *from == '.')) {
+            if (to > pattern) {
+                *to++ = '/';
+            }
+            memmove(to, from, len);
+            to += len;
+        }
+        from += len;
+        from += *from != 0;
+    }
+    *to = 0;
+    return NULL;
+}
+
+/* One more pattern: what is wrong with it, or NULL. */
+static const char *add_select(cli *c, const char *text)
+{
+    size_t len = strlen(text);
+
+    if (c->select_count == CLI_MAX_SELECTS) {
+        return "more patterns than 64";
+    }
+    if (text[strcspn(text, "\r\n")] != 0) {
+        return "a line end in it";
+    }
+    char *pattern = malloc(len + 3);
+    if (pattern == NULL) {
+        return datsync_strerror(DATSYNC_E_NOMEM);
+    }
+    memcpy(pattern, text, len + 1);
+    const char *fault = tidy_pattern(pattern);
+    if (fault == NULL && *pattern == 0) {
+        strcpy(pattern, "**"); /* the folder itself: everything */
+    }
+    fault = fault != NULL ? fault : glob_fault(pattern);
+    if (fault != NULL) {
+        free(pattern);
+        return fault;
+    }
+    c->selects[c->select_count++] = pattern;
+    return NULL;
+}
+
+/* A path that means itself, whatever a pattern takes its characters for. */
+static const char *add_select_path(cli *c, const char *path)
+{
+    char pattern[2 * DATSYNC_MAX_PATH + 2];
+    size_t len = 0;
+
+    for (; *path != 0 && len + 2 < sizeof pattern; path++) {
+        int end = *path == '\r' || *path == '\n'; /* which a line can't hold */
+        if (strchr("*?[]\\", *path) != NULL) {
+            pattern[len++] = '\\';
+        }
+        pattern[len++] = (char)(end ? '?' : *path);
+    }
+    pattern[len] = 0;
+    return add_select(c, pattern);
+}
+
+/* Does this pattern name this path, or a folder that it lies in? */
+static int selects(const char *pattern, const char *path)
+{
     char part[DATSYNC_MAX_PATH + 1];
 
     path += *path == '/';
@@ -618,13 +702,130 @@ static int is_selected(void *ctx, const char *path)
         }
         memcpy(part, path, at);
         part[at] = 0;
-        for (size_t i = 0; i < c->select_count; i++) {
-            if (match_path(c->selects[i], part)) {
-                return 1;
-            }
+        if (match_path(pattern, part)) {
+            return 1;
         }
     }
     return 0;
+}
+
+/* Is this path what the user asked for? Without a selection, everything is. */
+static int is_selected(void *ctx, const char *path)
+{
+    const cli *c = ctx;
+
+    for (size_t i = 0; i < c->select_count; i++) {
+        if (selects(c->selects[i], path)) {
+            return 1;
+        }
+    }
+    return c->select_count == 0;
+}
+
+/* One line of the kept selection: what is wrong with it, or NULL. */
+static const char *read_selected(cli *c, char *line, size_t len)
+{
+    if (memchr(line, 0, len) != NULL) {
+        return "a NUL byte";
+    }
+    line[len] = 0;
+    if (len > 0 && line[len - 1] == '\r') {
+        line[--len] = 0;
+    }
+    for (const unsigned char *at = (const unsigned char *)line; *at != 0; at += utf8_length(at)) {
+        if (utf8_length(at) == 0) {
+            return "no UTF-8";
+        }
+    }
+    return add_select(c, line);
+}
+
+/* The selection that the folder keeps, if it does: an exit code. */
+static int read_selection(cli *c, const char *dir, const datsync_tree *tree)
+{
+    growing text;
+    const char *fault = NULL;
+    size_t line = 0;
+
+    int error = read_whole(tree, SELECTION, &text);
+    if (error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_NOT_FOLDER) {
+        return DONE;
+    }
+    if (error < 0) {
+        return fail(c, FAILED, "%s/" SELECTION ": %s", dir, datsync_strerror(error));
+    }
+    for (size_t at = 0; at < text.len && fault == NULL;) {
+        char *end = memchr(text.text + at, '\n', text.len - at);
+        size_t len = end != NULL ? (size_t)(end - text.text) - at : text.len - at;
+        line++;
+        fault = read_selected(c, text.text + at, len);
+        at += len + 1;
+    }
+    fault = line == 0 ? "no pattern in it" : fault;
+    free(text.text);
+    return fault == NULL ? DONE
+                         : fail(c, FAILED, "%s/" SELECTION ", line %llu: %s (--select or --all replaces it)", dir,
+                                (unsigned long long)line, fault);
+}
+
+/* The same, for commands that only look at the folder. */
+static int look_at_selection(cli *c, const char *dir)
+{
+    datsync_tree tree;
+
+    memset(&tree, 0, sizeof tree);
+    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+        return DONE; /* opening the drive tells it */
+    }
+    int code = read_selection(c, dir, &tree);
+    close_tree(&tree);
+    return code;
+}
+
+/* Aside, then renamed: there is a whole one at any moment. */
+static int write_selection(const cli *c, const datsync_tree *tree)
+{
+    growing text = {0};
+    intptr_t file;
+
+    for (size_t i = 0; i < c->select_count; i++) {
+        put_buffer(&text, c->selects[i], strlen(c->selects[i]));
+        put_buffer(&text, "\n", 1);
+    }
+    int error = text.failed ? DATSYNC_E_NOMEM : tree->open(tree->ctx, SELECTION ".new", 1, &file);
+    if (error == 0) {
+        error = tree->truncate(tree->ctx, file, 0);
+        error = error == 0 ? tree->write(tree->ctx, file, 0, text.text, text.len) : error;
+        tree->close(tree->ctx, file);
+    }
+    free(text.text);
+    error = error == 0 ? tree->rename(tree->ctx, SELECTION ".new", SELECTION) : error;
+    return error == 0 ? tree->sync(tree->ctx) : error;
+}
+
+static int drop_selection(const datsync_tree *tree)
+{
+    int error = tree->unlink(tree->ctx, SELECTION);
+
+    return error == DATSYNC_E_NO_ENTRY ? 0 : error == 0 ? tree->sync(tree->ctx) : error;
+}
+
+/* A download begins: what was asked for is kept; what is kept counts where nothing was asked for. */
+static int settle_selection(cli *c, const char *dir)
+{
+    datsync_tree tree;
+
+    memset(&tree, 0, sizeof tree);
+    int code = DONE, error = datsync_os_tree(&tree, dir, 0);
+    if (error == 0 && c->all) {
+        error = drop_selection(&tree);
+    } else if (error == 0 && c->select_count > 0) {
+        error = write_selection(c, &tree);
+    } else if (error == 0) {
+        code = read_selection(c, dir, &tree);
+    }
+    close_tree(&tree);
+    return error < 0 ? fail(c, FAILED, "%s/" SELECTION ": %s", dir, datsync_strerror(error)) : code;
 }
 
 /* ---------------------------------------------------------------- .datignore ------------------------------------ */
@@ -1029,7 +1230,9 @@ static int open_drive_plugs(const cli *c, const opening *how, datsync_drive_opti
         return DATSYNC_E_NOMEM;
     }
     snprintf(inside, size, "%s/.dat", how->dir);
-    int error = datsync_os_tree(&options->tree, how->dir, how->flags);
+    /* share never makes a folder: a name that isn't there is a mistake */
+    unsigned flags = c->command->bit == SHARE ? how->flags & ~(unsigned)DATSYNC_CREATE : how->flags;
+    int error = datsync_os_tree(&options->tree, how->dir, flags);
     if (error == 0) {
         error = datsync_os_store(&options->metadata, inside, "metadata.", how->flags);
     }
@@ -1080,6 +1283,31 @@ static int check_folder(cli *c, const opening *how)
     return DONE;
 }
 
+/* The keys don't fit: if it is the file with the secret key that is wrong, it is named. */
+static int fail_secret_file(cli *c, const char *dir, int error)
+{
+    datsync_secrets secrets;
+    uint8_t key[32], discovery[32], secret[64];
+    char name[65];
+
+    memset(&secrets, 0, sizeof secrets);
+    if (!folder_key(dir, ".dat/metadata.key", key) || datsync_os_secrets(&secrets, c->secret_dir) < 0) {
+        return fail_drive(c, dir, error);
+    }
+    datsync_discovery_key(discovery, key);
+    int loaded = secrets.load(secrets.ctx, discovery, secret);
+    secrets.close(secrets.ctx);
+    int fits = loaded == 0 && same_key(secret + 32, key);
+    memset(secret, 0, sizeof secret);
+    if (fits || (loaded < 0 && loaded != DATSYNC_E_KEY)) {
+        return fail_drive(c, dir, error);
+    }
+    hex(name, discovery);
+    return fail(c, FAILED, "%s/%.2s/%s: %s", c->secret_dir != NULL ? c->secret_dir : "~/.dat/secret_keys", name,
+                name + 2,
+                loaded < 0 ? "a secret key has 64 bytes" : "this is not the secret key of the drive that is here");
+}
+
 /* Opens the drive in a folder: an exit code. */
 static int open_drive(cli *c, const opening *how, datsync_drive **drive)
 {
@@ -1105,6 +1333,9 @@ static int open_drive(cli *c, const opening *how, datsync_drive **drive)
     if (number != 0) {
         return fail_file(c, how->dir, number);
     }
+    if (error == DATSYNC_E_KEY && how->secret_key == NULL) {
+        return fail_secret_file(c, how->dir, error);
+    }
     if (error == DATSYNC_E_ACCESS && how->flags == 0 && (c->command->bit & (SHARE | VERIFY))) {
         opening again = *how; /* it can still be read: what can't be written can't be changed by others either */
         again.flags = DATSYNC_READ_ONLY;
@@ -1122,6 +1353,12 @@ static int close_drive(cli *c, const char *dir, datsync_drive *drive, int code)
         return fail_drive(c, dir, error);
     }
     return error != 0 && code == DONE ? FAILED : code;
+}
+
+/* The secret key may be here while the drive is open for reading only. */
+static int is_owner(const datsync_drive *drive)
+{
+    return datsync_drive_writable(drive) || datsync_feed_secret_key(datsync_drive_metadata(drive)) != NULL;
 }
 
 /* The drive in the first word's folder, for a command that only looks at it. */
@@ -1637,15 +1874,22 @@ static size_t told_slot(const told *t, uint64_t hash)
     return at;
 }
 
-/* 1 the first time. */
-static int told_first(told *t, const char *text, int64_t number)
+/* FNV-1a; never 0. */
+static uint64_t hash_of(const char *text, int64_t number)
 {
-    uint64_t hash = 14695981039346656037u ^ (uint64_t)number; /* FNV-1a */
+    uint64_t hash = 14695981039346656037u ^ (uint64_t)number;
 
     for (; *text != 0; text++) {
         hash = (hash ^ (unsigned char)*text) * 1099511628211u;
     }
-    hash |= hash == 0;
+    return hash | (hash == 0);
+}
+
+/* 1 the first time. */
+static int told_first(told *t, const char *text, int64_t number)
+{
+    uint64_t hash = hash_of(text, number);
+
     if (2 * t->count >= t->cap) {
         told grown = {calloc(t->cap > 0 ? 2 * t->cap : 64, sizeof *t->slots), t->count, t->cap > 0 ? 2 * t->cap : 64};
         if (grown.slots == NULL) {
@@ -1666,6 +1910,14 @@ static int told_first(told *t, const char *text, int64_t number)
     return first;
 }
 
+/* A file that changed and is waited for. */
+typedef struct waiting {
+    uint64_t name; /* hash of its path */
+    uint64_t size, mtime;
+    uint64_t since, rests; /* when it was first seen to change, and when its size and time were last seen to */
+    uint64_t scan;         /* the last one that asked for it */
+} waiting;
+
 typedef struct importing {
     cli *c;
     const char *dir;
@@ -1676,6 +1928,9 @@ typedef struct importing {
     int network;       /* its error, which ended the import */
     ignoring rules;
     told told;
+    waiting *waits; /* those that wait, by the hash of their path */
+    size_t wait_count, wait_cap;
+    uint64_t scan;
     uint64_t counts[DATSYNC_REFUSED + 1]; /* of this import, by enum datsync_change */
     uint64_t files, bytes, ended_bytes;   /* that are done of it */
     uint64_t began, turned_at, shown_at, shown_bytes;
@@ -1687,6 +1942,7 @@ static void importing_end(importing *im)
 {
     ignoring_free(&im->rules);
     free(im->told.slots);
+    free(im->waits);
     close_tree(&im->tree);
 }
 
@@ -1717,6 +1973,87 @@ static int on_ignore(void *ctx, const char *path, int is_folder)
     const importing *im = ctx;
 
     return is_ignored(&im->rules, path, is_folder);
+}
+
+static waiting *waits_slot(waiting *table, size_t cap, uint64_t name)
+{
+    size_t at = (size_t)name & (cap - 1);
+
+    while (table[at].name != 0 && table[at].name != name) {
+        at = (at + 1) & (cap - 1);
+    }
+    return &table[at];
+}
+
+/* A table of this size, with those that the scan from this one on has asked for: 0 if there is no memory. */
+static int waits_move(importing *im, size_t cap, uint64_t scan)
+{
+    waiting *table = calloc(cap, sizeof *table);
+    size_t count = 0;
+
+    if (table == NULL) {
+        return 0;
+    }
+    for (size_t i = 0; i < im->wait_cap; i++) {
+        if (im->waits[i].name != 0 && im->waits[i].scan >= scan) {
+            *waits_slot(table, cap, im->waits[i].name) = im->waits[i];
+            count++;
+        }
+    }
+    free(im->waits);
+    im->waits = table;
+    im->wait_cap = cap;
+    im->wait_count = count;
+    return 1;
+}
+
+/* The file that waits under this name, with scan 0 if it is new; NULL if no more can wait. */
+static waiting *waits_for(importing *im, uint64_t name)
+{
+    if (2 * im->wait_count >= im->wait_cap) {
+        size_t cap = im->wait_cap > 0 ? 2 * im->wait_cap : 64;
+        if (cap > 2 * CLI_MAX_WAITING || !waits_move(im, cap, 0)) {
+            return NULL;
+        }
+    }
+    waiting *w = waits_slot(im->waits, im->wait_cap, name);
+    im->wait_count += w->name == 0;
+    w->name = name;
+    return w;
+}
+
+/* A file that is still being written is not taken before it rests, or once a minute where it never does. */
+static int on_ready(void *ctx, const char *path, const datsync_file_info *info)
+{
+    importing *im = ctx;
+    uint64_t now = datsync_os_clock(NULL);
+    waiting *w = waits_for(im, hash_of(path, 0));
+
+    if (w == NULL) {
+        return 1;
+    }
+    if (w->scan == 0) {
+        w->since = now;
+    }
+    if (w->scan == 0 || w->size != info->size || w->mtime != info->mtime) {
+        w->rests = now;
+        w->size = info->size;
+        w->mtime = info->mtime;
+    }
+    w->scan = im->scan;
+    if (now - w->rests < CLI_REST_MS && now - w->since < CLI_RESTLESS_MS) {
+        return 0;
+    }
+    w->since = now;
+    return 1;
+}
+
+/* Those that this scan didn't ask for are gone, or as they were. */
+static void forget_waiting(importing *im)
+{
+    if (im->wait_count > 0) {
+        (void)waits_move(im, im->wait_cap, im->scan);
+    }
 }
 
 static void show_import(importing *im, uint64_t now)
@@ -1834,7 +2171,10 @@ static int import_folder(importing *im)
     options.ignore = on_ignore;
     options.on_event = on_import;
     options.dry_run = im->only_count;
+    options.ready = im->ds != NULL ? on_ready : NULL; /* what is there at the beginning is taken as it is */
+    im->scan++;
     int64_t changes = datsync_drive_import(im->drive, &options);
+    forget_waiting(im);
     error = im->network < 0 ? im->network : changes < 0 ? (int)changes : 0;
     if (error == 0 && !im->only_count) {
         error = datsync_drive_flush(im->drive);
@@ -1877,7 +2217,10 @@ typedef struct transfer {
     int failed;                              /* a store's error */
     uint64_t version, plan_bytes, plan_done; /* what is being laid out, and the bytes of content to download for it */
     uint64_t entries, refused;               /* laid out in this run; not laid out of the last version */
-    uint64_t peers_seen;                     /* connections that spoke this feed's key */
+    uint64_t unmatched, checked_version;     /* patterns of the selection that match nothing; in which version */
+    int checked;
+    int no_key;          /* the owner's folder, without the secret key */
+    uint64_t peers_seen; /* connections that spoke this feed's key */
     uint64_t began;
     uint64_t fresh_at, fresh_count;                  /* when the last verified byte was seen */
     uint64_t blocks, bytes, sent_blocks, sent_bytes; /* of this run */
@@ -2016,6 +2359,47 @@ static void stop(transfer *t)
     datsync_stop(t->ds);
 }
 
+typedef struct matching {
+    const cli *c;
+    int hit[CLI_MAX_SELECTS];
+} matching;
+
+static int on_candidate(void *ctx, const datsync_entry *entry)
+{
+    matching *m = ctx;
+
+    for (size_t i = 0; i < m->c->select_count; i++) {
+        m->hit[i] = m->hit[i] || selects(m->c->selects[i], entry->path);
+    }
+    return 0;
+}
+
+/* A pattern that nothing in the version fits is a mistake, or has become one: each is named, once for each version. */
+static void check_selection(transfer *t)
+{
+    cli *c = t->c;
+    matching m = {c, {0}};
+
+    if (!t->complete || c->select_count == 0 || (t->checked && t->checked_version == t->version)) {
+        return;
+    }
+    t->checked = 1;
+    t->checked_version = t->version;
+    t->unmatched = 0;
+    if (t->version > 0 && datsync_drive_list(t->drive, t->version, "/", 1, on_candidate, &m, NULL) < 0) {
+        return;
+    }
+    for (size_t i = 0; i < c->select_count; i++) {
+        if (!m.hit[i]) {
+            t->unmatched++;
+            complain(c, c->selects[i],
+                     strchr(c->selects[i], ',') != NULL
+                         ? "nothing in this version matches this pattern (of several, each needs its own --select)"
+                         : "nothing in this version matches this pattern");
+        }
+    }
+}
+
 static void on_tick(transfer *t)
 {
     uint64_t now = datsync_os_clock(NULL);
@@ -2024,6 +2408,7 @@ static void on_tick(transfer *t)
         t->fresh_count = t->blocks + t->entries;
         t->fresh_at = now;
     }
+    check_selection(t);
     measure_transfer(t, now);
     show(t, now, 1);
     if (!t->sharing && !t->complete && t->c->timeout > 0 && now - t->fresh_at >= t->c->timeout * 1000u) {
@@ -2064,7 +2449,7 @@ static void on_block(transfer *t, const datsync_event *event, int sent)
 
 static void tell_link(transfer *t)
 {
-    if (t->link_told) {
+    if (t->link_told || t->c->command->bit == LS) {
         return;
     }
     t->link_told = 1;
@@ -2075,6 +2460,9 @@ static void tell_link(transfer *t)
             json_number("version", datsync_drive_version(t->drive));
             json_number("laid_out", datsync_drive_laid_out(t->drive));
             json_bool("writable", datsync_drive_writable(t->drive));
+            if (t->no_key) {
+                json_bool("key_missing", 1);
+            }
         } else {
             json_number("length", datsync_feed_length(t->feed));
             json_number("held", datsync_feed_count(t->feed, 0, datsync_feed_length(t->feed)));
@@ -2093,8 +2481,8 @@ static void on_listening(transfer *t, const char *address)
         json_begin("listening");
         json_string("address", address);
         json_end();
-    } else if (t->c->command->bit == CAT) {
-        note(t->c, "listening on %s", address); /* standard output is the file's */
+    } else if (t->c->command->bit & (LS | CAT)) {
+        note(t->c, "listening on %s", address); /* standard output is for what was asked */
     } else {
         bar_clear(t->c);
         printf("listening on %s\n", address);
@@ -2168,6 +2556,25 @@ static void on_trouble(transfer *t, const datsync_event *event)
     }
 }
 
+/* Not the whole version, where there is a selection. */
+static const char *selection_of(const cli *c)
+{
+    return c->select_count > 0 ? "the selection of " : "";
+}
+
+static void json_selection(const cli *c)
+{
+    if (c->select_count == 0) {
+        return;
+    }
+    fputs(",\"selection\":[", stdout);
+    for (size_t i = 0; i < c->select_count; i++) {
+        fputs(i > 0 ? "," : "", stdout);
+        json_escape(put_file, stdout, c->selects[i]);
+    }
+    putchar(']');
+}
+
 /* The feed, or a version of the drive, is here. */
 static void on_complete(transfer *t, const datsync_event *event)
 {
@@ -2178,8 +2585,8 @@ static void on_complete(transfer *t, const datsync_event *event)
     }
     t->complete = 1;
     t->version = event->index;
-    t->refused = t->drive != NULL ? event->size : 0;
-    if (t->c->json) {
+    t->refused = t->drive != NULL && !(t->c->command->bit & (LS | CAT)) ? event->size : 0;
+    if (t->c->json && t->c->command->bit != LS) {
         if (t->blocks > 0) {
             measure_transfer(t, datsync_os_clock(NULL));
             tell_json_progress(t);
@@ -2188,6 +2595,7 @@ static void on_complete(transfer *t, const datsync_event *event)
         if (t->drive != NULL) {
             json_number("version", t->version);
             json_number("refused", t->refused);
+            json_selection(t->c);
         } else {
             json_number("length", length);
             json_number("held", datsync_feed_count(t->feed, 0, length));
@@ -2195,7 +2603,7 @@ static void on_complete(transfer *t, const datsync_event *event)
         json_number("bytes", t->bytes);
         json_end();
     } else if (t->live && t->drive != NULL) {
-        note(t->c, "complete: version %llu", (unsigned long long)t->version);
+        note(t->c, "complete: %sversion %llu", selection_of(t->c), (unsigned long long)t->version);
     } else if (t->live) {
         note(t->c, "complete: %llu blocks", (unsigned long long)length);
     }
@@ -2259,6 +2667,9 @@ static void on_drive(transfer *t, const datsync_event *event)
         }
         break;
     default:
+        if (c->command->bit & (LS | CAT)) {
+            break; /* nothing is laid out */
+        }
         complain(c, event->path, datsync_strerror(event->error));
         if (c->json) {
             json_begin("refused");
@@ -2426,8 +2837,13 @@ static int outcome(transfer *t, int error)
     if (t->broken) {
         return FAILED;
     }
+    check_selection(t);
     if (t->complete && t->refused > 0) {
         return fail_refused(c, t->dir, t->refused, "not laid out");
+    }
+    if (t->complete && t->unmatched > 0) {
+        return fail(c, FAILED, "%s: %llu of %llu patterns, named above, matched nothing", t->dir,
+                    (unsigned long long)t->unmatched, (unsigned long long)c->select_count);
     }
     if (!t->sharing) {
         return t->complete ? DONE : outcome_of_download(t);
@@ -2440,7 +2856,7 @@ static int outcome(transfer *t, int error)
 
 static void tell_end(transfer *t, int code)
 {
-    char size[32], rate[32], time[32], version[32] = "";
+    char size[32], rate[32], time[32], version[64] = "";
     double seconds = (double)(datsync_os_clock(NULL) - t->began + 1) / 1000.0;
     uint64_t bytes = t->sharing ? t->sent_bytes : t->bytes;
 
@@ -2450,7 +2866,7 @@ static void tell_end(transfer *t, int code)
     elapsed(time, seconds);
     amount(size, (double)bytes);
     if (t->drive != NULL) {
-        snprintf(version, sizeof version, "version %llu, ", (unsigned long long)t->version);
+        snprintf(version, sizeof version, "%sversion %llu, ", selection_of(t->c), (unsigned long long)t->version);
     }
     if (t->sharing) {
         note(t->c, "sent %s in %s", size, time);
@@ -2576,12 +2992,84 @@ static int need_peer_to_clone(cli *c)
     return DONE;
 }
 
+/* Does it begin with this (in lower case), in whatever case? */
+static int begins(const char *text, const char *with)
+{
+    for (; *with != 0; text++, with++) {
+        if ((*text >= 'A' && *text <= 'Z' ? *text - 'A' + 'a' : *text) != *with) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Is this word meant for a link, though it may be a bad one? */
+static int is_link(const char *word)
+{
+    static const char *const schemes[] = {"dat:", "hyper:", "http://", "https://"};
+    char path[DATSYNC_MAX_PATH + 1];
+    uint64_t version;
+    uint8_t key[32];
+
+    for (size_t i = 0; i < COUNT(schemes); i++) {
+        if (begins(word, schemes[i])) {
+            return 1;
+        }
+    }
+    int error = datsync_link_parse(word, key, &version, path, sizeof path);
+    return error != DATSYNC_E_KEY && error != DATSYNC_E_UNSUPPORTED;
+}
+
+static int fail_link(cli *c, const char *link, int error)
+{
+    const char *at = link + strspn(link, " \t\r\n");
+
+    if (begins(at, "hyper:")) {
+        return fail(c, USAGE, "%s: this link is for Dat's successor, whose protocol is another", link);
+    }
+    if (error == DATSYNC_E_UNSUPPORTED) {
+        return fail(c, USAGE, "%s: names can't be resolved here: a link needs the key, 64 hexadecimal digits", link);
+    }
+    if (error == DATSYNC_E_INVALID) {
+        return fail(c, USAGE, "%s: behind the + a link has a version, 1 to %llu", link,
+                    (unsigned long long)DATSYNC_MAX_BLOCKS);
+    }
+    if (error == DATSYNC_E_PATH || error == DATSYNC_E_TOO_BIG) {
+        return fail(c, USAGE, "%s: %s", link,
+                    error == DATSYNC_E_PATH ? "the path in this link is none (%XX, UTF-8, no ..)"
+                                            : "the path in this link is too long");
+    }
+    return fail(c, USAGE, "%s: a link has 64 hexadecimal digits, with or without dat:// before them", link);
+}
+
+/* The key of a drive's link; its version counts as --checkout, its path is left in c. */
 static int read_link(cli *c, const char *link, uint8_t key[32])
 {
-    if (datsync_parse_link(key, link) != 0) {
-        return fail(c, USAGE, "%s: a link has 64 hexadecimal digits, with or without dat:// before them", link);
+    uint64_t version;
+
+    int error = datsync_link_parse(link, key, &version, c->link_path, sizeof c->link_path);
+    if (error < 0) {
+        return fail_link(c, link, error);
     }
+    if (version > 0 && c->checkout > 0 && version != c->checkout) {
+        return fail(c, USAGE, "%s: --checkout names another version, %llu", link, (unsigned long long)c->checkout);
+    }
+    c->checkout = version > 0 ? version : c->checkout;
     return DONE;
+}
+
+/* A bare feed has neither versions nor paths. */
+static int read_feed_link(cli *c, const char *link, uint8_t key[32])
+{
+    int code = read_link(c, link, key);
+
+    if (code == DONE && c->link_path[0] != 0) {
+        code = fail(c, USAGE, "%s: a feed has no paths; a drive is fetched with datsync clone", link);
+    } else if (code == DONE && c->checkout > 0) {
+        code = fail(c, USAGE, "%s: a feed has no versions; --range 0:%llu fetches so many blocks", link,
+                    (unsigned long long)c->checkout);
+    }
+    return code;
 }
 
 static int feed_share(cli *c)
@@ -2611,7 +3099,7 @@ static int feed_clone(cli *c)
     transfer t;
     opening how = {c->words[1], key, NULL, DATSYNC_CREATE, 0};
 
-    int code = read_link(c, c->words[0], key);
+    int code = read_feed_link(c, c->words[0], key);
     if (code == DONE) {
         code = need_peer_to_clone(c);
     }
@@ -2729,6 +3217,43 @@ static int share_as_owner(cli *c, transfer *t, int watch)
     return code;
 }
 
+/* An owner's folder (it has the mark) whose secret key is elsewhere: what changes in it is imported by nobody. */
+static int lacks_key(const datsync_drive *drive, const char *dir)
+{
+    datsync_tree tree;
+    datsync_file_info info;
+
+    memset(&info, 0, sizeof info);
+    memset(&tree, 0, sizeof tree);
+    if (!is_owner(drive) && datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) == 0) {
+        int error = tree.stat(tree.ctx, ".dat/metadata.ogd", &info);
+        info.size = error < 0 ? 0 : info.size;
+        close_tree(&tree);
+    }
+    return info.size > 0;
+}
+
+static int tell_no_key(transfer *t)
+{
+    t->no_key = lacks_key(t->drive, t->dir);
+    if (t->no_key) {
+        complain(t->c, t->dir,
+                 "its secret key is not here: it is served as it is, and nothing is imported (see keys import)");
+    }
+    return t->no_key;
+}
+
+/* What is shared must be there. */
+static int need_folder(cli *c, const char *dir)
+{
+    datsync_tree tree;
+
+    memset(&tree, 0, sizeof tree);
+    int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
+    close_tree(&tree);
+    return error == DATSYNC_E_NO_ENTRY ? fail(c, USAGE, "%s: there is no such folder", dir) : DONE;
+}
+
 static int run_share(cli *c)
 {
     const char *dir = folder_word(c, 0);
@@ -2738,6 +3263,9 @@ static int run_share(cli *c)
     opening how = {dir, NULL, NULL, 0, 0};
 
     int code = need_peer_to_share(c);
+    if (code == DONE) {
+        code = need_folder(c, dir);
+    }
     if (code != DONE) {
         return code;
     }
@@ -2750,6 +3278,7 @@ static int run_share(cli *c)
     if (datsync_drive_writable(drive)) {
         code = share_as_owner(c, &t, c->watch);
     } else {
+        tell_no_key(&t);
         code = run_transfer(&t, DATSYNC_UPLOAD);
     }
     return close_drive(c, dir, drive, code);
@@ -2810,6 +3339,9 @@ static int download(cli *c, const char *dir, datsync_drive *drive, int live)
         code =
             fail(c, FAILED, "%s: is where this drive is written (its secret key is here); nothing can be newer", dir);
     } else {
+        code = settle_selection(c, dir);
+    }
+    if (code == DONE) {
         lay_out(c, drive);
         transfer_of_drive(&t, c, dir, drive);
         t.live = live;
@@ -2818,13 +3350,38 @@ static int download(cli *c, const char *dir, datsync_drive *drive, int live)
     return close_drive(c, dir, drive, code);
 }
 
+/* --all drops a selection: it can't make one. */
+static int check_all(cli *c)
+{
+    return c->all && c->select_count > 0 ? fail(c, USAGE, "--all and --select contradict each other") : DONE;
+}
+
+/* The path of a link to clone is a selection too. */
+static int select_link_path(cli *c)
+{
+    if (c->link_path[0] == 0) {
+        return DONE;
+    }
+    if (c->all) {
+        return fail(c, USAGE, "%s: --all and the path in this link contradict each other", c->words[0]);
+    }
+    const char *fault = add_select_path(c, c->link_path);
+    return fault != NULL ? fail(c, USAGE, "%s: %s", c->words[0], fault) : DONE;
+}
+
 static int run_clone(cli *c)
 {
     uint8_t key[32];
     char name[65];
     datsync_drive *drive = NULL;
 
-    int code = read_link(c, c->words[0], key);
+    int code = check_all(c);
+    if (code == DONE) {
+        code = read_link(c, c->words[0], key);
+    }
+    if (code == DONE) {
+        code = select_link_path(c);
+    }
     if (code == DONE) {
         code = need_peer_to_clone(c);
     }
@@ -2846,7 +3403,10 @@ static int run_pull(cli *c)
     datsync_drive *drive = NULL;
     opening how = {folder_word(c, 0), NULL, NULL, 0, 0};
 
-    int code = need_peer_to_clone(c);
+    int code = check_all(c);
+    if (code == DONE) {
+        code = need_peer_to_clone(c);
+    }
     if (code != DONE) {
         return code;
     }
@@ -2861,7 +3421,13 @@ static int run_sync(cli *c)
     transfer t;
     opening how = {folder_word(c, 0), NULL, NULL, 0, 0};
 
-    int code = need_peer_to_share(c);
+    int code = check_all(c);
+    if (code == DONE) {
+        code = need_peer_to_share(c);
+    }
+    if (code == DONE) {
+        code = need_folder(c, how.dir);
+    }
     if (code != DONE) {
         return code;
     }
@@ -2871,11 +3437,14 @@ static int run_sync(cli *c)
     if (code != DONE) {
         return code;
     }
-    if (!datsync_drive_writable(drive)) {
+    transfer_of_drive(&t, c, how.dir, drive);
+    if (datsync_drive_writable(drive)) {
+        code = share_as_owner(c, &t, 1);
+    } else if (tell_no_key(&t)) {
+        code = run_transfer(&t, DATSYNC_UPLOAD);
+    } else {
         return download(c, how.dir, drive, 1);
     }
-    transfer_of_drive(&t, c, how.dir, drive);
-    code = share_as_owner(c, &t, 1);
     return close_drive(c, how.dir, drive, code);
 }
 
@@ -2982,12 +3551,6 @@ static void say_bool(const cli *c, const char *name, int value)
     }
 }
 
-/* The secret key may be here while the drive is open for reading only. */
-static int is_owner(const datsync_drive *drive)
-{
-    return datsync_drive_writable(drive) || datsync_feed_secret_key(datsync_drive_metadata(drive)) != NULL;
-}
-
 static void say_about(const cli *c, const datsync_tree *tree)
 {
     growing text;
@@ -3057,6 +3620,47 @@ static void say_drive(const cli *c, datsync_drive *drive, const datsync_drive_st
     say_bool(c, "archive", datsync_drive_archive(drive));
 }
 
+/* Where old versions of the deployed implementation kept the secret key; later ones don't read it there. */
+#define LOOSE_KEY ".dat/metadata.secret_key"
+
+static void say_selection(const cli *c)
+{
+    if (c->json) {
+        json_selection(c);
+    }
+    for (size_t i = 0; i < c->select_count && !c->json; i++) {
+        say_text(c, "selection", c->selects[i]);
+    }
+}
+
+/* A secret key that isn't where it is looked for, though this is the owner's folder, or one lies in it. */
+static void say_key(const cli *c, const datsync_drive *drive, const char *dir, const datsync_tree *tree)
+{
+    const uint8_t *key = datsync_feed_key(datsync_drive_metadata(drive));
+    growing text;
+
+    if (is_owner(drive)) {
+        return;
+    }
+    if (lacks_key(drive, dir)) {
+        say_bool(c, c->json ? "key_missing" : "key missing", 1);
+    }
+    if (read_whole(tree, LOOSE_KEY, &text) < 0) {
+        return;
+    }
+    int fits = text.len == 64 && same_key((const uint8_t *)text.text + 32, key);
+    if (text.len > 0 && c->json) {
+        json_bool("loose_key", fits);
+    } else if (text.len > 0) {
+        printf("loose key: " LOOSE_KEY ", where it isn't looked for%s\n",
+               fits ? "; datsync keys import < " LOOSE_KEY : "; it is not this drive's");
+    }
+    if (text.text != NULL) {
+        memset(text.text, 0, text.len);
+    }
+    free(text.text);
+}
+
 static int run_status(cli *c)
 {
     const char *dir = folder_word(c, 0);
@@ -3072,6 +3676,7 @@ static int run_status(cli *c)
     if (code != DONE) {
         return code;
     }
+    int selection = is_owner(drive) ? DONE : look_at_selection(c, dir);
     code = importing_begin(&im, c, dir, drive);
     im.only_count = 1;
     if (code == DONE && is_owner(drive)) {
@@ -3089,6 +3694,8 @@ static int run_status(cli *c)
         say_text(c, "key", key);
         say_about(c, &im.tree);
         say_drive(c, drive, &state);
+        say_selection(c);
+        say_key(c, drive, dir, &im.tree);
         if (is_owner(drive)) {
             say_number(c, "added", im.counts[DATSYNC_ADDED]);
             say_number(c, "updated", im.counts[DATSYNC_UPDATED]);
@@ -3101,7 +3708,7 @@ static int run_status(cli *c)
     }
     free(paths.text);
     importing_end(&im);
-    return close_drive(c, dir, drive, code);
+    return close_drive(c, dir, drive, code == DONE ? selection : code);
 }
 
 static void put_secret(const uint8_t secret[64])
@@ -3146,50 +3753,167 @@ static int tell_keys(cli *c, const char *dir, datsync_drive *drive, int exportin
     return DONE;
 }
 
-/* 128 hexadecimal digits, with white space around them. */
-static int read_secret_hex(cli *c, uint8_t secret[64])
+/* What was read where a secret key should be: 128 hexadecimal digits, however they are broken into lines, or 64 bytes. */
+static int secret_of_text(const char *text, size_t len, uint8_t secret[64])
 {
-    char text[256] = {0};
-    char *at = text;
+    char digits[129];
+    size_t count = 0;
 
-    size_t got = fread(text, 1, sizeof text - 1, stdin);
-    at += strspn(at, " \t\r\n");
-    int good = got < sizeof text - 1 && strspn(at, "0123456789abcdefABCDEF") == 128 &&
-               at[128 + strspn(at + 128, " \t\r\n")] == 0;
-    for (int i = 0; i < 64 && good; i++) {
-        char digits[3] = {at[2 * i], at[2 * i + 1], 0};
-        secret[i] = (uint8_t)strtoul(digits, NULL, 16);
+    for (size_t i = 0; i < len && count <= 128; i++) {
+        if (strchr(" \t\r\n", text[i]) == NULL || text[i] == 0) {
+            digits[count < 128 ? count : 128] = text[i];
+            count++;
+        }
+    }
+    digits[count <= 128 ? count : 128] = 0;
+    int hex_digits = count == 128 && strspn(digits, "0123456789abcdefABCDEF") == 128;
+    for (int i = 0; i < 64 && hex_digits; i++) {
+        char two[3] = {digits[2 * i], digits[2 * i + 1], 0};
+        secret[i] = (uint8_t)strtoul(two, NULL, 16);
+    }
+    int raw = len == 64 && strspn(text, "0123456789abcdefABCDEF") < 64; /* so many digits are a public key */
+    if (raw) {
+        memcpy(secret, text, 64);
+    }
+    memset(digits, 0, sizeof digits);
+    return hex_digits || raw;
+}
+
+/* Do the two halves of a secret key belong together? */
+static int is_secret_key(const uint8_t secret[64])
+{
+    datsync_feed_options options;
+    datsync_feed *feed;
+
+    memset(&options, 0, sizeof options);
+    options.secret_key = secret;
+    options.key = secret + 32;
+    options.flags = DATSYNC_CREATE;
+    return datsync_feed_open(&feed, &options) == 0 && datsync_feed_close(feed) == 0;
+}
+
+/* It is not what it should be: what is it? */
+static int fail_secret(cli *c, const char *dir, const char *text, size_t len, const uint8_t drive[32])
+{
+    static const char wanted[] = "a secret key has 128 hexadecimal digits, or 64 bytes";
+    char path[DATSYNC_MAX_PATH + 1];
+    uint64_t version;
+    uint8_t key[32];
+
+    size_t digits = strspn(text, "0123456789abcdefABCDEF \t\r\n");
+    if (len == 0) {
+        return fail(c, FAILED, "standard input is empty; %s", wanted);
+    }
+    if (datsync_link_parse(text, key, &version, path, sizeof path) == 0) {
+        return fail(c, FAILED, "standard input: this is a link, the public key%s; %s",
+                    same_key(key, drive) ? " of the drive that is here" : "", wanted);
+    }
+    if (len == 32 && memcmp(text, drive, 32) == 0) {
+        return fail(c, FAILED, "standard input: this is the public key of the drive in %s; %s", dir, wanted);
+    }
+    return fail(c, FAILED, "standard input: this is no secret key (%llu %s); %s", (unsigned long long)len,
+                digits == len ? "digits and blanks" : "bytes", wanted);
+}
+
+/* The secret key on standard input, which must be that of the drive that is here. */
+static int read_secret(cli *c, const char *dir, const uint8_t drive[32], uint8_t secret[64])
+{
+    char text[4096] = {0}, other[65];
+    int code = DONE;
+
+    size_t len = fread(text, 1, sizeof text - 1, stdin);
+    if (len == sizeof text - 1) {
+        code = fail(c, FAILED, "standard input: this is no secret key: it is too long");
+    } else if (!secret_of_text(text, len, secret)) {
+        code = fail_secret(c, dir, text, len, drive);
+    } else if (!is_secret_key(secret)) {
+        code = fail(c, FAILED, "standard input: this is no secret key: its halves do not belong together");
+    } else if (!same_key(secret + 32, drive)) {
+        hex(other, secret + 32);
+        code = fail(c, FAILED, "%s: this is not the secret key of the drive that is here, but of dat://%s", dir, other);
     }
     memset(text, 0, sizeof text);
-    return good ? DONE : fail(c, FAILED, "standard input: a secret key has 128 hexadecimal digits");
+    return code;
 }
 
-static int entry_is_missing(void *ctx, const datsync_entry *entry)
+/* What an owner's next share would take for deleted or changed. */
+typedef struct lacking {
+    cli *c;
+    uint64_t count;
+} lacking;
+
+static void tell_lacking(lacking *l, const char *path, int error)
 {
-    const datsync_feed *content = ctx;
-    uint64_t end = entry->stat.offset + entry->stat.blocks;
-
-    return datsync_feed_count(content, entry->stat.offset, end) < entry->stat.blocks;
+    l->count++;
+    complain(l->c, path,
+             error == DATSYNC_E_NO_ENTRY  ? "is missing"
+             : error == DATSYNC_E_CHANGED ? "is another file"
+                                          : datsync_strerror(error));
+    if (l->c->json) {
+        json_begin("bad");
+        json_string("path", path);
+        json_reason(error);
+        json_end();
+    }
 }
 
-/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. */
-static int check_whole(cli *c, const char *dir)
+static void on_lacking(void *ctx, const datsync_entry *entry, int error)
+{
+    if (error != DATSYNC_E_NO_ENTRY) { /* what is missing is found as the import finds it */
+        tell_lacking(ctx, entry->path, error);
+    }
+}
+
+static int on_removal(void *ctx, const datsync_import_event *event)
+{
+    if (event->change == DATSYNC_REMOVED) {
+        tell_lacking(ctx, event->path, DATSYNC_E_NO_ENTRY);
+    }
+    return 0;
+}
+
+/* Every file of the newest version must be here, and be the recorded one, whatever its time: what the folder says of itself does
+ * not count, for it may have come from another machine. */
+static int check_files(cli *c, const char *dir, datsync_drive *drive)
+{
+    const datsync_feed *feed = datsync_drive_metadata(drive);
+    lacking l = {c, 0};
+    datsync_drive_check check = {&l, on_lacking, 1};
+    datsync_import_options options;
+
+    if (datsync_drive_content(drive) == NULL ||
+        datsync_feed_count(feed, 0, datsync_feed_length(feed)) < datsync_feed_length(feed)) {
+        return fail(c, FAILED, "%s: is no complete clone, not all of its metadata is here: pull first", dir);
+    }
+    memset(&options, 0, sizeof options);
+    options.ctx = &l;
+    options.on_event = on_removal;
+    options.dry_run = 1;
+    int64_t done = datsync_drive_verify(drive, &check);
+    done = done < 0 ? done : datsync_drive_import(drive, &options);
+    if (done < 0) {
+        return fail_drive(c, dir, (int)done);
+    }
+    return l.count == 0
+               ? DONE
+               : fail(c, FAILED,
+                      "%s: is no complete clone (%llu %s, named above), and to share it would remove from the drive "
+                      "what is missing: pull first, or use --force",
+                      dir, (unsigned long long)l.count, l.count == 1 ? "entry" : "entries");
+}
+
+/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. So it is looked at as the
+ * owner would, and nothing is written yet. */
+static int check_whole(cli *c, const char *dir, const uint8_t secret[64])
 {
     datsync_drive *drive = NULL;
+    opening how = {dir, NULL, secret, DATSYNC_READ_ONLY, 0};
 
-    int code = look_into(c, dir, &drive);
+    int code = open_drive(c, &how, &drive);
     if (code != DONE) {
         return code;
     }
-    uint64_t version = datsync_drive_version(drive);
-    datsync_feed *content = datsync_drive_content(drive);
-    if (datsync_drive_laid_out(drive) != version ||
-        (content != NULL && datsync_drive_list(drive, version, "/", 1, entry_is_missing, content, NULL) != 0)) {
-        code = fail(c, FAILED,
-                    "%s: is no complete clone, and to share it would remove from the drive what is missing: pull "
-                    "first, or use --force",
-                    dir);
-    }
+    code = check_files(c, dir, drive);
     return close_drive(c, dir, drive, code);
 }
 
@@ -3202,12 +3926,9 @@ static int import_key(cli *c, const char *dir)
     if (!folder_key(dir, ".dat/metadata.key", key)) {
         return fail_drive(c, dir, DATSYNC_E_NOT_FOUND);
     }
-    int code = c->force ? DONE : check_whole(c, dir);
-    if (code == DONE) {
-        code = read_secret_hex(c, secret);
-    }
-    if (code == DONE && !same_key(key, secret + 32)) {
-        code = fail(c, FAILED, "%s: this is not the secret key of the drive that is here", dir);
+    int code = read_secret(c, dir, key, secret);
+    if (code == DONE && !c->force) {
+        code = check_whole(c, dir, secret);
     }
     if (code == DONE) {
         code = open_drive(c, &how, &drive);
@@ -3251,6 +3972,9 @@ static void on_entry_fault(void *ctx, const datsync_entry *entry, int error)
 {
     verifying *v = ctx;
 
+    if (!is_selected(v->c, entry->path)) {
+        return; /* what was here before the selection may be old: nothing is said of it */
+    }
     v->bad++;
     if (v->c->json) {
         json_begin("bad");
@@ -3299,7 +4023,12 @@ static int run_verify(cli *c)
     if (code != DONE) {
         return code;
     }
+    code = is_owner(drive) ? DONE : look_at_selection(c, dir);
+    if (code != DONE) {
+        return close_drive(c, dir, drive, code);
+    }
     tell_missing(&v, datsync_drive_metadata(drive));
+    lay_out(c, drive); /* only what is selected is looked for */
     int64_t good = datsync_feed_audit(datsync_drive_metadata(drive), on_fault, &v);
     if (good >= 0 && datsync_drive_archive(drive) && datsync_drive_content(drive) != NULL) {
         v.prefix = "content.";
@@ -3408,38 +4137,30 @@ static int on_listed(void *ctx, const datsync_entry *entry)
     return ferror(stdout);
 }
 
-static int run_ls(cli *c)
+/* Lists an opened drive. */
+static int list_out(cli *c, const char *dir, datsync_drive *drive, const char *path)
 {
-    const char *dir = folder_word(c, 0);
-    datsync_drive *drive = NULL;
     datsync_entry entry;
-    char place[DATSYNC_MAX_PATH + 2];
     uint64_t version = 0;
-    listing l = {c, drive_path(place, c->word_count > 1 ? c->words[1] : "/"), 0};
+    listing l = {c, path, 0};
+    int root = strcmp(path, "/") == 0;
 
-    int code = look_into(c, dir, &drive);
-    if (code != DONE) {
+    int code = chosen_version(c, dir, drive, &version);
+    if (code != DONE || version == 0) {
         return code;
     }
-    code = l.path != NULL ? chosen_version(c, dir, drive, &version) : fail_path(c, dir, c->words[1], DATSYNC_E_TOO_BIG);
-    if (code == DONE && version > 0) {
-        int root = strcmp(l.path, "/") == 0;
-        int error = root ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, l.path, &entry, NULL);
-        if (error == 0 && !entry.deleted && !is_folder_entry(&entry)) {
-            l.path = "/";
-            on_listed(&l, &entry);
-        } else if (error == 0 || error == DATSYNC_E_NOT_FOUND) {
-            int found = error == 0;
-            error = datsync_drive_list(drive, version, l.path, c->recursive, on_listed, &l, NULL);
-            if (error == 0 && l.count == 0 && !root && !found) {
-                error = DATSYNC_E_NOT_FOUND;
-            }
-        }
-        if (error < 0) {
-            code = fail_path(c, dir, l.path, error);
+    int error = root ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, path, &entry, NULL);
+    if (error == 0 && !entry.deleted && !is_folder_entry(&entry)) {
+        l.path = "/";
+        on_listed(&l, &entry);
+    } else if (error == 0 || error == DATSYNC_E_NOT_FOUND) {
+        int found = error == 0;
+        error = datsync_drive_list(drive, version, path, c->recursive, on_listed, &l, NULL);
+        if (error == 0 && l.count == 0 && !root && !found) {
+            error = DATSYNC_E_NOT_FOUND;
         }
     }
-    return close_drive(c, dir, drive, code);
+    return error < 0 ? fail_path(c, dir, path, error) : DONE;
 }
 
 /* Writes one file of an opened drive to standard output. */
@@ -3489,7 +4210,16 @@ static int is_this_path(void *ctx, const char *path)
     return strcmp(path + (*path == '/'), wanted + 1) == 0;
 }
 
-static int cat_from_link(cli *c, const uint8_t key[32], char *path)
+/* `ls LINK` needs no file at all. */
+static int is_no_path(void *ctx, const char *path)
+{
+    (void)ctx;
+    (void)path;
+    return 0;
+}
+
+/* The first word is a link: what it names is fetched into memory, and shown. */
+static int show_link(cli *c, const uint8_t key[32], char *path)
 {
     datsync_drive_options options;
     datsync_drive *drive = NULL;
@@ -3512,35 +4242,56 @@ static int cat_from_link(cli *c, const uint8_t key[32], char *path)
     memset(&layout, 0, sizeof layout);
     layout.ctx = path;
     layout.version = c->checkout;
-    layout.select = is_this_path;
+    layout.select = c->command->bit == LS ? is_no_path : is_this_path;
     datsync_drive_layout(drive, &layout);
     transfer_of_drive(&t, c, c->words[0], drive);
     code = run_transfer(&t, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD);
     if (code == DONE) {
-        code = write_out(c, c->words[0], drive, path);
+        code = c->command->bit == LS ? list_out(c, c->words[0], drive, path) : write_out(c, c->words[0], drive, path);
     }
     return close_drive(c, c->words[0], drive, code);
 }
 
-static int run_cat(cli *c)
+/* The path that is meant: the second word, or the link's own. NULL: none, or an error that has been told. */
+static const char *shown_path(cli *c, char place[DATSYNC_MAX_PATH + 2])
 {
-    const char *from = c->words[0];
-    char place[DATSYNC_MAX_PATH + 2];
-    datsync_drive *drive = NULL;
-    uint8_t key[32], there[32];
+    const char *word = c->word_count > 1 ? c->words[1] : c->link_path[0] != 0 ? c->link_path : NULL;
 
-    if (drive_path(place, c->words[1]) == NULL) {
-        return fail_path(c, from, c->words[1], DATSYNC_E_TOO_BIG);
+    if (c->word_count > 1 && c->link_path[0] != 0) {
+        fail(c, USAGE, "%s: names a path already; %s is another", c->words[0], word);
+        return NULL;
     }
-    /* A clone's folder may have the key's name. */
-    if (datsync_parse_link(key, from) == 0 && !folder_key(from, ".dat/metadata.key", there)) {
-        return cat_from_link(c, key, place);
+    if (word == NULL && c->command->bit == CAT) {
+        fail(c, USAGE, "%s: which file? datsync cat [OPTIONS] %s", c->words[0], c->command->usage);
+        return NULL;
     }
-    int code = look_into(c, from, &drive);
+    return drive_path(place, word != NULL ? word : "/");
+}
+
+/* `ls` and `cat`, of a folder or a link; a clone's folder may have the key's name. */
+static int show_path(cli *c)
+{
+    const char *from = folder_word(c, 0);
+    datsync_drive *drive = NULL;
+    char place[DATSYNC_MAX_PATH + 2];
+    uint8_t key[32], there[32];
+    int link = c->word_count > 0 && is_link(from) && !folder_key(from, ".dat/metadata.key", there);
+
+    int code = link ? read_link(c, from, key) : DONE;
     if (code != DONE) {
         return code;
     }
-    code = write_out(c, from, drive, place);
+    if (shown_path(c, place) == NULL) {
+        return c->said ? USAGE : fail_path(c, from, c->words[c->word_count - 1], DATSYNC_E_TOO_BIG);
+    }
+    if (link) {
+        return show_link(c, key, place);
+    }
+    code = look_into(c, from, &drive);
+    if (code != DONE) {
+        return code;
+    }
+    code = c->command->bit == LS ? list_out(c, from, drive, place) : write_out(c, from, drive, place);
     return close_drive(c, from, drive, code);
 }
 
@@ -3561,8 +4312,8 @@ static const command commands[] = {
      "Print the link and the discovery key; export: print the secret key; import: read it.", 0, 2, KEYS, run_keys},
     {0, "verify", "[DIR]", "Read everything and check it: `ok N`, or a line `bad ...` for each fault.", 0, 1, VERIFY,
      run_verify},
-    {0, "ls", "[DIR] [PATH]", "List the files and folders of the newest version.", 0, 2, LS, run_ls},
-    {0, "cat", "LINK|DIR PATH", "Write one file to standard output.", 2, 2, CAT, run_cat},
+    {0, "ls", "[LINK|DIR] [PATH]", "List the files and folders of the newest version.", 0, 2, LS, show_path},
+    {0, "cat", "LINK|DIR [PATH]", "Write one file to standard output.", 1, 2, CAT, show_path},
     {1, "create", "DIR", "Make a feed with new keys in the folder DIR and print its link.", 1, 1, FEED_CREATE,
      feed_create},
     {1, "append", "DIR [FILE...]", "Append the files, or standard input, and print the new length.", 1, -1, FEED_APPEND,
@@ -3589,7 +4340,7 @@ typedef struct option_spec {
 } option_spec;
 
 #define AT(member) offsetof(cli, member)
-#define NETWORKED (FEED_SHARE | FEED_CLONE | SHARE | CLONE | PULL | SYNC | CAT)
+#define NETWORKED (FEED_SHARE | FEED_CLONE | SHARE | CLONE | PULL | SYNC | LS | CAT)
 #define IMPORTING (CREATE | SHARE | SYNC)
 
 static const option_spec option_specs[] = {
@@ -3602,7 +4353,10 @@ static const option_spec option_specs[] = {
      0},
     {"--no-ignore-hidden", NONE, NULL, "take in names that begin with a dot", IMPORTING | STATUS, AT(with_hidden), 0,
      0},
-    {"--select", GLOB, "GLOB", "only these files and folders (* ** ? [a-z]); repeatable", CLONE | PULL | SYNC, 0, 0, 0},
+    {"--select", GLOB, "GLOB", "only these files and folders (* ** ? [a-z]); repeatable; kept for pull",
+     CLONE | PULL | SYNC, 0, 0, 0},
+    {"--all", NONE, NULL, "drop the selection that the folder keeps: everything again", CLONE | PULL | SYNC, AT(all), 0,
+     0},
     {"--checkout", NUMBER, "VERSION", "this version, not the newest", CLONE | PULL | LS | CAT, AT(checkout), 1,
      DATSYNC_MAX_BLOCKS},
     {"--archive", NONE, NULL, "keep the content of all versions, in .dat", CREATE | SHARE | CLONE, AT(archive), 0, 0},
@@ -3622,7 +4376,7 @@ static const option_spec option_specs[] = {
     {"--max-peers", NUMBER, "N", "connections at once (64)", NETWORKED, AT(max_peers), 1, 65535},
     {"--no-discovery", NONE, NULL, "look for no peers (there is no discovery yet)", NETWORKED, 0, 0, 0},
     {"--timeout", NUMBER, "S", "give up after S seconds without a new byte (30; 0: never)",
-     FEED_CLONE | CLONE | PULL | CAT, AT(timeout), 0, 1000000000},
+     FEED_CLONE | CLONE | PULL | LS | CAT, AT(timeout), 0, 1000000000},
     {"--live", NONE, NULL, "stay when complete: fetch what is added, and serve", FEED_CLONE | CLONE, AT(live), 0, 0},
     {"--secret-dir", TEXT, "DIR", "where secret keys are kept (.dat/secret_keys in the home folder)", ALL_DRIVE,
      AT(secret_dir), 0, 0},
@@ -3652,10 +4406,12 @@ static void usage(FILE *out)
         snprintf(head, sizeof head, "datsync %s%s %s", group(cmd), cmd->name, cmd->usage);
         fprintf(out, "  %-34s %s\n", head, cmd->about);
     }
-    fputs("\nLINK is 64 hexadecimal digits, with or without dat:// before them.\n"
-          "Each command has -h. datsync --version prints the version.\n\n"
-          "exit: 0 done, 1 failed, 2 wrong usage, 3 no peer served this key, 130 interrupted\n",
-          out);
+    fputs(
+        "\nLINK is 64 hexadecimal digits, with or without dat:// or https://HOST/ before them; +VERSION and /PATH may\n"
+        "follow: the one counts as --checkout, the other is the file or folder that is meant.\n"
+        "Each command has -h. datsync --version prints the version.\n\n"
+        "exit: 0 done, 1 failed, 2 wrong usage, 3 no peer served this key, 130 interrupted\n",
+        out);
 }
 
 static void usage_of(const command *cmd)
@@ -3749,12 +4505,7 @@ static int set_option(cli *c, const option_spec *spec, const char *value)
     case LISTEN:
         return parse_listen(c, value);
     case GLOB:
-        if (c->select_count == CLI_MAX_SELECTS) {
-            return 0;
-        }
-        value += *value == '/';
-        c->selects[c->select_count++] = value;
-        return glob_fault(value) == NULL;
+        return add_select(c, value) == NULL;
     case RANGE:
         return c->range_count < CLI_MAX_RANGES && parse_range(value, &c->ranges[c->range_count++]);
     default:

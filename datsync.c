@@ -165,6 +165,25 @@ static int all_zero(const uint8_t *p, size_t len)
     return len == 0 || sodium_is_zero(p, len);
 }
 
+static int utf8_valid(const uint8_t *s, size_t len)
+{
+    size_t i = 0, k, n;
+    while (i < len) {
+        uint8_t c = s[i];
+        n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+        if (n == 0 || n > len - i)
+            return 0;
+        for (k = 1; k < n; k++)
+            if ((s[i + k] & 0xc0) != 0x80)
+                return 0;
+        if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] > 0x9f) || (c == 0xf0 && s[i + 1] < 0x90) ||
+            (c == 0xf4 && s[i + 1] > 0x8f))
+            return 0;
+        i += n;
+    }
+    return 1;
+}
+
 int datsync_varint_decode(const uint8_t *buf, size_t len, uint64_t *value)
 {
     uint64_t v = 0;
@@ -618,22 +637,147 @@ void datsync_discovery_key(uint8_t out[32], const uint8_t key[32])
     (void)crypto_generichash(out, 32, (const uint8_t *)"hypercore", 9, key, 32);
 }
 
+/* ------------------------------------------------ links, as people have them */
+
+static int link_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static int link_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* What follows this word (in lower case) at p, in whatever case it stands there; NULL if something else does. */
+static const char *link_after(const char *p, const char *end, const char *word)
+{
+    for (; *word; word++, p++)
+        if (p == end || (*p >= 'A' && *p <= 'Z' ? *p - 'A' + 'a' : *p) != *word)
+            return NULL;
+    return p;
+}
+
+static const char *link_until(const char *p, const char *end, const char *marks)
+{
+    while (p < end && !strchr(marks, *p))
+        p++;
+    return p;
+}
+
+/* What stands in a key's place and is none: something that would have to be looked up, or a key that is not whole? */
+static int link_is_name(const char *p, const char *end, int web)
+{
+    const char *begin = p;
+    int other = 0, hex = 1;
+    for (end = link_until(p, end, "/?#"); p < end; p++) {
+        other |= *p == '.' && p > begin;
+        hex &= link_digit(*p) >= 0;
+    }
+    return other || (web && !hex);
+}
+
+/* The digits behind a +: the place behind them, NULL if they are no version. */
+static const char *link_version(const char *p, const char *end, uint64_t *version)
+{
+    end = link_until(p, end, "/?#");
+    for (*version = 0; p < end && *version <= DATSYNC_MAX_BLOCKS; p++) {
+        if (*p < '0' || *p > '9')
+            return NULL;
+        *version = 10 * *version + (uint64_t)(*p - '0');
+    }
+    return *version && *version <= DATSYNC_MAX_BLOCKS ? end : NULL;
+}
+
+/* One slash before each name, none behind; what stays where it is (an empty name, `.`) goes, what leads up is no path. */
+static int link_tidy(char *path)
+{
+    const char *p = path;
+    char *to = path;
+    while (*p) {
+        const char *stop = strchr(++p, '/');
+        size_t n = stop ? (size_t)(stop - p) : strlen(p);
+        if (n == 2 && memcmp(p, "..", 2) == 0)
+            return DATSYNC_E_PATH;
+        if (n && !(n == 1 && *p == '.')) {
+            *to++ = '/';
+            memmove(to, p, n);
+            to += n;
+        }
+        p += n;
+    }
+    *to = 0;
+    return 0;
+}
+
+static int link_path(const char *p, const char *end, char *path, size_t cap)
+{
+    size_t n = 0;
+    for (; p < end; p++) {
+        int c = (uint8_t)*p;
+        if (n + 1 >= cap)
+            return DATSYNC_E_TOO_BIG;
+        if (c == '%') {
+            if (end - p < 3 || link_digit(p[1]) < 0 || link_digit(p[2]) < 0)
+                return DATSYNC_E_PATH;
+            c = link_digit(p[1]) << 4 | link_digit(p[2]);
+            p += 2;
+        }
+        if (c == 0)
+            return DATSYNC_E_PATH;
+        path[n++] = (char)c;
+    }
+    path[n] = 0;
+    return utf8_valid((const uint8_t *)path, n) ? link_tidy(path) : DATSYNC_E_PATH;
+}
+
+/* Where the key's digits should be. Of an address in the web the host comes first, whatever digits it has. */
+static const char *link_place(const char *p, const char *end, int *web)
+{
+    const char *next = link_after(p, end, "https://");
+    next = next ? next : link_after(p, end, "http://");
+    if ((*web = next != NULL) != 0) {
+        p = link_until(next, end, "/?#");
+        p += p < end && *p == '/';
+    }
+    if ((next = link_after(p, end, "dat:")) != NULL)
+        p = next[0] == '/' && next[1] == '/' ? next + 2 : next;
+    return p;
+}
+
+int datsync_link_parse(const char *link, uint8_t key[32], uint64_t *version, char *path, size_t cap)
+{
+    const char *p = link, *end = link + strlen(link);
+    uint64_t number = 0;
+    int i, web, r;
+    while (link_blank(*p))
+        p++;
+    while (end > p && link_blank(end[-1]))
+        end--;
+    p = link_place(p, end, &web);
+    for (i = 0; i < 64 && p + i < end && link_digit(p[i]) >= 0; i++)
+        key[i / 2] = (uint8_t)(i & 1 ? key[i / 2] | link_digit(p[i]) : link_digit(p[i]) << 4);
+    if (i < 64 || (p + 64 < end && !strchr("+/?#", p[64])))
+        return link_is_name(p, end, web) ? DATSYNC_E_UNSUPPORTED : DATSYNC_E_KEY;
+    p += 64;
+    if (p < end && *p == '+' && (p = link_version(p + 1, end, &number)) == NULL)
+        return DATSYNC_E_INVALID;
+    if (version)
+        *version = number;
+    end = link_until(p, end, "?#"); /* a query and a fragment were for the page's own scripts */
+    if (path) {
+        r = link_path(p, end, path, cap);
+    } else {
+        for (r = 0; p < end && *p == '/'; p++)
+            ;
+        r = p < end ? DATSYNC_E_INVALID : 0;
+    }
+    return r < 0 ? r : number && !version ? DATSYNC_E_INVALID : 0;
+}
+
 int datsync_parse_link(uint8_t key[32], const char *link)
 {
-    size_t i;
-    if (strncmp(link, "dat://", 6) == 0)
-        link += 6;
-    for (i = 0; i < 64; i++) {
-        char c = link[i];
-        int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (v < 0)
-            return DATSYNC_E_KEY;
-        key[i / 2] = (uint8_t)(i & 1 ? key[i / 2] | v : v << 4);
-    }
-    link += 64;
-    if (*link == '/')
-        link++;
-    return *link ? DATSYNC_E_KEY : 0;
+    return datsync_link_parse(link, key, NULL, NULL, 0) < 0 ? DATSYNC_E_KEY : 0;
 }
 
 static void leaf_hash(uint8_t out[32], datsync_bytes block)
@@ -5665,25 +5809,6 @@ static void drive_tell(const datsync_drive *d, int type, const char *path, uint6
         d->on_event(d->event_ctx, type, path, index, size, error);
 }
 
-static int utf8_valid(const uint8_t *s, size_t len)
-{
-    size_t i = 0, k, n;
-    while (i < len) {
-        uint8_t c = s[i];
-        n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
-        if (n == 0 || n > len - i)
-            return 0;
-        for (k = 1; k < n; k++)
-            if ((s[i + k] & 0xc0) != 0x80)
-                return 0;
-        if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] > 0x9f) || (c == 0xf0 && s[i + 1] < 0x90) ||
-            (c == 0xf4 && s[i + 1] > 0x8f))
-            return 0;
-        i += n;
-    }
-    return 1;
-}
-
 /* ------------------------------------------------ names: `a/b/c`, slashes at both ends left away */
 
 static datsync_bytes name_trim(datsync_bytes b)
@@ -8130,19 +8255,28 @@ static int import_reclaim(importing *im, const datsync_stat *stat)
     return r < 0 ? r : 0;
 }
 
+static int import_ready(importing *im, const datsync_file_info *info)
+{
+    return !im->o->ready || im->o->ready(im->o->ctx, im->path, info);
+}
+
 static int import_file(importing *im, const datsync_file_info *info, const listed *old)
 {
     if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & 0777u) == (info->mode & 0777u) &&
         old->stat.size == info->size) {
         uint64_t end = old->stat.offset + old->stat.blocks;
-        int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end;
-        int r = looks_same(info, &old->stat) && whole ? 1 : file_matches(im->d, im->path + 1, &old->stat);
+        int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end, same = looks_same(info, &old->stat) && whole, r;
+        if (!same && !import_ready(im, info))
+            return 0;
+        r = same ? 1 : file_matches(im->d, im->path + 1, &old->stat);
         if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
             r = im->d->archive ? 0 : import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
         if (r < 0)
             return is_file_fault(r) ? import_refuse(im, r) : r;
         if (r > 0)
             return import_tell(im, DATSYNC_UNCHANGED, im->path, info->size, info->size, 0);
+    } else if (!import_ready(im, info)) {
+        return 0;
     }
     return import_put(im, info, old);
 }
@@ -8318,7 +8452,7 @@ static int import_folder(importing *im, const datsync_file_info *info, const lis
 
 int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
 {
-    static const datsync_import_options plain = {NULL, NULL, NULL, 0, 0};
+    static const datsync_import_options plain = {NULL, NULL, NULL, NULL, 0, 0};
     importing *im;
     int64_t changes;
     int r = 0, k;

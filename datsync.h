@@ -297,7 +297,15 @@ int64_t datsync_rle_encode(const uint8_t *bits, size_t len, uint8_t *out, size_t
 
 /* BLAKE2b-256 of `hypercore` (lower case), keyed with the public key: what may be told to strangers. */
 void datsync_discovery_key(uint8_t out[32], const uint8_t key[32]);
-/* 64 hexadecimal digits, with or without `dat://` before and one `/` behind. Returns 0 or DATSYNC_E_KEY. */
+/* A link as people have it: KEY, 64 hexadecimal digits, with or without `dat://` or `dat:` before (in any case) or `https://HOST/`, as
+ * the old web pages had it (`http` too); behind it maybe `+VERSION`, and `/PATH`, whose escapes (%20) are decoded; blanks around.
+ * A query and a fragment are passed over. *version: 1 to DATSYNC_MAX_BLOCKS, 0 if it names none. path[0..cap): one slash before each
+ * name and none behind, `""` if it names none (a lone `/` is none). Where version or path is NULL, a link that has one is
+ * DATSYNC_E_INVALID. DATSYNC_E_KEY: there is no key in it; DATSYNC_E_UNSUPPORTED: what stands in the key's place is a name, which
+ * would have to be looked up; DATSYNC_E_INVALID: no such version can be; DATSYNC_E_PATH: an escape that is none, no UTF-8, `..`;
+ * DATSYNC_E_TOO_BIG: cap is too small (strlen(link) + 1 is enough). What it writes to is undefined then. */
+int datsync_link_parse(const char *link, uint8_t key[32], uint64_t *version, char *path, size_t cap);
+/* The same where only the key is wanted. Returns 0 or DATSYNC_E_KEY, also for a link to a version or a path. */
 int datsync_parse_link(uint8_t key[32], const char *link);
 
 /* Hashes of the tree (DEP-0002): BLAKE2b-256 of 0 | size | data, of 1 | size | left | right. */
@@ -491,7 +499,8 @@ typedef struct datsync_tree {
 /* Where an owner's secret keys are; never in the folder that is shared. */
 typedef struct datsync_secrets {
     void *ctx;
-    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]); /* DATSYNC_E_NOT_FOUND: it has none */
+    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]); /* DATSYNC_E_NOT_FOUND: it has none;
+                                                                                        DATSYNC_E_KEY: what it has is no key */
     int (*save)(void *ctx, const uint8_t discovery_key[32], const uint8_t secret_key[64]); /* synced, mode 0600 */
     void (*close)(void *ctx); /* may be NULL */
 } datsync_secrets;
@@ -599,6 +608,9 @@ typedef struct datsync_import_options {
     /* Also called between the blocks of a large file; it may call datsync_poll. Non-zero ends the import in order:
      * DATSYNC_E_AGAIN. */
     int (*on_event)(void *ctx, const datsync_import_event *event);
+    /* Is this file, which is new or not as it was recorded, to be taken now? 0: it stays as it is in the drive, until the next import;
+     * it may be in the making. NULL: all are. */
+    int (*ready)(void *ctx, const char *path, const datsync_file_info *info);
     int dry_run; /* only tell what would be done */
     int keep;    /* remove nothing */
 } datsync_import_options;
@@ -888,7 +900,7 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
 /* The files beneath a folder. DATSYNC_CREATE makes the folder (not those above it). */
 int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags);
 /* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir NULL:
- * `.dat/secret_keys` in the home folder. Folders are made when a key is saved. */
+ * `.dat/secret_keys` in the home folder. An empty file counts as none. Folders are made when a key is saved. */
 int datsync_os_secrets(datsync_secrets *out, const char *dir);
 /* Monotonic milliseconds; fits datsync_env.clock. */
 uint64_t datsync_os_clock(void *ctx);

@@ -1823,6 +1823,9 @@ static int secrets_load(void *ctx, const uint8_t discovery_key[32], uint8_t secr
         got = S_ISREG(status.st_mode) && status.st_size == SECRET_SIZE ? file_read(fd, 0, secret_key, SECRET_SIZE) : 0;
     }
     close(fd);
+    if (got == 0 && S_ISREG(status.st_mode) && status.st_size == 0) {
+        return DATSYNC_E_NOT_FOUND; /* old versions of the deployed implementation made files before they had what goes in */
+    }
     if (got != SECRET_SIZE) {
         memset(secret_key, 0, SECRET_SIZE);
         return got < 0 ? (int)got : DATSYNC_E_KEY;

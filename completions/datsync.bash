@@ -11,13 +11,13 @@ _datsync_options() {
     case $1 in
     create) echo $about $hidden archive $own no-sync $general ;;
     share) echo $about watch $hidden archive $network $own no-sync $general ;;
-    clone) echo select= checkout= archive force $network timeout= live $own no-sync $general ;;
-    pull) echo select= checkout= force $network timeout= $own no-sync $general ;;
-    sync) echo $hidden select= force $network $own no-sync $general ;;
+    clone) echo select= all checkout= archive force $network timeout= live $own no-sync $general ;;
+    pull) echo select= all checkout= force $network timeout= $own no-sync $general ;;
+    sync) echo $hidden select= all force $network $own no-sync $general ;;
     log | verify) echo $own $general ;;
     status) echo $hidden $own $general ;;
     keys) echo force $own $general ;;
-    ls) echo checkout= long recursive $own $general ;;
+    ls) echo checkout= long recursive $network timeout= $own $general ;;
     cat) echo checkout= $network timeout= $own quiet help ;;
     'feed create') echo secret-key= no-sync $general ;;
     'feed append') echo block-size= lines no-sync $general ;;

@@ -115,13 +115,14 @@ complete -c datsync -n '__datsync_at feed-create' -l secret-key -rF -d 'Use this
 complete -c datsync -n '__datsync_at feed-append' -l block-size -x -d 'Bytes of a block'
 complete -c datsync -n '__datsync_at feed-append feed-cat' -l lines -d 'A block is a line'
 complete -c datsync -n '__datsync_at feed-cat feed-clone' -l range -x -d 'Only the blocks A:B'
-set -l networked share clone pull sync cat feed-share feed-clone
+complete -c datsync -n '__datsync_at clone pull sync' -l all -d 'Drop the selection'
+set -l networked share clone pull sync ls cat feed-share feed-clone
 complete -c datsync -n "__datsync_at $networked" -l listen -x -d 'Take connections here'
 complete -c datsync -n "__datsync_at $networked" -l no-listen -d 'Take no connections'
 complete -c datsync -n "__datsync_at $networked" -l peer -x -d 'Dial this peer'
 complete -c datsync -n "__datsync_at $networked" -l max-peers -x -d 'Connections at once'
 complete -c datsync -n "__datsync_at $networked" -l no-discovery -d 'Look for no peers'
-complete -c datsync -n '__datsync_at clone pull cat feed-clone' -l timeout -x -d 'Seconds without a new byte'
+complete -c datsync -n '__datsync_at clone pull ls cat feed-clone' -l timeout -x -d 'Seconds without a new byte'
 complete -c datsync -n '__datsync_at clone feed-clone' -l live -d 'Stay when complete'
 complete -c datsync -n '__datsync_at create share clone pull sync log status keys verify ls cat' -l secret-dir \
     -xa '(__datsync_folders)' -d 'Where secret keys are kept'

@@ -884,6 +884,26 @@ static int cmd_link(int n, char **w)
     return r;
 }
 
+/* key, version, path */
+static int cmd_link_parts(int n, char **w)
+{
+    datsync_bytes b = bytes(w[0]);
+    char *link_text = temp(b.len + 1), *path = temp(b.len + 1);
+    uint64_t version;
+    uint8_t key[32];
+    int r;
+    (void)n;
+    memcpy(link_text, b.data, b.len);
+    link_text[b.len] = 0;
+    r = datsync_link_parse(link_text, key, &version, path, b.len + 1);
+    if (r == 0) {
+        say_bytes(key, 32);
+        say_number(version);
+        say_bytes((const uint8_t *)path, strlen(path));
+    }
+    return r;
+}
+
 static int cmd_leaf(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
@@ -3250,8 +3270,13 @@ static int import_ignored(void *ctx, const char *path, int folder)
     return 0;
 }
 
+static int import_is_ready(void *ctx, const char *path, const datsync_file_info *info)
+{
+    return (info->mode & 0170000) == 0100000 && !import_ignored(ctx, path, 0);
+}
+
 /* drive.import D DRY KEEP STOP [IGNORE ...] -> CHANGE:SIZE:DONE:ERROR:PATH ..., and at the end the changes. STOP: after how many
- * events it is ended. IGNORE: paths */
+ * events it is ended. IGNORE: paths; with 2 added to KEEP they are not ready instead */
 static int cmd_drive_import(int n, char **w)
 {
     datsync_import_options o;
@@ -3263,9 +3288,10 @@ static int cmd_drive_import(int n, char **w)
     p.ignore = w + 4;
     o.ctx = &p;
     o.dry_run = (int)number(w[1]);
-    o.keep = (int)number(w[2]);
+    o.keep = (int)number(w[2]) & 1;
     o.on_event = import_noted;
-    o.ignore = import_ignored;
+    o.ignore = number(w[2]) & 2 ? NULL : import_ignored;
+    o.ready = number(w[2]) & 2 ? import_is_ready : NULL;
     r = datsync_drive_import(drive_of(w[0]), &o);
     if (r >= 0)
         say_signed(r);
@@ -3594,6 +3620,7 @@ static const struct command {
     {"cipher", 5, cmd_cipher},
     {"discovery", 1, cmd_discovery},
     {"link", 1, cmd_link},
+    {"link-parts", 1, cmd_link_parts},
     {"leaf", 1, cmd_leaf},
     {"parent", 2, cmd_parent},
     {"root", 1, cmd_root},

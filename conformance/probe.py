@@ -384,9 +384,10 @@ class Drives:
     def remove(self, d, path):
         return self.probe.number("drive.remove", d, name(path))
 
-    def import_(self, d, dry=False, keep=False, stop=0, ignore=()):
+    def import_(self, d, dry=False, keep=False, stop=0, ignore=(), unready=()):
         """The events, without those of what is unchanged and of what is not done yet. Their number is what it returns."""
-        *words, count = self.probe.ask("drive.import", d, dry, keep, stop, *map(name, ignore))
+        assert not (ignore and unready)
+        *words, count = self.probe.ask("drive.import", d, dry, int(keep) + 2 * bool(unready), stop, *map(name, ignore or unready))
         changes = [self._change(w) for w in words]
         last = [c for c in changes if c.change != UNCHANGED and c.done == c.size]
         assert len([c for c in last if c.change != REFUSED]) == int(count)

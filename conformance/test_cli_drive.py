@@ -159,7 +159,8 @@ def test_a_folder_that_is_no_drive(command, owner, tmp_path):
     if command != "share":  # which makes one
         result = owner(command, *args, tmp_path / "none", *(["x"] if command == "cat" else []), code=FAILED)
         assert one_line(result).endswith("no drive is here") and os.listdir(str(tmp_path / "none")) == []
-    missing = owner(command, *args, tmp_path / "not" / "there", *(["x"] if command == "cat" else []), code=FAILED)
+    missing = owner(command, *args, tmp_path / "not" / "there", *(["x"] if command == "cat" else []),
+                    code=USAGE if command in ("share", "sync") else FAILED)
     assert one_line(missing) and not (tmp_path / "not").exists()
 
 
@@ -434,7 +435,9 @@ def test_a_key_for_a_clone_that_is_not_whole(owner, reader, origin, tmp_path):
         reader.clone(server, tmp_path / "copy", "--select", "a.txt")
         server.stop()
     refused = reader("keys", "import", tmp_path / "copy", stdin=secret, code=FAILED)
-    assert "no complete clone" in one_line(refused)
+    lines = refused.err.splitlines()
+    assert sorted(re.findall(r": (/\S+): is missing$", refused.err, re.M)) == ["/dat.json", "/empty", "/sub/big.bin", "/sub/deep/c.csv"]
+    assert len(lines) == 5 and "no complete clone (4 entries" in lines[-1]
     assert "writable: no" in reader("status", tmp_path / "copy").lines
     other = Home(tmp_path / "other")
     other("keys", "import", "--force", tmp_path / "copy", stdin=secret)

@@ -404,6 +404,24 @@ def test_import_leaves_out_and_refuses(drives):
     assert drives.listing(0).keys() == {"/a"}
 
 
+def test_import_leaves_for_later_what_is_not_ready(drives):
+    """What is new is not there yet, what is changed stays as it was; what is as it was is not asked for, nor are folders."""
+    drives.world(0, {"a": b"a", "b/c": b"c", "same": b"s", "gone": b"g"})
+    drives.open(0, "world:0")
+    assert {c.path for c in drives.import_(0, unready=["/a"])} == {"/b/c", "/same", "/gone"}
+    drives.import_(0)
+    version = drives.version(0)
+    drives.write(0, "a", b"another, longer", mtime=5)
+    drives.write(0, "new/x", b"x")
+    drives.delete(0, "gone")
+    told = drives.import_(0, unready=["/a", "/new/x", "/same", "/gone", "/new", "/b"])
+    assert [(c.change, c.path) for c in told] == [(REMOVED, "/gone")] and drives.version(0) == version + 1
+    assert drives.find(0, "/a").stat[3] == 1 and "/new/x" not in drives.listing(0)
+    assert {(c.change, c.path) for c in drives.import_(0)} == {(UPDATED, "/a"), (ADDED, "/new/x")}
+    drives.write(0, "a", b"Another, longer", mtime=7)  # of the same size
+    assert drives.import_(0, unready=["/a"]) == [] and len(drives.import_(0)) == 1
+
+
 def test_import_is_ended_by_its_caller(drives):
     drives.world(0, {"%d" % i: b"x%d" % i for i in range(20)})
     drives.open(0, "world:0")

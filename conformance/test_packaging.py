@@ -85,7 +85,7 @@ WANTED = """
 crypto_core_hsalsa20 crypto_generichash crypto_generichash_final crypto_generichash_init crypto_generichash_update
 crypto_kdf_derive_from_key crypto_shorthash crypto_sign_detached crypto_sign_seed_keypair crypto_sign_verify_detached
 crypto_stream_salsa20_xor_ic randombytes_buf sodium_init sodium_is_zero sodium_memzero
-bsearch free memchr memcmp memcpy memmove memset qsort realloc snprintf strchr strcmp strcpy strlen strncmp strrchr
+bsearch free memchr memcmp memcpy memmove memset qsort realloc snprintf strchr strcmp strcpy strlen strrchr
 """.split()
 
 

@@ -385,9 +385,16 @@ def test_wrong_arguments_do_nothing():
         with pytest.raises(ValueError):
             Feed.create(wrong)
     clone, nobody = datsync.clone, "127.0.0.1:1"
-    for wrong in ("", "x" * 64, "0" * 63, "http://" + "0" * 64, link + "\0"):
+    for wrong in ("", "x" * 64, "0" * 63, "http://" + "0" * 64, link + "\0", "dat://name.com", link + "+0", link + "/%"):
+        for call in (clone, datsync.clone_drive):
+            with pytest.raises(ValueError):
+                call(wrong, "c", nobody)
+    for wrong in (link + "+3", link + "/a"):  # a feed has neither
         with pytest.raises(ValueError):
             clone(wrong, "c", nobody)
+    for more in ({"version": 4}, {"select": bool}):
+        with pytest.raises(ValueError):
+            datsync.clone_drive(link + "+3/a", "c", nobody, **more)
     for call in (lambda: clone(link, "c"), lambda: clone(link, "c", []), lambda: clone(link, "c", ""),
                  lambda: clone(link, "c", ["a\0:1"]), lambda: clone(link, "c", nobody, timeout=0),
                  lambda: clone(link, "c", nobody, timeout=float("nan")), lambda: clone(link, "c", nobody, rate=-1),
@@ -1245,6 +1252,8 @@ def test_a_drive_is_cloned(folder):
             run("clone", "--peer", sharer.address, drive.key.hex(), "theirs")
             assert content("theirs") == FILES
             # in memory, one file of it
+            with datsync.clone_drive(" DAT:%s+1/a.txt?x" % drive.link[6:], None, sharer.address) as memory:
+                assert memory.read("/a.txt") == drive.read("/a.txt", version=1)
             with datsync.clone_drive(drive.link, None, sharer.address, select=lambda path: path == "/a.txt") as memory:
                 assert memory.read("/a.txt") == FILES["/a.txt"]
                 refused(Code.NOT_FOUND, lambda: memory.read("/s/b"), NotFound)

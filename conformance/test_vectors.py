@@ -251,13 +251,63 @@ def test_keystreams(codec):
                 assert got == [hex]
 
 
-def test_links(codec):
-    key = KEY_PAIR["publicKey"]
-    for text in (key, key.upper(), "dat://" + key, key + "/", "dat://" + key + "/"):
-        assert codec.ask("link", text.encode()) == [key]
-    for text in ("", key[:63], key + "0", "dat:/" + key, "DAT://" + key, key + "//", " " + key,
-                 key[:-1] + "g", key + "\n", "dat://", "dat://dat://" + key):
-        assert codec.code("link", text.encode()) == -49, text
+KEY = KEY_PAIR["publicKey"]
+NO_KEY, NAME, NO_VERSION, NO_PATH = -49, -5, -2, -103
+
+# K stands for the key: what a link says, or the error.
+LINKS = [
+    *((text, (0, "")) for text in (
+        "K", "K/", "K//", "dat://K", "dat://K/", "dat://K//", "DAT://K", "Dat://K/", "dat:K", "dat:K/", "DAT:K", " K", "K\n", "\t dat://K \r\n",
+        "dat://K?a=1", "dat://K#top", "dat://K/?a/b#c", "https://datproject.org/K", "HTTPS://datbase.org/K/",
+        "http://localhost:3000/K", "https://user@host.example/K", "https://[::1]:80/K", "https://host.example/dat://K",
+        "https://host.example/K?x=/y", "https://%s.example/K" % ("0" * 64), "https://%s/K" % ("0" * 64))),
+    ("dat://K+1", (1, "")), ("K+5", (5, "")), ("dat:K+007/", (7, "")), ("dat://K+4294967296", (4294967296, "")),
+    ("https://host.example/K+12/a", (12, "/a")),
+    *((text, (0, "/a")) for text in ("dat://K/a", "K/a", "dat:K/a", "https://h.example/K/a", "dat://K//a/", "dat://K/./a//.//", " dat://K/a ",
+                                     "dat://K/a?b", "dat://K/a#b", "dat://K/a/?b=/c", "dat://K/%61")),
+    ("dat://K/a/b.txt", (0, "/a/b.txt")), ("dat://K+3/a/b", (3, "/a/b")), ("dat://K/a%20b", (0, "/a b")), ("dat://K/a b", (0, "/a b")),
+    ("dat://K/%C3%A9/\u00e9", (0, "/\u00e9/\u00e9")), ("dat://K/a%2Fb", (0, "/a/b")), ("dat://K/a%3Fb%23c%25", (0, "/a?b#c%")),
+    ("dat://K/a+3", (0, "/a+3")), ("dat://K/...", (0, "/...")), ("dat://K/..a", (0, "/..a")), ("dat://K/dat:K", (0, "/dat:" + KEY)),
+    ("dat://K/" + "0" * 64, (0, "/" + "0" * 64)), ("https://h.example/K/" + "0" * 64, (0, "/" + "0" * 64)),
+    ("dat://K/.", (0, "")), ("dat://K/./", (0, "")), ("dat://K/*[!a]\\?", (0, "/*[!a]\\")), ("dat://K/" + 400 * "long%20name/", (0, 400 * "/long name")),
+    *((text, NO_KEY) for text in (
+        "", " ", "dat:", "dat://", KEY[:63], KEY + "0", "dat://" + KEY[:63] + "/a", "dat://" + KEY + "0/", "dat:/K", "dat:///K", "dat://dat://K",
+        KEY[:-1] + "g", "K K", "Kx", "K&a", "K-1", "dat://K:3282", "dat//K", "/K", "./K", "x", "hyper://K", "http://K", "https://K",
+        "https://" + "0" * 64, "https://h.example", "https://h.example//K", "https://h.example?K", "https://h.example/" + KEY[:63],
+        "https:/h.example/K", "ftp://K", "\0")),
+    *((text, NAME) for text in ("dat://name.com", "dat://name.com/", "dat://name.com/a?b", "name.com", "dat:beaker.example+3/a", "K.",
+                                "dat://%s.example/" % ("0" * 64), "https://datbase.org/user/name", "https://h.example/user/K",
+                                "https://h.example/about")),
+    *((text, NO_VERSION) for text in ("dat://K+", "dat://K+/a", "dat://K+0", "dat://K+00", "dat://K+x", "dat://K+1x", "dat://K+1+2", "dat://K+-1",
+                                      "dat://K+4294967297", "dat://K+99999999999999999999999999", "K+ 1", "dat://K++1", "dat://K+1.5")),
+    *((text, NO_PATH) for text in ("dat://K/%", "dat://K/%4", "dat://K/%zz", "dat://K/a%2", "dat://K/%0", "dat://K/%00", "dat://K/%FF", "dat://K/%C3",
+                                   "dat://K/%ED%A0%80", "dat://K/..", "dat://K/a/../b", "dat://K/%2e%2E/b", "dat://K/%2f..")),
+]
+
+
+@pytest.mark.parametrize("text, expected", LINKS, ids=[ascii(text[:60]) for text, _ in LINKS])
+def test_links(text, expected, codec):
+    text = text.replace("K", KEY) if "K" in text else text
+    for spelled in (text, text.replace(KEY, KEY.upper())):
+        if isinstance(expected, int):
+            assert codec.code("link-parts", spelled.encode()) == expected
+        else:
+            key, version, path = codec.ask("link-parts", spelled.encode())
+            assert key == KEY and int(version) == expected[0]
+            assert ("" if path == "-" else bytes.fromhex(path).decode()).lower() == expected[1].lower()
+        if expected == (0, "") and "/." not in text:  # for who wants the key alone, nothing that a link says is passed over
+            assert codec.ask("link", spelled.encode()) == [KEY]
+        else:
+            assert codec.code("link", spelled.encode()) == NO_KEY
+
+
+def test_a_link_of_any_bytes(codec):
+    """None of them is read beyond its end, nor written beyond the room for its path."""
+    whole = ("dat://%s+12/a%%20b/c" % KEY).encode()
+    for cut in range(len(whole)):
+        codec.code("link-parts", whole[:cut])
+        for byte in b"\xff%/+.\0 ":
+            codec.code("link-parts", whole[:cut] + bytes([byte]) + whole[cut + 1:])
 
 
 # ---- digest.json --------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ _Entry = _struct("entry", "s", "path", "q", "version", "i", "deleted", _Stat, "s
 _DriveOptions = _struct("drive_options", "p", "env", _Store, "metadata content", _Tree, "tree", _Secrets, "secrets",
                         "s", "key secret_key", "u", "flags")
 _ImportEvent = _struct("import_event", "i", "change", "s", "path", "q", "size done", "i", "error")
-_ImportOptions = _struct("import_options", "p", "ctx ignore on_event", "i", "dry_run keep")
+_ImportOptions = _struct("import_options", "p", "ctx ignore on_event ready", "i", "dry_run keep")
 _Layout = _struct("layout", "p", "ctx", "q", "version", "i", "force", "p", "select")
 _Check = _struct("drive_check", "p", "ctx fault", "i", "deep")
 _Pollfd = _struct("pollfd", "h", "handle", "t", "events revents")
@@ -114,7 +114,7 @@ _Options = _struct("options", "p", "env net", "u", "max_peers",
 _CALLBACKS = {"on_event": "-ppp", "audit_fn": "-pqi", "entry_fn": "ipp", "ignore": "ipsi", "import": "ipp", "select": "ips",
               "fault": "-ppi"}
 _FUNCTIONS = """
-    s strerror i, i parse_link p s, p os_net, q os_clock p, i os_store p s s u, i os_tree p s u, i os_secrets p s,
+    s strerror i, i link_parse s p p p z, p os_net, q os_clock p, i os_store p s s u, i os_tree p s u, i os_secrets p s,
     i feed_open p p, i feed_close p, p feed_key p, p feed_discovery_key p, p feed_secret_key p, i feed_writable p, q feed_length p,
     q feed_byte_length p, i feed_has p q, q feed_count p q q, l feed_append p p z, l feed_block_size p q, l feed_get p q p z,
     l feed_audit p p p, i feed_flush p, i feed_want p q q, - feed_unwant p,
@@ -229,12 +229,18 @@ def _key(value, size, what):
 
 
 def _link(value):
+    """The key, version (0: none) and path ("": none) of a link."""
     if isinstance(value, (bytes, bytearray)):
-        return _key(value, 32, "key")
-    key = ctypes.create_string_buffer(32)
-    if _c.parse_link(key, _utf8(value, "link")) < 0:
-        raise ValueError("%r: a link has 64 hexadecimal digits, with or without dat:// before them" % value)
-    return key.raw
+        return _key(value, 32, "key"), 0, ""
+    text, key, version = _utf8(value, "link"), ctypes.create_string_buffer(32), c_uint64()
+    path = ctypes.create_string_buffer(len(text) + 1)
+    code = _c.link_parse(text, key, byref(version), path, len(path))
+    if code < 0:
+        raise ValueError("%r: %s" % (value, {
+            Code.UNSUPPORTED: "names can't be resolved here: a link needs the key",
+            Code.INVALID: "behind the + a link has a version, 1 or above", Code.PATH: "the path in this link is none"}.get(
+                code, "a link has 64 hexadecimal digits, with or without dat:// before them")))
+    return key.raw, version.value, _text(path.value)
 
 
 # ---------------------------------------------------------------- handles --------------------------------------------
@@ -1055,23 +1061,36 @@ def _pulled(opened, request):
 def clone(link, folder=None, peers=(), *, sync=True, **options):
     """Download a feed into a folder (or memory) and return it, open. It goes on where it was interrupted.
 
-    `link`: `dat://KEY`, 64 digits, or the key. `peers`: addresses, HOST:PORT. Options: `progress(Progress)` is called where
+    `link`: `dat://KEY`, 64 digits, `https://HOST/KEY`, or the key. `peers`: addresses, HOST:PORT. Options: `progress(Progress)` is called where
     something changed, at most `rate` (10) times a second, and at the end. `timeout` (30): seconds without a new verified
     byte; None: no limit. `ranges`: only the blocks of these pairs (start, end). `listen`: an address where peers can come.
 
     Errors: NoPeer, Timeout, Locked; Code.OTHER_FEED: another feed is there; STATE: this is where it is written; those of
     `Feed.open`. After any, as after an exception in `progress` and after Ctrl-C, what came is kept and the feed is
     closed."""
-    key, request = _link(link), Feed._request(peers, **options)
+    key, version, path = _link(link)
+    if version or path:
+        raise ValueError("%r: a feed has neither versions nor paths" % link)
+    request = Feed._request(peers, **options)
     return _pulled(Feed.open(folder, key=key, create=True, sync=sync), request)
 
 
 def clone_drive(link, folder=None, peers=(), *, secret_dir=None, archive=False, sync=True, **options):
     """Download a drive, lay out its files in a folder (or keep them in memory, for `read`), and return it, open: as
     `clone`, but for `ranges`. Look at `refused` of what is returned (see `Drive.pull`). `version`: another than the newest
-    (Code.NOT_FOUND: there is none). `select(path)` false leaves a file out. `force` overwrites what was changed here. A
+    (Code.NOT_FOUND: there is none). `select(path)` false leaves a file out. A link's `+VERSION` is `version`, its `/PATH`
+    selects that file or folder. `force` overwrites what was changed here. A
     folder that has files and is no drive is refused (Code.STATE), but with `force`."""
-    key, request = _link(link), Drive._request(peers, **options)
+    key, version, path = _link(link)
+    if version and options.setdefault("version", version) not in (None, version):
+        raise ValueError("%r: version names another, %r" % (link, options["version"]))
+    if path:
+        if options.get("select") is not None:
+            raise ValueError("%r: select contradicts the path in this link" % link)
+        options["select"] = lambda at: at == path or at.startswith(path + "/")
+    if version:
+        options["version"] = version
+    request = Drive._request(peers, **options)
     if folder is not None and not request.force and os.path.isdir(folder):
         names = os.listdir(os.fsdecode(folder))
         if names and ".dat" not in names:

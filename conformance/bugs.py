@@ -403,6 +403,88 @@ def _():
         old(self, channel, have if have.bitfield is not None else wire.Have(have.start))
 
 
+# ---- peers of other years -------------------------------------------------------------------------
+
+@bug("counts-the-wants-length", "A bitfield answers a Want only if it has the Want's length.")
+def _():
+    @wrap(Conversation, "_answered")
+    def _(old, self, channel, have, bits, whole):
+        answers = channel.answers
+        bits = old(self, channel, have, bits, whole)
+        if have.length != peer.WANT_BLOCKS:
+            channel.answers = answers
+        return bits
+
+
+@bug("asks-on-a-hint", "The last block, told of ahead of the bitfield, is asked for at once.")
+def _():
+    peer.HINT = 0
+
+
+@bug("zeros-left-out-tell-nothing", "What an answer leaves out at its end stays claimed.")
+def _():
+    @wrap(Conversation, "_answered")
+    def _(old, self, channel, have, bits, whole):
+        old(self, channel, have, bits, whole)
+        return bits
+
+
+@bug("whole-is-one-range", "Of a whole bitfield no more than the first 1,048,576 blocks are read.")
+def _():
+    from dat import bitfield
+    peer.rle_decode = lambda code, align=1, limit=bitfield.MAX_DECODED: bitfield.rle_decode(code, align)[:peer.WANT_BLOCKS // 8]
+
+
+@bug("nothing-said-before-a-request", "A Request may go out ahead of any Have.")
+def _():
+    @wrap(peer._Channel, "__init__")
+    def _(old, self, *args):
+        old(self, *args)
+        self.told = True
+
+
+@bug("want-needs-a-length", "A Want without a length is not answered.")
+def _():
+    @wrap(Conversation, "_on_want")
+    def _(old, self, channel, want):
+        if want.length is not None:
+            old(self, channel, want)
+
+
+@bug("absent-last-block-told", "The last block is told of ahead of the bitfield, whether it is there or not.")
+def _():
+    @wrap(Conversation, "_on_want")
+    def _(old, self, channel, want):
+        if not channel.remote_wants and channel.feed.length and not channel.feed.has(channel.feed.length - 1):
+            self._send(channel, wire.Have(channel.feed.length - 1))
+        old(self, channel, want)
+
+
+@bug("pushes-blocks", "New blocks are sent to those who want to be told of them.")
+def _():
+    @wrap(Conversation, "announce")
+    def _(old, self, feed, start, length=1):
+        old(self, feed, start, length)
+        if self.by_key[feed.key].remote_wants:
+            self._send(self.by_key[feed.key], feed.answer(wire.request(start)))
+
+
+@bug("empty-key-owns", "An empty secret_key file makes the owner.")
+def _():
+    @wrap(sleep, "load")
+    def _(old, found):
+        made = old(found)
+        made.secret_key = found.get("secret_key")
+        return made
+
+
+@bug("zeroed-header-is-empty", "A bitfield whose header is zeros is taken for that of an empty feed.")
+def _():
+    @wrap(sleep, "load")
+    def _(old, found):
+        return old(found if any(found["bitfield"][:32]) else dict(found, bitfield=sleep.encode_header(sleep.BITFIELD)))
+
+
 # ---- digests and proofs ---------------------------------------------------------------------------
 
 @bug("digest-tells-nothing", "A Request says that nothing is held.")

@@ -275,6 +275,24 @@ def test_exit_codes(command, tmp_path, words, code):
     assert done.stderr
 
 
+@pytest.mark.interop
+@pytest.mark.skipif(NODE is None or DEPS is None, reason=REASON)
+def test_hypercore_of_a_version(tmp_path):
+    """The installed one by its number; none by another."""
+    def run(*words):
+        return subprocess.run(COMMANDS["hypercore"] + list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=ENV, timeout=WAIT)
+    done = run("--hypercore", "6.26.0", "codec")
+    assert done.returncode == 0, done.stderr
+    lay(tmp_path, feed_of())
+    words = ("serve", *keys(feed_of()), "--store", str(tmp_path), "--listen", "--live")
+    done = run("--hypercore", "6.26.0", *words)
+    assert done.returncode == 0 and done.stdout.startswith(b"PORT "), done.stderr
+    for words in (words, ("codec",)):
+        done = run("--hypercore", "1.2.3", *words)
+        assert done.returncode == 89 and b"no hypercore 1.2.3" in done.stderr, done.stderr
+
+
 # ---- codec: all recorded vectors are cases of the suite; here, what it is asked -------------------
 
 def test_codec(command):

@@ -901,6 +901,23 @@ def test_a_read_feed_can_be_appended_to(tmp_path):
     assert sleep.files(twice) == sleep.files(once)
 
 
+def test_an_empty_secret_key_is_none(tmp_path):
+    """random-access-file 1 leaves such a file wherever one was looked for."""
+    sleep.write(make_feed([[1, 2, 3]]), tmp_path)
+    with open(str(tmp_path / "secret_key"), "wb"):
+        pass
+    assert sleep.audit(tmp_path) == []
+    assert sleep.read(tmp_path).secret_key is None
+
+
+def test_pages_of_older_versions(tmp_path):
+    feed = make_feed([[1, 2, 3]])
+    sleep.write(feed, tmp_path, page_bytes=bitfield.OLD_PAGE_BYTES)
+    with open(str(tmp_path / "bitfield"), "rb") as file:
+        assert file.read(32) == sleep.encode_header(sleep.BITFIELD, 3328)
+    assert sleep.audit(tmp_path) == [] and sleep.read(tmp_path).blocks == feed.blocks
+
+
 @pytest.mark.parametrize("file, offset, mask, what", [
     ("data", 0, 1, "block 0 does not hash"),
     ("data", -1, 1, "block 13 does not hash"),

@@ -4,6 +4,7 @@
     python.py serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen) [--live] [--drive]
     python.py codec
     --bug NAME    (repeatable; or names in DAT_BUG, with commas between) with a bug of bugs.py
+    --manner V    as hypercore V (a row of peer.MANNERS) serves and downloads feeds
     --null KIND   instead of a peer: silent (reads, says nothing), closing (ends each connection at once), echoing
                   (sends back what comes) or deaf (neither reads nor writes)
 
@@ -49,7 +50,7 @@ class Usage(Exception):
 def options(words):
     """{name: value} of the command line."""
     found = {"key": [], "bug": [], "store": None, "port": None, "listen": False, "live": False,
-             "drive": False, "null": None}
+             "drive": False, "null": None, "manner": None}
     words = iter(words)
     for word in words:
         name = word[2:]
@@ -129,6 +130,10 @@ class FeedTalk(Careful, peers.Conversation):
     pass
 
 
+class OldTalk(Careful, peers.Elder, peers.Conversation):
+    pass
+
+
 class DriveTalk(Careful, drives.DriveConversation):
     pass
 
@@ -138,11 +143,16 @@ class Feeds:
 
     def __init__(self, opt, cloning):
         self.keys = [hex_bytes(k, 32) for k in opt["key"]]
+        self.manner = peers.MANNERS[opt["manner"]] if opt["manner"] else None
         self.folders = [opt["store"]] + [os.path.join(opt["store"], k.hex()) for k in self.keys[1:]]
         self.feeds = [open_feed(folder, key, cloning) for folder, key in zip(self.folders, self.keys)]
 
     def conversation(self, peer, **more):
-        return FeedTalk(peer, self.feeds, **more)
+        if self.manner is None:
+            return FeedTalk(peer, self.feeds, **more)
+        talk = OldTalk(peer, self.feeds, **more)
+        talk.manner = self.manner
+        return talk
 
     def write(self, last):
         for folder, feed in zip(self.folders, self.feeds):
@@ -442,9 +452,11 @@ def answers():
 # ---- the command line ---------------------------------------------------------------------------
 
 def main(words):
-    if not words or words[0] not in ("serve", "clone", "codec"):
+    command = next((w for w in words if w in ("serve", "clone", "codec")), None)  # its own options may come first
+    if command is None:
         raise Usage("serve, clone or codec", NOT_IMPLEMENTED)
-    command, opt = words[0], options(words[1:])
+    at = words.index(command)
+    opt = options(words[:at] + words[at + 1:])
     names = opt["bug"] + [n for n in os.environ.get("DAT_BUG", "").split(",") if n]
     if names:
         import bugs
@@ -456,6 +468,8 @@ def main(words):
         return answers()
     if opt["null"] not in NULLS + (None,):
         raise Usage("no null peer %s" % opt["null"])
+    if opt["manner"] and (opt["drive"] or opt["manner"] not in peers.MANNERS):
+        raise Usage("no manner %s" % opt["manner"], NOT_IMPLEMENTED)
     if not opt["key"] or opt["store"] is None or opt["listen"] == (opt["port"] is not None):
         raise Usage("--key, --store, and one of --port and --listen")
     return (Null(opt["null"], opt) if opt["null"] else Session(command, opt)).run()

@@ -264,7 +264,7 @@ def _(stage):
     feed = stage.feed(8)
     giver = stage.clones(feed, options=("--live",), dial=False).meets()
     other = stage.connect().meets()
-    giver.until(wire.Want)
+    giver.offers_nothing()
     other.wants()
     giver.wants()
     giver.send(wire.Have(3))

@@ -110,7 +110,7 @@ def _(stage):
 def _(stage):
     peer = stage.serves().meets()
     frame = wire.encode_message(0, wire.request(5))
-    peer.send_plain(bytes([frame[0] | 0x80, 0]) + frame[1:])
+    peer.tells().send_plain(bytes([frame[0] | 0x80, 0]) + frame[1:])
     if peer.closes_or_serves(3) and peer.closes_or_serves(4):
         if 5 not in [e.message.index for e in peer.log if e.direction == "received" and isinstance(e.message, wire.Data)]:
             peer.fail("the message inside is read", "it is lost")
@@ -123,7 +123,7 @@ def _(stage):
       "Not what anybody sends; what must not happen is another channel or type.")
 def _(stage):
     peer = stage.serves().meets()
-    peer.send_plain(b"\x04\x87\x00\x08\x05")
+    peer.tells().send_plain(b"\x04\x87\x00\x08\x05")
     if not peer.closes_or_serves(3):
         stage.connect().meets().ask(3)
 
@@ -135,7 +135,7 @@ def _(stage):
     peer = stage.serves().meets()
     header = wire.encode_varint((1 << 32) + 7)
     body = wire.request(5).encode()
-    peer.send_plain(wire.encode_varint(len(header) + len(body)) + header + body)
+    peer.tells().send_plain(wire.encode_varint(len(header) + len(body)) + header + body)
     if peer.closes_or_serves(3) and peer.closes_or_serves(4):
         if any(isinstance(e.message, wire.Data) and e.message.index == 5 for e in peer.log):
             stage.loosely("the frame refused or ignored", "Data of block 5: the header was cut to 32 bits", peer)
@@ -156,7 +156,7 @@ def _(stage):
       "TCP has no messages: what one side writes at once the other may read at once.")
 def _(stage):
     peer = stage.serves().meets()
-    peer.send_plain(b"".join(wire.encode_message(0, wire.request(i)) for i in range(8)))
+    peer.tells().send_plain(b"".join(wire.encode_message(0, wire.request(i)) for i in range(8)))
     missing = set(range(8))
     while missing:
         missing.discard(peer.until(wire.Data, expected="Data of blocks %s" % sorted(missing)).index)
@@ -199,7 +199,7 @@ def _(stage):
     for cut in (1, 2, 5, 8):
         peer = stage.connections[-1] if cut == 1 and stage.connections else stage.connect() if cut > 1 else stage.serves()
         peer.meets()
-        peer.send_plain(wire.encode_message(0, wire.request(3))[:cut])
+        peer.tells().send_plain(wire.encode_message(0, wire.request(3))[:cut])
         peer.close()
     stage.connect().meets().ask(3)
 

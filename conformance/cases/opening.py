@@ -373,18 +373,23 @@ def _(stage):
 
 
 @case("dep-0010.handshake/no-want-before", "handshake", DEFACTO, "hypercore 6.26",
-      "A downloader asks for nothing before the remote's Handshake, and then at once",
-      "Until then it does not know whom it talks to.")
+      "A downloader asks for no block before the remote's Handshake, and sends its Want then at the latest",
+      "Until then it does not know whom it talks to. (hypercore before 6.23.0 does not wait with the Want.)")
 def _(stage):
     peer = stage.clones()
     peer.open()
     peer._await(lambda: peer.wait_for(wire.Handshake), "a Handshake")
+    early = []
     try:
-        peer.fail("nothing before the Handshake", words(peer.receive(0.7)))
+        while True:
+            early.append(peer.receive(0.7).message)
+            if not isinstance(early[-1], wire.Want):
+                peer.fail("no more than a Want before the Handshake", words(early))
     except TimedOut:
         pass
     peer.handshake()
-    peer.until(wire.Want)
+    if not early:
+        peer.until(wire.Want)
 
 
 @case("dep-0010.handshake/downloader-takes-no-id", "handshake", MUST, HAND,

@@ -4,9 +4,10 @@ import os
 import time
 
 from dat import sleep, wire
-from dat.bitfield import encode_pages
+from dat.bitfield import OLD_PAGE_BYTES, PAGE_BYTES
+from cases.feeds import part_of
 from suite.case import DEFACTO, MUST, case, register
-from suite.stage import Departure
+from suite.stage import Adapter, Departure
 
 SOURCE = "DEP-0009 (SLEEP); hypercore 6.26"
 
@@ -27,10 +28,16 @@ def same(name, found, expected, what):
         raise Departure("%s: %s" % (name, what), "byte %d is %s, not %s" % (at, found[at:at + 1].hex() or "missing", expected[at:at + 1].hex() or "the end"))
 
 
+def pages_of(bitfield):
+    """The page size of a new bitfield file: 3584, before hypercore 6.22.1 3328."""
+    old = (bitfield or b"").startswith(sleep.encode_header(sleep.BITFIELD, OLD_PAGE_BYTES)[:7])
+    return OLD_PAGE_BYTES if old else PAGE_BYTES
+
+
 for name, what, level in (("key", "the public key, 32 bytes", MUST), ("data", "the blocks, end to end", MUST),
                           ("tree", "hash and size of each node, by tree index", MUST),
                           ("signatures", "the signature of the length, at its last block", MUST),
-                          ("bitfield", "block bits, tree bits and index, in pages of 3584 bytes", DEFACTO)):
+                          ("bitfield", "block bits, tree bits and index, in pages of 3584 or 3328 bytes", DEFACTO)):
     def run(stage, name=name, what=what):
         feed = stage.feed(21, 33)
         found = cloned(stage, feed).get(name)
@@ -42,7 +49,7 @@ for name, what, level in (("key", "the public key, 32 bytes", MUST), ("data", "t
             for i, signature in mine.signatures.items():
                 if signature != feed.signatures[i]:
                     raise Departure("signature %d as published" % i, "another")
-        expected = sleep.files(mine)[name] if name not in ("key", "data") else sleep.files(feed)[name]
+        expected = sleep.files(mine, pages_of(found))[name] if name not in ("key", "data") else sleep.files(feed)[name]
         same(name, found, expected, what)
     register("dep-0009.files/" + name, "sleep", level, SOURCE, "After a clone the file `%s` is %s" % (name, what),
              "Folders are opened by other implementations: the layout is an interface.", run, "E8" if name == "bitfield" else None)
@@ -50,8 +57,9 @@ for name, what, level in (("key", "the public key, 32 bytes", MUST), ("data", "t
 for name, type in (("tree", sleep.TREE), ("signatures", sleep.SIGNATURES), ("bitfield", sleep.BITFIELD)):
     def run(stage, name=name, type=type):
         found = cloned(stage, stage.feed(3))[name][:32]
-        if found != sleep.encode_header(type):
-            raise Departure(sleep.encode_header(type).hex(), found.hex())
+        expected = sleep.encode_header(type, pages_of(found) if type == sleep.BITFIELD else None)
+        if found != expected:
+            raise Departure(expected.hex(), found.hex())
     register("dep-0009.header/" + name, "sleep", DEFACTO, SOURCE, "The file `%s` begins with its 32-byte header" % name,
              "By it a reader knows the entry size and the algorithm.", run, "E8" if name == "bitfield" else None)
 
@@ -90,13 +98,12 @@ def _(stage):
     stage.holds(feed, blocks={2, 7, 11})
 
 
-def opens(slug, change, title, why, level=DEFACTO, erratum=None):
+def opens(slug, change, title, why, level=DEFACTO, erratum=None, page_bytes=OLD_PAGE_BYTES):
     """A server reads a folder that was changed, and serves the feed whole."""
     def run(stage):
         feed = stage.feed(21, 33)
-        feed.secret_key = None
-        sleep.write(feed, stage.store)
-        change(stage.store, feed)
+        stage.lay(feed, page_bytes=page_bytes)
+        change(stage.store)
         stage.feeds = [feed]
         stage.start("serve", [feed.key], "--live")
         stage.connect()
@@ -105,7 +112,7 @@ def opens(slug, change, title, why, level=DEFACTO, erratum=None):
 
 
 def edit(name, change):
-    def apply(folder, feed):
+    def apply(folder):
         path = os.path.join(folder, name)
         with open(path, "rb") as file:
             content = file.read()
@@ -114,17 +121,56 @@ def edit(name, change):
     return apply
 
 
-def older_pages(folder, feed):
-    """Pages of 3328 bytes, as DEP 0009 has them: 256 bytes of index less."""
-    with open(os.path.join(folder, "bitfield"), "wb") as file:
-        file.write(sleep.encode_header(sleep.BITFIELD, 3328) + encode_pages(feed.bitfield, sleep.held_bits(feed.tree), 3328))
+def left_empty(*names):
+    """Files that random-access-file 1 leaves behind: it makes whatever it is asked for."""
+    def apply(folder):
+        for name in names:
+            with open(os.path.join(folder, name), "wb"):
+                pass
+    return apply
 
 
-opens("as-written", lambda folder, feed: None, "as the deployed code writes it", "Folders are handed on.", MUST)
-opens("pages-of-3328", older_pages, "with bitfield pages of 3328 bytes", "Folders of 2017 have them; an existing header's size is honoured.", erratum="E8")
-opens("index-of-zeros", edit("bitfield", lambda c: c[:32 + 3072] + bytes(512)), "whose bitfield index is all zeros", "The index is a cache; zeros are safe.")
+opens("as-written", left_empty(), "as the deployed code writes it, with bitfield pages of 3584 bytes",
+      "Folders are handed on. (Versions before 6.22.1 read no such pages.)", MUST, page_bytes=PAGE_BYTES)
+opens("pages-of-3328", left_empty(), "with bitfield pages of 3328 bytes",
+      "Folders of 2017 and 2018 have them; an existing header's size is honoured.", erratum="E8")
+opens("index-of-zeros", edit("bitfield", lambda c: c[:32 + 3072] + bytes(256)), "whose bitfield index is all zeros", "The index is a cache; zeros are safe.")
 opens("zeros-behind", edit("tree", lambda c: c + bytes(400)), "with zeros behind its tree", "Files are grown in steps.")
-opens("all-signatures", lambda folder, feed: None, "with a signature for each length", "Every append was signed alone.")
+opens("all-signatures", left_empty(), "with a signature for each length", "Every append was signed alone.")
+opens("empty-secret-key", left_empty("secret_key"), "with an empty secret_key file",
+      "random-access-file 1, under hypercore before 6.12.2, leaves one in each folder: it is no key.", MUST)
+
+
+@case("dep-0009.resume/empty-secret-key", "resume", MUST, "random-access-file 1.8; hypercore 6.6 to 7.7",
+      "A clone whose folder has an empty secret_key file goes on as a reader",
+      "random-access-file 1 leaves one behind: who takes it for ownership downloads nothing, and forks the feed with its next append.")
+def _(stage):
+    feed = stage.feed(20)
+    stage.lay(part_of(feed, range(10)))
+    left_empty("secret_key")(stage.store)
+    stage.clones(feed)
+    stage.serve()
+    stage.exits(0)
+    stage.holds(feed)
+
+
+@case("dep-0009.opens/zeroed-bitfield-header", "sleep", MUST, "hypercore 6.23.1 to 7.4.0 (overwrite) leaves such folders",
+      "An owner's folder whose bitfield has a header of zeros is refused, or repaired; no block is appended in the place of another",
+      "It reads as a feed of no blocks: the next append would be a second block 0, and fork the feed.")
+def _(stage):
+    feed = stage.feed(8)
+    stage.lay(feed, secret=True)
+    edit("bitfield", lambda c: bytes(32) + c[32:])(stage.store)
+    before = sleep.read_files(stage.store)
+    stage.adapter = Adapter(stage.command, ["serve", "--key", feed.key.hex(), "--store", stage.store, "--listen", "--live"], stage.env)
+    if stage.adapter.line(stage.patience * 2) is not None:
+        stage.adapter.tell("append " + b"a block 0 of another kind".hex())
+        stage.adapter.tell("stop")
+    stage.adapter.wait(stage.patience)
+    after = sleep.read_files(stage.store)
+    for name in ("data", "tree", "signatures"):
+        if not after[name].startswith(before[name].rstrip(b"\0")):
+            raise Departure("what is in the file `%s` left as it was" % name, "it is overwritten")
 
 
 @case("dep-0009.opens/one-signature", "sleep", DEFACTO, SOURCE,

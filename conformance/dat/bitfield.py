@@ -9,7 +9,8 @@ from .wire import CodecError, decode_varint, encode_varint
 
 PAGE_BLOCKS = 8192
 DATA_BYTES, TREE_BYTES, INDEX_BYTES = 1024, 2048, 512
-PAGE_BYTES = DATA_BYTES + TREE_BYTES + INDEX_BYTES  # 3584; older files have 3328
+PAGE_BYTES = DATA_BYTES + TREE_BYTES + INDEX_BYTES  # 3584
+OLD_PAGE_BYTES = 3328  # what versions before 6.22.1 write; all can read it
 MAX_DECODED = 1 << 20  # bytes: 8 Mi blocks, eight times the largest Want that is sent
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 from . import sleep, sodium, wire
-from .bitfield import Bits
+from .bitfield import PAGE_BYTES, Bits
 from .cipher import discovery_key
 from .feed import Feed, content_key_pair
 from .peer import MAX_BLOCKS, Conversation, _Channel
@@ -559,7 +559,7 @@ def place(folder, path):
     return os.path.join(os.fsencode(folder), path[1:].encode("utf-8", "surrogateescape"))
 
 
-def write_folder(drive, folder, secret_dir=None, version=None, times=False, lay_out=True):
+def write_folder(drive, folder, secret_dir=None, version=None, times=False, lay_out=True, page_bytes=PAGE_BYTES):
     """Keep a drive as `dat` does: the feeds in .dat, the content in the files themselves.
 
     With `secret_dir` it is the owner's folder, else a reader's, with `version` (the newest) laid
@@ -567,12 +567,12 @@ def write_folder(drive, folder, secret_dir=None, version=None, times=False, lay_
     `times`; the deployed code sets neither.
     """
     inside = os.path.join(str(folder), DAT)
-    for name, data in sleep.files(drive.metadata).items():
+    for name, data in sleep.files(drive.metadata, page_bytes).items():
         if name != "secret_key":
             _write(os.path.join(inside, "metadata." + name), data)
     if drive.content is not None:
         kept = drive.needed(version)
-        for name, data in sleep.files(only(drive.content, kept)).items():
+        for name, data in sleep.files(only(drive.content, kept), page_bytes).items():
             if name not in ("data", "secret_key"):
                 _write(os.path.join(inside, "content." + name), data)
     if secret_dir is not None:

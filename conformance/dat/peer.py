@@ -25,6 +25,7 @@ WANT_STEP = 8192  # a Want's start and length are multiples of this
 MAX_REQUESTS = 16
 MAX_WANTS = 16
 MAX_CHANNELS = 256
+HINT = 1.0  # seconds for which a block that is told of before the first Want is answered waits
 MAX_BLOCKS = 1 << 24  # claims beyond it, or of more than WANT_BLOCKS at once, are not noted
 LOOPBACK = "127.0.0.1"
 
@@ -355,7 +356,10 @@ class _Channel:
         self.last_bytes = 0
         self.remote_bits = Bits()
         self.ranges = 0  # Wants that we sent, from range 0 on
-        self.answers = 0
+        self.answers = 0  # to how many of them
+        self.everything = False  # what the remote has is told in one bitfield: hypercore before 6.22.1
+        self.hinted = None  # when a Have came ahead of the first answer
+        self.told = False  # whether a Have was sent
         self.todo = collections.deque()  # blocks that the remote has and we lack
         self.queued = set()
         self.in_flight = set()
@@ -398,6 +402,10 @@ class Conversation:
             try:
                 got = self.peer.receive(0.1)
             except TimedOut:
+                try:
+                    self._ask_on_hints()
+                except Closed:
+                    return self._on_closed()
                 waited = time.monotonic() - last
                 if self.complete and not self.live and self.download and waited > self.linger:
                     return
@@ -444,6 +452,7 @@ class Conversation:
             handler(channel, got.message)
 
     def _send(self, channel, message):
+        channel.told |= isinstance(message, wire.Have)
         self.peer.send(message, self.peer.channels[channel.feed.key])
 
     def _on_handshake(self, _, message):
@@ -499,7 +508,7 @@ class Conversation:
     # -- downloading --
 
     def _send_wants(self, channel):
-        if not channel.download:
+        if not channel.download or channel.everything:
             return
         length = max(len(channel.remote_bits), 1)
         while channel.ranges * WANT_BLOCKS < length \
@@ -513,20 +522,23 @@ class Conversation:
         if have.bitfield is not None:
             if have.start % 8:
                 return
+            # Without a length (which then reads as 1; or 0) it is the whole bitfield, and answers all Wants.
+            whole = have.start == 0 and have.length in (None, 0, 1)
             try:
-                bits = rle_decode(have.bitfield, align=4, limit=WANT_BLOCKS // 8)
+                bits = rle_decode(have.bitfield, align=4, limit=(MAX_BLOCKS if whole else WANT_BLOCKS) // 8)
             except wire.CodecError:
                 return
             if have.start + 8 * len(bits) > MAX_BLOCKS:
                 return
-            channel.remote_bits.replace(have.start // 8, bits)
+            channel.remote_bits.replace(have.start // 8, self._answered(channel, have, bits, whole))
             claimed = (have.start + i for i in Bits(bits))
-            channel.answers += 1
         else:
             length = have.read("length") or 1
             if length > WANT_BLOCKS or have.start + length > MAX_BLOCKS:
                 return
             claimed = range(have.start, have.start + length)
+            if not channel.answers and channel.hinted is None:
+                channel.hinted = time.monotonic()
         for i in claimed:
             channel.remote_bits.set(i)
             if not channel.feed.has(i) and i not in channel.queued:
@@ -535,18 +547,42 @@ class Conversation:
         self._send_wants(channel)
         self._ask(channel)
 
+    def _answered(self, channel, have, bits, whole):
+        """Count the answer to a Want, or to all. It tells of its whole range: the zeros that are left out at the end are added."""
+        room = max(0, len(bytes(channel.remote_bits)) - have.start // 8 - len(bits))
+        if channel.answers < channel.ranges and (whole or have.length == WANT_BLOCKS):
+            bits += bytes(room if whole else min(room, WANT_BLOCKS // 8 - len(bits)))
+        channel.everything |= whole
+        channel.answers = channel.ranges if whole else min(channel.answers + 1, channel.ranges)
+        return bits
+
     def _on_unhave(self, channel, unhave):
         end = min(unhave.start + (unhave.read("length") or 1), len(channel.remote_bits))
         for i in range(unhave.start, end):
             channel.remote_bits.set(i, False)
 
+    def _waits(self, channel):
+        """hypercore 6.22.1 to 6.25.1 tells of its last block before it answers the first Want, also if it lacks it, and closes
+        when asked for it: so ask once the Want is answered."""
+        return not channel.answers and channel.hinted is not None and time.monotonic() - channel.hinted < HINT
+
+    def _ask_on_hints(self):
+        with self.lock:
+            for channel in list(self.by_key.values()):
+                if channel.todo and not channel.answers and not channel.in_flight and not self._waits(channel):
+                    self._ask(channel)
+
     def _ask(self, channel):
+        if self._waits(channel):
+            return
         while channel.todo and len(channel.in_flight) < self.max_requests:
             i = channel.todo.popleft()
             if channel.feed.has(i) or not channel.remote_bits.get(i):
                 channel.queued.discard(i)
                 continue
             channel.in_flight.add(i)
+            if channel.everything and not channel.told:  # hypercore before 6.10.3 dies of a Request ahead of any Have
+                self._send(channel, wire.Have(0, WANT_STEP, b""))
             self._send(channel, wire.request(i, channel.feed.digest(i)))
         self._finish(channel)
 
@@ -567,6 +603,112 @@ class Conversation:
         if finished and channel.download and not self.live and not channel.info_sent:
             channel.info_sent = True
             self._send(channel, wire.Info(True, False))
+
+
+# ---- peers of other years ----------------------------------------------------------------------
+
+class Manner(NamedTuple):
+    """What a remote sees of a version of hypercore (PROTOCOL 2.9), where it is not as 6.26."""
+    whole: bool = False  # answers any Want with Have{0, bitfield} of everything, wants {0} at once, also as a writer
+    blind: bool = False  # dies of a Request ahead of any Have
+    once: bool = False  # sends no block twice, nor one that the remote has claimed, before an Unhave
+    forgets: bool = False  # each Request stands alone
+    hints: bool = False  # tells of its last block first, also if it lacks it
+    strict: bool = False  # closes when asked for a block that it lacks
+    ending: str = "agree"  # answers the end with Info{false, false} and closes; "wait" does not close, "close" says nothing
+
+
+MANNERS = {
+    "6.0.0": Manner(whole=True, blind=True, once=True, forgets=True, strict=True, ending="wait"),
+    "6.6.6": Manner(whole=True, blind=True, once=True, forgets=True, ending="close"),
+    "6.12.7": Manner(whole=True, once=True, forgets=True),
+    "6.20.2": Manner(whole=True, forgets=True),
+    "6.22.1": Manner(hints=True, forgets=True, strict=True),
+    "6.26.0": Manner(),
+}
+
+
+class Elder:
+    """Mixed into a Conversation: it serves and downloads in the manner of another year."""
+
+    manner = MANNERS["6.0.0"]
+
+    def run(self):
+        self.told = set()  # channels on which the remote has sent a Have
+        self.given = set()  # (channel, block) that the remote has, as far as this peer knows
+        self.wanting = set()
+        if self.manner.whole:
+            self.peer.start(live=self.live)
+            for key, channel in self.by_key.items():
+                if key not in self.peer.channels:
+                    self.peer.open(key)
+                self._send_wants(channel)
+        super().run()
+
+    def _send_wants(self, channel):
+        if not self.manner.whole:
+            super()._send_wants(channel)
+        elif channel not in self.wanting:
+            self.wanting.add(channel)
+            channel.ranges = 1
+            self._send(channel, wire.Want(0))
+
+    def _on_want(self, channel, want):
+        if self.manner.whole:
+            channel.remote_wants = True
+            feed = channel.feed
+            return self._send(channel, wire.Have(0, None, rle_encode(feed.bitfield.bytes(0, -(-len(feed.bitfield) // 8)))))
+        in_step = want.start % WANT_STEP == want.read("length") % WANT_STEP == 0
+        if self.manner.hints and in_step and not channel.remote_wants and channel.feed.length:
+            channel.remote_wants = True
+            self._send(channel, wire.Have(channel.feed.length - 1))
+        super()._on_want(channel, want)
+
+    def _on_have(self, channel, have):
+        self.told.add(channel)
+        if have.bitfield is not None and self.manner.whole:
+            have = wire.Have(0, None, have.bitfield)  # its start is not looked at
+        if self.manner.once:
+            self.given.update((channel, i) for i in self._claimed(have))
+        super()._on_have(channel, have)
+
+    def _claimed(self, have):
+        if have.bitfield is None:
+            return range(have.start, have.start + min(have.read("length") or 1, WANT_BLOCKS))
+        return Bits(rle_decode(have.bitfield))
+
+    def _on_unhave(self, channel, unhave):
+        for i in range(unhave.start, unhave.start + min(unhave.read("length") or 1, WANT_BLOCKS)):
+            self.given.discard((channel, i))
+        super()._on_unhave(channel, unhave)
+
+    def _on_request(self, channel, request):
+        if self.manner.blind and channel not in self.told:
+            raise PeerError("a Request ahead of any Have: hypercore before 6.10.3 dies of it")
+        if self.manner.strict and not request.bytes and not channel.feed.has(request.index):
+            raise PeerError("a Request of block %d, which is not here: this version closes" % request.index)
+        if self.manner.once and (channel, request.index) in self.given:
+            return
+        self.given.add((channel, request.index))
+        if self.manner.forgets:
+            channel.remote_tree = Holding()
+        super()._on_request(channel, request)
+
+    def _on_info(self, channel, info):
+        if info.read("downloading") or self.live or channel.download or self.manner.ending == "agree":
+            return super()._on_info(channel, info)
+        channel.done = channel.info_sent or self.manner.ending == "close"
+        if not channel.done:
+            channel.info_sent = True
+            self._send(channel, wire.Info(False, False))
+
+
+class OldConversation(Elder, Conversation):
+    """A Conversation in a manner of MANNERS."""
+
+    def __init__(self, peer, feeds, manner, **options):
+        self.manner = MANNERS[manner]
+        super().__init__(peer, feeds, **options)
 
 
 def serve(peer, feeds, **options):

@@ -56,15 +56,18 @@ def _entries(type, items):
     return encode_header(type) + bytes(content)
 
 
-def files(feed):
-    """The feed as {file name: bytes}, byte for byte as the deployed code leaves them."""
+def files(feed, page_bytes=PAGE_BYTES):
+    """The feed as {file name: bytes}, byte for byte as the deployed code leaves them.
+
+    Versions before 6.22.1 made pages of 3328 bytes, and read no others.
+    """
     data = bytearray()
     for i in sorted(i for i in feed.blocks if feed.blocks[i]):
         start = feed.tree.byte_offset(i)
         data += bytes(max(0, start + len(feed.blocks[i]) - len(data)))
         data[start:start + len(feed.blocks[i])] = feed.blocks[i]
     out = {
-        "bitfield": encode_header(BITFIELD) + encode_pages(feed.bitfield, held_bits(feed.tree)),
+        "bitfield": encode_header(BITFIELD, page_bytes) + encode_pages(feed.bitfield, held_bits(feed.tree), page_bytes),
         "signatures": _entries(SIGNATURES, feed.signatures),
         "tree": _entries(TREE, {i: n.hash + n.size.to_bytes(8, "big")
                                 for i, n in feed.tree.nodes.items()}),
@@ -86,10 +89,10 @@ def held_bits(tree):
     return bits
 
 
-def write(feed, folder, prefix=""):
+def write(feed, folder, prefix="", page_bytes=PAGE_BYTES):
     """Write a feed into a folder; `prefix` is `metadata.` or `content.` in a dat folder."""
     os.makedirs(folder, exist_ok=True)
-    for name, content in files(feed).items():
+    for name, content in files(feed, page_bytes).items():
         with open(os.path.join(folder, prefix + name), "wb") as file:
             file.write(content)
 
@@ -118,7 +121,8 @@ def load(found):
     """A Feed from {file name: bytes}, taken at its word: `audit` judges it.
 
     The length is found as the deployed code finds it, from the tree bits. A block whose bytes
-    are not in the data file keeps its bit and is missing in `blocks`.
+    are not in the data file keeps its bit and is missing in `blocks`. An empty secret_key, which
+    random-access-file 1 leaves behind, is none.
     """
     for name in ("key", "tree", "bitfield", "signatures"):
         if name not in found:
@@ -128,7 +132,7 @@ def load(found):
     entry = decode_header(found["bitfield"], BITFIELD)
     blocks, tree_bits, _ = decode_pages(found["bitfield"][HEADER_BYTES:], entry)
     nodes = _split(found["tree"], TREE)
-    feed = Feed(bytes(found["key"]), found.get("secret_key"))
+    feed = Feed(bytes(found["key"]), found.get("secret_key") or None)
     feed.bitfield = blocks
     feed.tree = Tree(Node(i, e[:32], int.from_bytes(e[32:], "big"))
                      for i, e in nodes.items() if tree_bits.get(i))
@@ -175,7 +179,7 @@ def audit(folder, prefix="", data=True, unfinished=False):
     entry = decode_header(found["bitfield"], BITFIELD)
     _, _, index = decode_pages(found["bitfield"][HEADER_BYTES:], entry)
     problems += _audit_index(feed.bitfield, index)
-    if "secret_key" in found and not _belongs(found["secret_key"], found["key"]):
+    if found.get("secret_key") and not _belongs(found["secret_key"], found["key"]):
         problems.append("the secret key is not that of the key")
     return problems
 

@@ -62,4 +62,29 @@ function storedKey (dir) {
   }
 }
 
-module.exports = { deps, load, loadOld, hasOld, keystream, parseSize, blockSize, block, keyPairSeed, storedKey }
+// `told` is called when a peer has told what it has. The peer's `_first` is false from then on: hypercore has that and an
+// event of its own from 6.12 on, older ones are given both.
+function onTold (feed, told) {
+  feed.on('remote-update', told)
+  feed.on('peer-add', () => {
+    for (const peer of feed.peers) {
+      if ('_first' in peer) continue
+      const onhave = peer.onhave
+      peer._first = true
+      peer.onhave = function (have) {
+        this._first = false
+        onhave.call(this, have)
+        told()
+      }
+    }
+  })
+}
+
+// Whether all of the first blocks are here. (Block by block: the counting of older versions is not right.)
+function isWhole (feed, length) {
+  let i = 0
+  while (i < length && feed.bitfield.get(i)) i++
+  return i === length
+}
+
+module.exports = { deps, load, loadOld, hasOld, keystream, parseSize, blockSize, block, keyPairSeed, storedKey, onTold, isWhole }

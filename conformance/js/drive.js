@@ -27,7 +27,7 @@
 const fs = require('fs')
 const net = require('net')
 const path = require('path')
-const { load } = require('./common')
+const { load, onTold, isWhole } = require('./common')
 
 const NOT_IMPLEMENTED = 89
 const words = []
@@ -44,7 +44,8 @@ for (let i = 2; i < process.argv.length; i++) {
 }
 const hyperdrive = load('hyperdrive')
 const storage = load('dat-storage')
-const hash = load('hypercore-crypto')
+let hash = null // to make a drive and to verify one; hypercore before 6.13 comes without it
+try { hash = load('hypercore-crypto') } catch (err) {}
 
 const commands = { import: importFiles, share: replicate, clone: replicate, verify: look(verify), list: look(list), history: look(history), all: look(all) }
 const command = words.shift()
@@ -55,7 +56,9 @@ if (!dir || !Object.prototype.hasOwnProperty.call(commands, command)) {
 }
 setImmediate(() => Promise.resolve(commands[command]()).catch(fail))
 
+let closing = false
 function fail (err) {
+  if (closing && err && /^(Feed is )?[cC]losed$/.test(err.message)) return // of what still waits, in versions before 6.26
   console.error('drive.js: ' + (err && err.stack && !err.expected ? err.stack : err && err.message ? err.message : err))
   process.exit(1)
 }
@@ -87,6 +90,7 @@ function openStored () {
   return open(null, { createIfMissing: false })
 }
 async function close (archive) {
+  closing = true
   await call(cb => archive.metadata._sync(null, cb))
   if (archive.content) await call(cb => archive.content._sync(null, cb))
   await call(cb => archive.close(cb))
@@ -313,7 +317,7 @@ async function replicate () {
     if (!cloning || live || leaving || busy || !synced) return
     const feed = archive.metadata
     const told = feed.peers.filter(p => p.remoteLength > 0).map(p => p.remoteLength)
-    if (!heard || !feed.length || feed.length < Math.max(0, ...told) || feed.downloaded(0, feed.length) !== feed.length || !archive.content) return
+    if (!heard || !feed.length || feed.length < Math.max(0, ...told) || !isWhole(feed, feed.length) || !archive.content) return
     busy = true
     try {
       const found = archive.version > 0 ? await entries(archive.tree) : {}
@@ -327,7 +331,7 @@ async function replicate () {
     const progress = () => { last = Date.now() }
     const watch = feed => feed.on('download', progress)
     watch(archive.metadata)
-    archive.metadata.on('remote-update', () => { heard = true })
+    onTold(archive.metadata, () => { heard = true })
     if (archive.content) watch(archive.content)
     else archive.on('content', () => watch(archive.content))
     archive.on('sync', () => { synced = true; look() })

@@ -30,7 +30,7 @@
 const fs = require('fs')
 const net = require('net')
 const path = require('path')
-const { load, loadOld, hasOld, parseSize, block, keyPairSeed, storedKey } = require('./common')
+const { load, loadOld, hasOld, parseSize, block, keyPairSeed, storedKey, onTold } = require('./common')
 
 const NOT_IMPLEMENTED = 89
 const words = []
@@ -53,7 +53,8 @@ const which = opt.hypercore || '6'
 if (!MODULES[which] && !hasOld('hypercore-' + which)) { console.error('peer.js: no hypercore ' + which); process.exit(NOT_IMPLEMENTED) }
 
 const hypercore = MODULES[which] ? load(MODULES[which]) : loadOld('hypercore-' + which)
-const hash = load('hypercore-crypto')
+let hash = null // for what makes and checks folders; hypercore before 6.13 comes without it
+try { hash = load('hypercore-crypto') } catch (err) {}
 
 const commands = { serve: replicate, clone: replicate, make, check, append, clear }
 const command = words.shift()
@@ -285,7 +286,7 @@ async function replicate (role) {
       } else if (!live) {
         const look = () => { if (wanted.has(feed) && isComplete(feed)) complete(feed) }
         feed.on('sync', look)
-        feed.on('remote-update', () => process.nextTick(look)) // complete from the start, or an empty feed
+        onTold(feed, () => process.nextTick(look)) // complete from the start, or an empty feed
       }
     }
   }

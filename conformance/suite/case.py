@@ -36,6 +36,7 @@ SECTIONS = {
     "ending": "The ending",
     "live": "Live updates",
     "resume": "Resuming",
+    "years": "Peers of other years",
     "sleep": "SLEEP files",
     "drive": "Drives",
     "codec": "Codecs (the adapter's optional command)",

@@ -490,7 +490,7 @@ function fill(c, n) {
     "It was expected to fail and starts to pass: take it off the list. " : "Expected to fail: ", result.expected_failure));
   if (d) panel.append(h("dl.dep", [["sent", "Sent"], ["expected", "Expected"], ["got", "Got"]].map(pair => d[pair[0]] ?
     h("div." + pair[0] + (k === "loose" || k === "xfail" ? ".soft-got" : ""), h("dt", pair[1]), h("dd", d[pair[0]])) : null)));
-  if (result.reason) panel.append(h("h3", "Reason"), h("p", result.reason));
+  if (result.reason && !d) panel.append(h("h3", "Reason"), h("p", result.reason));
   if ((result.notes || []).length) panel.append(h("h3", "Notes"), result.notes.map(t => h("p", t)).reduce((f, p) => (f.append(p), f), document.createDocumentFragment()));
   panel.append(h("h3", "Why it matters"), h("p", c.why), h("h3", "Source"), h("p", c.source));
   if (c.erratum) panel.append(h("h3", "Erratum"), h("p", c.erratum));

@@ -153,7 +153,7 @@ def _details(say, paint, bold, title, pairs):
         for name in ("sent", "expected", "got"):
             if departure.get(name):
                 say("      %-9s %s" % (name + ":", clean(departure[name])))
-        if result.get("reason"):
+        if result.get("reason") and not departure:  # else it says the same
             say("      %-9s %s" % ("reason:", clean(result["reason"])))
         for note in result.get("notes", ()):
             say("      %-9s %s" % ("note:", clean(note)))
@@ -178,7 +178,7 @@ def _body(case, result):
     departure = result.get("departure") or {}
     lines = [case["title"], "%s; %s" % (case["level"], case["source"]), case["why"]]
     lines += ["%s: %s" % (name, departure[name]) for name in ("sent", "expected", "got") if departure.get(name)]
-    lines += ["reason: " + result["reason"]] if result.get("reason") else []
+    lines += ["reason: " + result["reason"]] if result.get("reason") and not departure else []
     lines += ["expected to fail: " + result["expected_failure"]] if result.get("expected_failure") else []
     return _xml("\n".join(lines + list(result.get("notes", ()))))
 

@@ -9,7 +9,7 @@ import importlib
 import os
 import pkgutil
 import re
-import shutil
+import signal
 import threading
 import time
 
@@ -17,7 +17,7 @@ from dat import decode, peer, wire
 
 from . import VERSION
 from .case import CASES, MUST, SECTIONS, SHOULD, ordered
-from .stage import LIMIT, PATIENCE, STOP, Departure, Stage, Unsupported, exit_words
+from .stage import LIMIT, PATIENCE, STOP, Departure, Stage, Unsupported, exit_words, remove
 
 PASS, NON_STRICT, FAIL, UNSUPPORTED, OMITTED, ERROR = "PASS", "NON-STRICT", "FAIL", "UNSUPPORTED", "OMITTED", "ERROR"
 VERDICTS = (PASS, NON_STRICT, FAIL, UNSUPPORTED, OMITTED, ERROR)
@@ -80,6 +80,8 @@ def _judge(case, stage, limit):
         if verdict == FAIL and code and "the peer ended" not in departure["got"]:
             departure = dict(departure, got="%s (the peer had ended: %s)" % (departure["got"], exit_words(code)))
         stage.close()
+    if departure and not reason:
+        reason = "expected %s; got %s" % (departure["expected"], departure["got"])
     conversations = [{"name": c.name, "log": _cut(decode.log(list(c.log), c._born))}
                      for c in stage.connections[-KEPT_CONNECTIONS:]]
     return {"verdict": verdict, "seconds": round(time.monotonic() - began, 3), "reason": reason,
@@ -122,7 +124,7 @@ class Run:
         if unknown:
             raise ValueError("no such case: " + ", ".join(sorted(unknown)))
         self.jobs = jobs or 3 * (os.cpu_count() or 1)
-        self.results, self.seconds, self._idle = {}, 0, []
+        self.results, self.seconds, self._idle, self._interrupt = {}, 0, [], None
         self._pool, self._futures, self._lock, self._began = None, {}, threading.Lock(), None
 
     def _start(self):
@@ -130,6 +132,8 @@ class Run:
             if self._pool is not None:
                 return
             self._began = time.monotonic()
+            if threading.current_thread() is threading.main_thread():  # an interrupt ends all at once: nobody waits for what is
+                self._interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # under way, and guard.py ends what it started
             self._pool = concurrent.futures.ThreadPoolExecutor(self.jobs)
             sane = self._judge(CASES[FIRST])
             self.results[FIRST] = sane
@@ -159,9 +163,9 @@ class Run:
             except Departure as error:
                 got = error.got
             adapter.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             if got and result["verdict"] == PASS:
-                result = dict(result, verdict=FAIL, stderr=adapter.last_words(), departure={
+                result = dict(result, verdict=FAIL, stderr=adapter.last_words(), reason="expected exit 0; got " + got, departure={
                     "sent": "stop, after many conversations", "expected": "exit 0", "got": got})
         self._idle = []
         return result
@@ -183,6 +187,9 @@ class Run:
             self.result(id)
         if self._pool:
             self._pool.shutdown()
+        if self._interrupt is not None:
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._interrupt = None
         return self.results
 
     def failures(self):

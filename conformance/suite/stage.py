@@ -16,7 +16,10 @@ import time
 from dat import feed as feeds
 from dat import peer as peers
 from dat import sleep, sodium, wire
+from dat.bitfield import OLD_PAGE_BYTES
 from dat.tree import Holding
+
+from . import guard
 
 LIMIT = 15.0  # seconds that a case may take
 PATIENCE = 5.0  # seconds that one expectation waits
@@ -24,6 +27,7 @@ STOP = 5.0  # seconds to end in after "stop"
 WORDS = 8000  # of the peer's last words that are kept
 NOT_IMPLEMENTED = 89
 WHOLE = peers.WANT_BLOCKS  # the length of the Want that everybody sends
+WANT_STEP = peers.WANT_STEP
 
 
 class Departure(Exception):
@@ -56,6 +60,39 @@ class Connection(peers.Peer):
     def __init__(self, sock, keys, patience=PATIENCE, name="connection", **options):
         super().__init__(sock, keys, timeout=patience, **options)
         self.name = name
+        self.told, self.asked = set(), set()  # our channels on which we have said what we hold; blocks that we asked for
+
+    def send(self, message, channel=0):
+        if isinstance(message, wire.Have):
+            self.told.add(channel)
+        elif isinstance(message, wire.Request):
+            self.tells(channel)
+            self._again(message, channel)
+        super().send(message, channel)
+
+    def _again(self, request, channel):
+        """A block that was asked for already is not here: hypercore before 6.18.2 sends none twice until it is told so."""
+        if not request.bytes and (channel, request.index) in self.asked:
+            super().send(wire.Unhave(request.index), channel)
+        self.asked.add((channel, request.index))
+
+    def send_body(self, channel, type, body):
+        if type == wire.Request.TYPE:
+            self.tells(channel)
+        super().send_body(channel, type, body)
+
+    def tells(self, channel=0):
+        """Say that we hold nothing, before anything is asked for: deployed downloaders do, and hypercore before 6.10.3 crashes
+        of a Request ahead of any Have. One case alone asks without it."""
+        if channel not in self.told:
+            self.send(wire.Have(0, WANT_STEP, b""), channel)
+        return self
+
+    def offers_nothing(self):
+        """Wait for the downloader's Want and answer it: what is told later is then no hint that comes ahead of an answer."""
+        want = self.until(wire.Want)
+        self.send(wire.Have(want.start, want.length, b""))
+        return self
 
     def last_sent(self):
         for entry in reversed(self.log):
@@ -174,6 +211,7 @@ class Adapter:
         self.args = args
         self.process = subprocess.Popen(list(command) + args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=env, start_new_session=True)
+        guard.tell("+", self.process.pid)
         self.lines, self.err, self.late = queue.Queue(), b"", False
         self._readers = [threading.Thread(target=work, daemon=True) for work in (self._read_out, self._read_err)]
         for reader in self._readers:
@@ -234,11 +272,17 @@ class Adapter:
         except OSError:
             pass
         self.process.wait()
+        guard.tell("-", self.process.pid)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             try:
                 stream.close()
             except OSError:
                 pass
+
+
+def remove(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    guard.tell("-", folder)
 
 
 def exit_words(code):
@@ -254,6 +298,7 @@ class Stage:
         self.idle, self.reused = idle, False
         self.command, self.patience, self.env = list(command), patience, env
         self.folder = tempfile.mkdtemp(prefix="conformance-")
+        guard.tell("+", self.folder)
         self.store = os.path.join(self.folder, "store")
         self.adapter = self.listener = None
         self.feeds, self.connections, self.notes, self.looser = [], [], [], []
@@ -290,10 +335,12 @@ class Stage:
         """Where the adapter keeps the i-th key's feed."""
         return self.store if i == 0 else os.path.join(self.store, feed.key.hex())
 
-    def lay(self, *given):
-        """Write feeds into the store, as the adapter will find them."""
+    def lay(self, *given, secret=False, page_bytes=OLD_PAGE_BYTES):
+        """Write feeds into the store, as the adapter will find them, in the pages that every version reads."""
         for i, feed in enumerate(given):
-            sleep.write(feed, self.folder_of(i, feed))
+            kept, feed.secret_key = feed.secret_key, feed.secret_key if secret else None
+            sleep.write(feed, self.folder_of(i, feed), page_bytes=page_bytes)
+            feed.secret_key = kept
 
     def stored(self, feed, i=0):
         """What the peer left on disk, audited: it claims nothing that is not there or not proven."""
@@ -355,10 +402,7 @@ class Stage:
                 return self.connect()
             except IndexError:
                 pass
-        for i, feed in enumerate(self.feeds):
-            kept, feed.secret_key = feed.secret_key, feed.secret_key if secret else None
-            sleep.write(feed, self.folder_of(i, feed))
-            feed.secret_key = kept
+        self.lay(*self.feeds, secret=secret)
         self.start("serve", [f.key for f in self.feeds], *options, dial=dial)
         self.kept = self.folder
         return self.connect()
@@ -369,10 +413,13 @@ class Stage:
         self.start("clone", keys or [f.key for f in self.feeds], *options, dial=dial)
         return self.connect()
 
-    def wanted(self, *given, options=("--live",)):
-        """A downloader, which has asked for the first range: its connection."""
+    def wanted(self, *given, options=("--live",), answered=True):
+        """A downloader, which has asked for the first range and was told of nothing: its connection."""
         peer = self.clones(*given, options=options).meets()
-        peer.until(wire.Want)
+        if answered:
+            peer.offers_nothing()
+        else:
+            peer.until(wire.Want)
         return peer
 
     def connect(self, keys=None, **options):
@@ -508,13 +555,13 @@ class Stage:
             self.stderr = self.adapter.last_words()
         if self.handed_on:
             if self.kept != self.folder:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                remove(self.folder)
             return
         if self.adapter:
             self.adapter.kill()
             self.stderr = self.adapter.last_words()
         for folder in (self.folder, self.kept or self.folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def block(i, size, seed=1):

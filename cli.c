@@ -3682,6 +3682,7 @@ static int run_status(cli *c)
     if (code == DONE && is_owner(drive)) {
         code = import_folder(&im);
     }
+    lay_out(c, drive); /* only what is selected is looked for */
     int error = datsync_drive_look(drive, &state, &check);
     if (code == DONE && (error < 0 || paths.failed)) {
         code = fail_drive(c, dir, error < 0 ? error : DATSYNC_E_NOMEM);

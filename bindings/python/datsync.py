@@ -958,10 +958,12 @@ class Drive(_Dat):
         handle, select = self._h, request.select  # what the drive keeps must not keep the Drive
 
         def on_select(_, path):
+            sync = handle.sync  # None: the files are only looked at
             try:
-                return bool(handle.sync.fault is None and select(_text(path)))
+                return bool((sync is None or sync.fault is None) and select(_text(path)))
             except BaseException as error:
-                handle.sync.fault = error
+                if sync is not None:
+                    sync.fault = error
                 return 0
 
         layout = _Layout(version=request.version, force=request.force)

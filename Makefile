@@ -306,7 +306,13 @@ build/js/installed: conformance/js/package.json $(wildcard conformance/js/packag
 	cd build/js && $(NPM) $(if $(wildcard conformance/js/package-lock.json),ci,install) --ignore-scripts --no-audit --no-fund
 	touch $@
 
-interop: build/asan/datsync build/asan/probe build/js/installed | need-pytest
+build/js/old/installed: conformance/js/old/package.json conformance/js/old/package-lock.json | need-npm
+	mkdir -p build/js/old
+	cp $^ build/js/old/
+	cd build/js/old && $(NPM) ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/installed | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m 'interop and not everywhere' $(TESTS)
 
 valgrind: build/datsync build/api build/probe | need-pytest need-valgrind

@@ -1467,6 +1467,7 @@ int datsync_memory_store(const datsync_env *env, datsync_store *out)
 /* SLEEP headers (DEP-0009): magic, type, version, entry size, name. */
 #define HEADER_BYTES 32u
 #define BITFIELD_ENTRY 3584u
+#define BITFIELD_ENTRY_OLD 3328u /* to 6.22.0 */
 #define BITFIELD_BITS (PAGE_BYTES * 3u) /* of an entry, before its index */
 
 static void sleep_header(uint8_t out[HEADER_BYTES], int part)
@@ -2156,9 +2157,70 @@ static int feed_write_new(datsync_feed *f)
     return r;
 }
 
+/* Blocks that are claimed without their leaf, if pages of the bitfield were so large. */
+static int64_t bitfield_misfits(datsync_feed *f, uint64_t bytes, size_t entry)
+{
+    uint8_t *buf = mem_resize(&f->env, NULL, BITFIELD_BITS);
+    uint64_t at;
+    int64_t n, misfits = 0;
+    size_t i;
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    for (at = 0; at < bytes && misfits >= 0; at += entry) {
+        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + at, buf, BITFIELD_BITS);
+        if (n < 0)
+            misfits = n;
+        else
+            memset(buf + n, 0, BITFIELD_BITS - (size_t)n);
+        for (i = 0; i < 8 * PAGE_BYTES && n > 0; i++)
+            misfits += (buf[i / 8] >> (7 - i % 8) & 1) && !(buf[PAGE_BYTES + i / 4] >> (7 - 2 * (i % 4)) & 1);
+    }
+    mem_free(&f->env, buf);
+    return misfits;
+}
+
+/* The size of a page. The deployed versions to 6.22.0 write 3328 into the header whenever they open, also where later ones have
+ * written pages of 3584 bytes. So for these two sizes the content decides, then the size of the file, and the header only
+ * after that. */
+static int bitfield_entry(datsync_feed *f, uint64_t bytes)
+{
+    size_t other = f->entry == BITFIELD_ENTRY ? BITFIELD_ENTRY_OLD : BITFIELD_ENTRY;
+    int64_t mine, others;
+    if ((f->entry != BITFIELD_ENTRY && f->entry != BITFIELD_ENTRY_OLD) || bytes / BITFIELD_ENTRY_OLD > DATSYNC_MAX_BLOCKS / PAGE_BITS)
+        return 0;
+    if ((mine = bitfield_misfits(f, bytes, f->entry)) < 0)
+        return (int)mine;
+    if ((others = bitfield_misfits(f, bytes, other)) < 0)
+        return (int)others;
+    if (others < mine || (others == mine && bytes % other == 0 && bytes % f->entry != 0))
+        f->entry = other;
+    return 0;
+}
+
+/* A header that is zeroed is what `overwrite` of the deployed versions 6.23.1 to 7.4.0 leaves: they would open an empty feed, to
+ * which anything could be appended. */
+static int bitfield_header(datsync_feed *f, uint64_t bytes)
+{
+    uint8_t header[HEADER_BYTES];
+    size_t stated;
+    int r = feed_read_exact(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header);
+    if (r < 0)
+        return r;
+    if (all_zero(header, sizeof header))
+        return DATSYNC_E_OVERWRITTEN;
+    f->entry = stated = (size_t)header[5] << 8 | header[6];
+    if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->entry <= BITFIELD_BITS)
+        return DATSYNC_E_CORRUPT;
+    if ((r = bitfield_entry(f, bytes)) < 0 || f->entry == stated || f->flags & DATSYNC_READ_ONLY)
+        return r;
+    header[5] = (uint8_t)(f->entry >> 8);
+    header[6] = (uint8_t)f->entry;
+    return feed_write(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header);
+}
+
 static int bitfield_load(datsync_feed *f)
 {
-    uint8_t header[HEADER_BYTES], *buf;
+    uint8_t *buf;
     int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_BITFIELD), n = 0;
     uint64_t page;
     int r;
@@ -2167,11 +2229,8 @@ static int bitfield_load(datsync_feed *f)
         return 0;
     if (size < 0)
         return (int)size;
-    if ((r = feed_read_exact(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header)) < 0)
+    if ((r = bitfield_header(f, (uint64_t)size - HEADER_BYTES)) < 0)
         return r;
-    f->entry = (size_t)header[5] << 8 | header[6];
-    if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->entry <= BITFIELD_BITS)
-        return DATSYNC_E_CORRUPT;
     f->page_count = ((uint64_t)size - HEADER_BYTES + f->entry - 1) / f->entry;
     if (f->page_count > DATSYNC_MAX_BLOCKS / PAGE_BITS)
         return DATSYNC_E_TOO_BIG;
@@ -10598,6 +10657,8 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_LOCKED, "another process has this feed open"},
         {DATSYNC_E_READ_ONLY, "this feed cannot be written here: no secret key, or opened for reading"},
         {DATSYNC_E_CORRUPT, "the stored files contradict each other"},
+        {DATSYNC_E_OVERWRITTEN, "the header of the bitfield file is zeroed (hypercore's `overwrite` does so): "
+                                "without that file, `verify` tells what is here"},
         {DATSYNC_E_KEY, "a key is malformed, or the keys do not belong together"},
         {DATSYNC_E_CLOSED, "the connection ended"},
         {DATSYNC_E_PROTOCOL, "the remote broke the protocol"},

@@ -116,6 +116,7 @@ enum datsync_error {
     DATSYNC_E_READ_ONLY = -47,     /* no secret key here, or the feed was opened for reading only */
     DATSYNC_E_CORRUPT = -48,       /* the store's files contradict each other */
     DATSYNC_E_KEY = -49,           /* key and secret key do not belong together, or a key is malformed */
+    DATSYNC_E_OVERWRITTEN = -50,   /* the bitfield file's header is zeroed: the feed would open as an empty one */
     /* peer */
     DATSYNC_E_CLOSED = -60,          /* the connection ended */
     DATSYNC_E_PROTOCOL = -61,        /* the remote broke the protocol */
@@ -383,7 +384,9 @@ typedef struct datsync_feed_options {
  * dropped; an owner's blocks that were written but not yet claimed are verified and claimed again.
  * Errors: DATSYNC_E_NOT_FOUND (empty, and no CREATE), DATSYNC_E_OTHER_FEED, DATSYNC_E_LOCKED, DATSYNC_E_KEY,
  * DATSYNC_E_CORRUPT (more is claimed than the signatures stand for: an owner would fork the feed, a reader could prove
- * nothing; no file is changed), I/O. */
+ * nothing; no file is changed), DATSYNC_E_OVERWRITTEN (the same, for a bitfield file whose header is zeroed), I/O. An empty
+ * secret key part is none. A bitfield file whose header states another of the two deployed page sizes than it has is read
+ * by that which it has, and unless opened for reading only its header is put right. */
 int datsync_feed_open(datsync_feed **out, const datsync_feed_options *options);
 /* Commit and close; peers must have been freed before. Returns the commit's result; the feed is gone in any case. */
 int datsync_feed_close(datsync_feed *feed);

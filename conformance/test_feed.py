@@ -994,3 +994,69 @@ def test_every_allocation_fails_once(probe, flavour):
         if left:
             break
     assert failures > 5
+
+
+# ---- folders of other years -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("cut", [0, 1])
+@pytest.mark.parametrize("blocks", [1, 8193, 20000])
+@pytest.mark.parametrize("true, stated", [(3584, 3328), (3328, 3584), (3584, 3584), (3328, 3328)])
+def test_a_header_that_lies_about_the_pages_of_the_bitfield(probe, true, stated, blocks, cut):
+    """The versions to 6.22.0 write 3328 whenever they open. The content decides, also where the file's end is cut off; the header is
+    put right."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 0, where="disk:0")
+    probe.ask("entry", 0, true)
+    probe.ask("grow", 0, SEED, blocks, 1, 1, blocks)
+    probe.ask("close", 0)
+    honest = probe.bytes("disk-get", 0, BITFIELD)
+    honest = sleep.encode_header(sleep.BITFIELD, true) + honest[32:]
+    assert (len(honest) - 32) % true == 0
+    bitfield = sleep.encode_header(sleep.BITFIELD, stated) + honest[32:len(honest) - cut]
+    probe.ask("disk-set", 0, BITFIELD, bitfield)
+    probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
+    assert probe.number("info", 0) == blocks
+    assert probe.numbers("check", 0, SEED, 1, 1) == [blocks, blocks]
+    probe.ask("close", 0)
+    assert probe.bytes("disk-get", 0, BITFIELD) == bitfield
+    owner(probe, 0, 0, where="disk:0")
+    assert probe.number("info", 0) == blocks
+    assert probe.numbers("check", 0, SEED, 1, 1) == [blocks, blocks]
+    probe.ask("grow", 0, SEED, 1, 1, 1, 1)
+    probe.ask("close", 0)
+    found = probe.bytes("disk-get", 0, BITFIELD)
+    if blocks > 8192 or not cut:
+        assert found[:32] == honest[:32] and (len(found) - 32) % true == 0
+    probe.ask("open", 0, "disk:0", 0, None, None)
+    assert probe.numbers("check", 0, SEED, 1, 1) == [blocks + 1, blocks + 1]
+
+
+@pytest.mark.parametrize("flags", [0, CREATE, drive.READ_ONLY])
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_zeroed_header_is_no_empty_feed(probe, flags, pages):
+    """Hypercore 6.23.1 to 7.4.0 leave it so after `overwrite`, and open an empty feed, to which anything can be appended. Without
+    the file the owner's blocks are found by their signatures."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, 5, where="disk:0")
+    probe.ask("close", 0)
+    before = probe.bytes("disk-get", 0, BITFIELD)
+    probe.ask("disk-set", 0, BITFIELD, bytes(32) + before[32:] * pages)
+    assert probe.code("open", 0, "disk:0", flags, None, SECRET) == drive.OVERWRITTEN
+    assert probe.bytes("disk-get", 0, BITFIELD) == bytes(32) + before[32:] * pages
+    probe.ask("disk-set", 0, BITFIELD, b"")
+    owner(probe, 0, 0, where="disk:0")
+    assert check(probe, 0, 20)
+
+
+def test_an_empty_secret_key_is_none(probe):
+    """random-access-file 1 creates what it opens."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, 5, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    probe.ask("open", 0, "disk:0", CREATE, None, None)
+    assert probe.number("info", 0) == 20 and probe.code("append", 0, b"x") == drive.READ_ONLY_FEED
+    probe.ask("close", 0)
+    assert probe.bytes("disk-get", 0, drive.SECRET_KEY) == b""
+    probe.ask("open", 0, "disk:0", 0, None, SECRET)  # given, it is written there
+    assert probe.number("append", 0, b"x") == 21

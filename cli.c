@@ -3841,10 +3841,14 @@ static int read_secret(cli *c, const char *dir, const uint8_t drive[32], uint8_t
 typedef struct lacking {
     cli *c;
     uint64_t count;
+    told told;
 } lacking;
 
 static void tell_lacking(lacking *l, const char *path, int error)
 {
+    if (!told_first(&l->told, path, 0)) {
+        return;
+    }
     l->count++;
     complain(l->c, path,
              error == DATSYNC_E_NO_ENTRY  ? "is missing"
@@ -3860,9 +3864,7 @@ static void tell_lacking(lacking *l, const char *path, int error)
 
 static void on_lacking(void *ctx, const datsync_entry *entry, int error)
 {
-    if (error != DATSYNC_E_NO_ENTRY) { /* what is missing is found as the import finds it */
-        tell_lacking(ctx, entry->path, error);
-    }
+    tell_lacking(ctx, entry->path, error);
 }
 
 static int on_removal(void *ctx, const datsync_import_event *event)
@@ -3878,7 +3880,7 @@ static int on_removal(void *ctx, const datsync_import_event *event)
 static int check_files(cli *c, const char *dir, datsync_drive *drive)
 {
     const datsync_feed *feed = datsync_drive_metadata(drive);
-    lacking l = {c, 0};
+    lacking l = {c, 0, {0}};
     datsync_drive_check check = {&l, on_lacking, 1};
     datsync_import_options options;
 
@@ -3890,8 +3892,9 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
     options.ctx = &l;
     options.on_event = on_removal;
     options.dry_run = 1;
-    int64_t done = datsync_drive_verify(drive, &check);
-    done = done < 0 ? done : datsync_drive_import(drive, &options);
+    int64_t done = datsync_drive_import(drive, &options);
+    done = done < 0 ? done : datsync_drive_verify(drive, &check);
+    free(l.told.slots);
     if (done < 0) {
         return fail_drive(c, dir, (int)done);
     }

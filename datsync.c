@@ -10657,9 +10657,8 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_LOCKED, "another process has this feed open"},
         {DATSYNC_E_READ_ONLY, "this feed cannot be written here: no secret key, or opened for reading"},
         {DATSYNC_E_CORRUPT, "the stored files contradict each other"},
-        {DATSYNC_E_OVERWRITTEN, "the header of the bitfield file is zeroed (hypercore's `overwrite` does so): "
-                                "without that file, `verify` tells what is here"},
         {DATSYNC_E_KEY, "a key is malformed, or the keys do not belong together"},
+        {DATSYNC_E_OVERWRITTEN, "the bitfield's header is zeroed; verify tells what is here without it"},
         {DATSYNC_E_CLOSED, "the connection ended"},
         {DATSYNC_E_PROTOCOL, "the remote broke the protocol"},
         {DATSYNC_E_TIMEOUT, "the remote was silent for too long"},

@@ -66,13 +66,13 @@ _MAX_BLOCK, _MAX_BLOCKS = 8388608 - 8192, 1 << 32
 _PARTS = ("key", "secret_key", "tree", "signatures", "bitfield", "data")  # enum datsync_part
 _CHANGES = ("added", "updated", "removed", "unchanged", "refused")  # enum datsync_change
 _Ev = enum.IntEnum("_Ev", "LISTENING CONNECTED PEER DISCONNECTED UNREACHABLE LENGTH BLOCK UPLOAD REJECT COMPLETE FAILED TICK "
-                          "CONTENT PLAN ENTRY REMOVED REFUSED VERSION", start=0)
+                          "CONTENT PLAN ENTRY REMOVED REFUSED VERSION AWAY BACK", start=0)
 Code = enum.IntEnum("Code", {name: -int(number) for number, name in (word.split(":") for word in """
     1:NOMEM 2:INVALID 3:STATE 4:TOO_BIG 5:UNSUPPORTED 6:RANDOM 20:MORE 21:FRAME 22:MESSAGE 23:SPACE 24:RLE 40:NOT_FOUND 41:HASH
-    42:SIGNATURE 43:NO_SIGNATURE 44:PROOF 45:OTHER_FEED 46:LOCKED 47:READ_ONLY 48:CORRUPT 49:KEY 60:CLOSED 61:PROTOCOL 62:TIMEOUT
+    42:SIGNATURE 43:NO_SIGNATURE 44:PROOF 45:OTHER_FEED 46:LOCKED 47:READ_ONLY 48:CORRUPT 49:KEY 50:OVERWRITTEN 60:CLOSED 61:PROTOCOL 62:TIMEOUT
     63:FIRST_FEED 64:SELF 65:DUPLICATE 66:EARLY 67:DONE 68:UNKNOWN_FEED 69:SLOW 70:BAD_DATA 80:IO 81:NO_SPACE 82:ACCESS 83:NO_ENTRY
     84:IN_USE 85:REFUSED 86:AGAIN 87:ADDRESS 88:UNREACHABLE 100:HEADER 101:INDEX 102:ENTRY 103:PATH 104:RANGE 105:NAME 106:LINK
-    107:NOT_FOLDER 108:IS_FOLDER 109:CHANGED 110:BUSY""".split())}, module=__name__)
+    107:NOT_FOLDER 108:IS_FOLDER 109:CHANGED 110:BUSY 111:PARTIAL""".split())}, module=__name__)
 Code.__doc__ = "The library's errors: DATSYNC_E_... of datsync.h, where their meaning is told."
 
 # Types: i int, u unsigned, w uint32_t, l int64_t, q uint64_t, z size_t, h intptr_t, t short, p any pointer, s a string, - void.
@@ -931,8 +931,8 @@ class Drive(_Dat):
         return Imported(counts["added"], counts["updated"], counts["removed"], refused)
 
     def verify(self):
-        """Hold all files that should be here against the tree: a list of (path, Error), [] if all is well. What differs is
-        held no more."""
+        """Hold all files that should be here against the tree: a list of (path, Error), [] if all is well. Nothing is
+        written."""
         faults = []
         note = _callback("fault", lambda _, entry, error: faults.append((_Entry.from_address(entry).path, error)))
         with self._h.lock, _Signals():

@@ -4083,7 +4083,7 @@ static int chosen_version(cli *c, const char *dir, const datsync_drive *drive, u
 static int fail_path(cli *c, const char *dir, const char *path, int error)
 {
     const char *why = error == DATSYNC_E_NOT_FOUND ? "no such file or folder in this version"
-                      : error == DATSYNC_E_MORE    ? "the entries that lead there are not here"
+                      : error == DATSYNC_E_MORE    ? "not all entries are here; what the others change is not known"
                                                    : datsync_strerror(error);
 
     return fail(c, FAILED, "%s: %s: %s", dir, path, why);
@@ -4154,10 +4154,11 @@ static int list_out(cli *c, const char *dir, datsync_drive *drive, const char *p
         return code;
     }
     int error = root ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, path, &entry, NULL);
-    if (error == 0 && !entry.deleted && !is_folder_entry(&entry)) {
+    int known = error == 0 || (error == DATSYNC_E_MORE && entry.path != NULL);
+    if (known && !entry.deleted && !is_folder_entry(&entry)) {
         l.path = "/";
         on_listed(&l, &entry);
-    } else if (error == 0 || error == DATSYNC_E_NOT_FOUND) {
+    } else if (known || error == DATSYNC_E_NOT_FOUND || error == DATSYNC_E_MORE) {
         int found = error == 0;
         error = datsync_drive_list(drive, version, path, c->recursive, on_listed, &l, NULL);
         if (error == 0 && l.count == 0 && !root && !found) {
@@ -4180,9 +4181,10 @@ static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *
         return code;
     }
     int error = version == 0 ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, path, &entry, NULL);
+    int partly = error == DATSYNC_E_MORE && entry.path != NULL; /* the newest of the entries that are here */
     if (error == 0 && entry.deleted) {
         error = DATSYNC_E_NOT_FOUND;
-    } else if (error == 0) {
+    } else if (error == 0 || partly) {
         error = is_folder_entry(&entry) ? DATSYNC_E_IS_FOLDER : entry.error;
     }
     if (error == DATSYNC_E_NOT_FOUND) {
@@ -4203,7 +4205,7 @@ static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *
         fwrite(piece, 1, (size_t)got, stdout);
         at += (uint64_t)got;
     }
-    return ferror(stdout) ? FAILED : DONE;
+    return ferror(stdout) ? FAILED : partly ? fail_path(c, dir, path, DATSYNC_E_MORE) : DONE;
 }
 
 /* The one file of `cat LINK`: patterns don't count here. */

@@ -1517,11 +1517,12 @@ struct datsync_feed {
 
     bits have, tree;
     bits dropped; /* claims that opening found to be false, for the audit to tell */
-    /* The bytes lie in files that anybody changes: each block is held against the tree before it goes out, and what the bitfield
-     * says on disk is not what is here. `have` lacks what is away for the moment, and holds what a drive keeps aside, which is
-     * not claimed yet. */
-    int loose;
+    /* What the bitfield says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is away for the
+     * moment; of a drive whose bytes lie in files that anybody changes (`loose`: each block is held against the tree before it
+     * goes out) it also holds what is kept aside and not claimed yet. */
+    int apart, loose;
     bits claimed;
+    uint64_t away_since; /* when the data part was looked at last, which lacks what is claimed */
     bits lost; /* were asked for, and are not as they were: a drive tells whose they are */
     size_t entry;     /* bytes of a bitfield page on disk */
     bits dirty_pages; /* of the bitfield */
@@ -1684,6 +1685,20 @@ static int tree_claim(datsync_feed *f, uint64_t index)
     return r < 0 ? r : 0;
 }
 
+/* The data part is written to again: what is not in it will not come back, and must not be taken for the holes of what is. */
+static int claims_settle(datsync_feed *f)
+{
+    uint64_t page;
+    int r = 0;
+    for (page = 0; page < f->page_count && r >= 0; page++)
+        if (bits_count(&f->claimed, page * PAGE_BITS, (page + 1) * PAGE_BITS) !=
+            bits_count(&f->have, page * PAGE_BITS, (page + 1) * PAGE_BITS))
+            r = bits_set(&f->env, &f->dirty_pages, page, 1);
+    bits_free(&f->env, &f->claimed);
+    f->apart = 0;
+    return r;
+}
+
 static int block_claim(datsync_feed *f, uint64_t index, int value)
 {
     int r = bits_set(&f->env, &f->have, index, value);
@@ -1691,7 +1706,9 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
         return r;
     if (value && bits_set(&f->env, &f->dropped, index, 0) < 0) /* it has come back */
         return DATSYNC_E_NOMEM;
-    if (f->loose && (!value || f->has_secret_key) && bits_set(&f->env, &f->claimed, index, value) < 0)
+    if (value && f->apart && !f->loose && (r = claims_settle(f)) < 0)
+        return r;
+    if (f->apart && (!value || f->has_secret_key) && bits_set(&f->env, &f->claimed, index, value) < 0)
         return DATSYNC_E_NOMEM; /* a reader's are claimed when their file is in its place */
     f->uncommitted = 1;
     f->page_count = MAX(f->page_count, index / PAGE_BITS + 1);
@@ -1827,7 +1844,7 @@ static unsigned index_parent(unsigned left, unsigned right)
 /* What the bitfield is to say. */
 static const bits *feed_claims(const datsync_feed *f)
 {
-    return f->loose ? &f->claimed : &f->have;
+    return f->apart ? &f->claimed : &f->have;
 }
 
 /* The 511 index bytes whose span lies in one page of blocks. */
@@ -2004,19 +2021,6 @@ int datsync_feed_flush(datsync_feed *f)
     return 0;
 }
 
-int datsync_feed_tick(datsync_feed *f, uint64_t now)
-{
-    int r;
-    if (!f->uncommitted)
-        return 0;
-    if (f->group_since == NONE)
-        f->group_since = now;
-    if (now - f->group_since < DATSYNC_GROUP_MS)
-        return 0;
-    r = datsync_feed_flush(f);
-    return r < 0 ? r : 1;
-}
-
 /* After a write of n bytes: is the group full? */
 static int group_add(datsync_feed *f, uint64_t n)
 {
@@ -2059,6 +2063,62 @@ static int feed_show(datsync_feed *f, uint64_t start, uint64_t end)
     return r < 0 ? r : 0;
 }
 
+/* Does the data part, of this size, reach to the end of a block? 1, 0 or the store's error. */
+static int data_reaches(datsync_feed *f, uint64_t index, int64_t size)
+{
+    uint64_t offset;
+    datsync_node leaf;
+    int r = block_offset(f, index, &offset);
+    if (r == 0)
+        r = tree_get(f, 2 * index, &leaf);
+    if (r < 0)
+        return is_fatal(r) ? r : 0;
+    return offset <= (uint64_t)size && leaf.size <= (uint64_t)size - offset;
+}
+
+static int64_t data_size(datsync_feed *f)
+{
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
+    return size == DATSYNC_E_NO_ENTRY ? 0 : size;
+}
+
+/* The data part lacked what is claimed. Has it come back? */
+static int data_look(datsync_feed *f)
+{
+    int64_t size = data_size(f);
+    uint64_t i, end = bits_length(&f->claimed);
+    int r = 0;
+    if (size < 0)
+        return (int)size;
+    for (i = bits_next(&f->claimed, 0, end, 1); i < end && r >= 0; i = bits_next(&f->claimed, i + 1, end, 1)) {
+        if (bits_get(&f->have, i) || !bits_get(&f->tree, 2 * i))
+            continue;
+        if ((r = data_reaches(f, i, size)) == 0)
+            break;
+        if (r > 0 && (r = bits_set(&f->env, &f->have, i, 1)) >= 0 && (r = bits_set(&f->env, &f->dropped, i, 0)) >= 0)
+            tell_added(f, i, i + 1);
+    }
+    return r < 0 ? r : 0;
+}
+
+int datsync_feed_tick(datsync_feed *f, uint64_t now)
+{
+    int r;
+    if (f->apart && !f->loose && now - f->away_since >= LOOK_MS) {
+        f->away_since = now;
+        if ((r = data_look(f)) < 0)
+            return r;
+    }
+    if (!f->uncommitted)
+        return 0;
+    if (f->group_since == NONE)
+        f->group_since = now;
+    if (now - f->group_since < DATSYNC_GROUP_MS)
+        return 0;
+    r = datsync_feed_flush(f);
+    return r < 0 ? r : 1;
+}
+
 /* Blocks are here no more: claim them no more, and say so. */
 static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
 {
@@ -2070,7 +2130,7 @@ static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
         f->uncommitted = 1;
         r = bits_set(&f->env, &f->dirty_pages, i / PAGE_BITS, 1);
     }
-    if (r >= 0 && f->loose)
+    if (r >= 0 && f->apart)
         r = bits_fill(&f->env, &f->claimed, start, end, 0);
     return r < 0 ? r : feed_hide(f, start, end);
 }
@@ -2297,28 +2357,34 @@ static int claims_check(datsync_feed *f)
     return r < 0 ? r : 0;
 }
 
-/* A data part that is shorter than the blocks claimed: those at its end are not there. */
+/* What is claimed, apart from what is here. */
+static int claims_part(datsync_feed *f)
+{
+    uint64_t i, j, end = bits_length(&f->have);
+    int r = 0;
+    for (i = bits_next(&f->have, 0, end, 1); i < end && r >= 0; i = bits_next(&f->have, j, end, 1)) {
+        j = bits_next(&f->have, i, end, 0);
+        r = bits_fill(&f->env, &f->claimed, i, j, 1);
+    }
+    f->apart = 1;
+    return r < 0 ? r : 0;
+}
+
+/* A data part that is shorter than the blocks claimed: those at its end are not here. They stay claimed as long as nothing is written
+ * to it, for it may be away for a moment. */
 static int data_check(datsync_feed *f)
 {
-    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
-    uint64_t i, offset;
-    datsync_node leaf;
-    if (size == DATSYNC_E_NO_ENTRY)
-        size = 0;
+    int64_t size = data_size(f);
+    uint64_t i;
+    int r = 0;
     if (size < 0)
         return (int)size;
-    while ((i = bits_length(&f->have)) > 0) {
-        int r = block_offset(f, i - 1, &offset);
-        if (r == 0)
-            r = tree_get(f, 2 * (i - 1), &leaf);
-        if (is_fatal(r))
-            return r;
-        if (r == 0 && offset <= (uint64_t)size && leaf.size <= (uint64_t)size - offset)
-            return 0;
-        if ((r = block_drop(f, i - 1)) < 0)
+    while ((i = bits_length(&f->have)) > 0 && (r = data_reaches(f, i - 1, size)) == 0) {
+        if ((!f->apart && (r = claims_part(f)) < 0) || (r = bits_set(&f->env, &f->dropped, i - 1, 1)) < 0 ||
+            (r = bits_set(&f->env, &f->have, i - 1, 0)) < 0)
             return r;
     }
-    return 0;
+    return r < 0 ? r : 0;
 }
 
 static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index);
@@ -5827,6 +5893,7 @@ struct datsync_drive {
     /* what is laid out */
     uint64_t surveyed; /* the version that `live` is of, NONE: not yet */
     bits live;
+    int partly; /* entries were missing */
     bits older; /* entries of other versions whose bytes are claimed; `places` has those of both */
     drive_place *places;
     size_t place_count, place_cap;
@@ -6934,7 +7001,6 @@ static int drive_open_content(datsync_drive *d)
     datsync_bytes block;
     uint8_t key[32], secret[64];
     const uint8_t *own = datsync_feed_secret_key(d->metadata);
-    uint64_t i, j;
     int r;
     memset(&o, 0, sizeof o);
     if (own)
@@ -6967,10 +7033,7 @@ static int drive_open_content(datsync_drive *d)
         return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
     d->metadata->companion = d->content;
     if (!d->archive) {
-        for (i = 0; r >= 0 && (i = bits_next(&d->content->have, i, d->content->length, 1)) < d->content->length; i = j) {
-            j = bits_next(&d->content->have, i, d->content->length, 0);
-            r = bits_fill(&d->env, &d->content->claimed, i, j, 1);
-        }
+        r = claims_part(d->content);
         d->content->loose = 1;
     }
     d->watch.added = content_added;
@@ -7356,6 +7419,7 @@ static int survey_live(datsync_drive *d, uint64_t version, int planning, bits *a
     memset(&marks, 0, sizeof marks);
     marks.d = d;
     r = datsync_drive_list(d, version, "/", 1, survey_mark, &marks, NULL);
+    d->partly = r == DATSYNC_E_MORE;
     if (r == DATSYNC_E_MORE && !planning)
         r = 0;
     if (r == 0 && planning)
@@ -8752,7 +8816,10 @@ static int serve_step(datsync_drive *d, uint64_t now)
         return r;
     if (d->looked_at == NONE)
         d->looked_at = now;
-    if (now - d->looked_at >= LOOK_MS) {
+    if (now - d->looked_at >= LOOK_MS && d->partly) { /* more may be known by now */
+        if ((r = survey_here(d)) < 0 || (r = serve_begin(d)) < 0)
+            return r;
+    } else if (now - d->looked_at >= LOOK_MS) {
         d->looked_at = now;
         for (seq = bits_next(&d->away, 0, end, 1); seq < end && r >= 0; seq = bits_next(&d->away, seq + 1, end, 1))
             r = bits_get(&d->live, seq) || bits_get(&d->older, seq) ? serve_look(d, seq) : bits_set(&d->env, &d->away, seq, 0);

@@ -13,9 +13,9 @@ import pytest
 import probe as driver
 from dat import drive, evil, sleep, sodium
 from dat.drive import Drive, Stat
-from probe import (ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_ENTRY, EV_PLAN, EV_REFUSED,
+from probe import (ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_AWAY, EV_BACK, EV_ENTRY, EV_PLAN, EV_REFUSED,
                    EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER,
-                   NOT_FOUND, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, VECTORS, Drives,
+                   NOT_FOUND, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, UPLOAD, VECTORS, Drives,
                    ProbeError)
 from test_drive_reference import FOLDERS, VECTOR, data_of, ids
 from test_drive_reference import replay as python_replay
@@ -1383,3 +1383,23 @@ def test_random_pulls(seed, drives):
         assert {p: d for p, d in only_files(drives, 1).items() if p not in mine} == expected_files(made)
         assert own.keys() <= mine.keys()
         sound(drives, 1, made, mine)
+
+
+def test_a_file_that_is_away_is_looked_at_again_each_minute(source, drives):
+    """Told once when it is not served, and again when it is; so is one with another time, which is read first."""
+    source.pull()
+    things = drives.dump(1)
+    path, other = "a", "sub/y"
+    drives.delete(1, path)
+    drives.write(1, other, things[other].data, things[other].mode, things[other].mtime + 5000)
+    drives.open(1, "world:1", 0)
+    drives.share(1, UPLOAD)
+    drives.run(1, 99, 2000)
+    assert [(e.type, e.path, e.error) for e in drives.events(1)[0] if e.type >= EV_AWAY] == [(EV_AWAY, "/" + path, NO_ENTRY)]
+    drives.write(1, path, things[path].data, things[path].mode, things[path].mtime)
+    drives.run(1, 99, 50000)
+    assert not [e for e in drives.events(1)[0] if e.type >= EV_AWAY]
+    drives.run(1, 99, 20000)
+    assert [(e.type, e.path) for e in drives.events(1)[0] if e.type >= EV_AWAY] == [(EV_BACK, "/" + path)]
+    drives.unshare(1)
+    drives.close(1)

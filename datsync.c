@@ -6,8 +6,8 @@
  *
  *   switches · memory and bytes · messages · crypto · flat tree · bitfield and run-length code · storage ·
  *   feed: tree cache, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer: state,
- *   output, asking, messages, session · networks in memory · drive: entries, stores, opening, what is here,
- *   writing, importing, laying out · synchronizer · errors
+ *   output, asking, messages, session · networks in memory · drive: entries, history, stores, opening, what is here,
+ *   writing, importing, serving, laying out · synchronizer · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */

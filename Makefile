@@ -325,9 +325,9 @@ valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
 TESTS_OR = $(if $(filter file,$(origin TESTS)),$(addprefix conformance/test_,$(1:%=%.py)),$(TESTS))
 # What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
 EVERYWHERE_TESTS := everywhere vectors api conformance
-i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile tree cli cli_drive people
+i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile tree cli cli_drive people layouts
 s390x_TESTS := feed peer drive tree
-win32_TESTS := win32 cli cli_drive people
+win32_TESTS := win32 cli cli_drive people layouts
 # What a build is compared with.
 ON_ANOTHER = DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/build/js
 

@@ -25,6 +25,8 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 #define CLI_MAX_PEERS 64u
 #define CLI_MAX_RANGES 64u
 #define CLI_MAX_SELECTS 64u
+/* Of Beaker's drives in one folder, so many are named. */
+#define CLI_MAX_NAMED 100u
 /* Bytes of a .datignore and of a dat.json. */
 #define CLI_MAX_FILE 1048576u
 /* Milliseconds between two pictures of the bar, and between two plain lines. */
@@ -69,8 +71,9 @@ typedef struct cli {
     uint64_t block_size, timeout, max_peers, checkout;
     char link_path[DATSYNC_MAX_PATH + 1]; /* of LINK: begins with `/`, empty if it has none */
     /* state */
-    int said;      /* an error has been told */
-    int bar_drawn; /* the last line of standard error is a bar */
+    int said;                     /* an error has been told */
+    int bar_drawn;                /* the last line of standard error is a bar */
+    const struct placing *layout; /* of the drive's folder, once it is opened */
     datsync_env env;
 } cli;
 
@@ -323,13 +326,14 @@ static int fail_file(cli *c, const char *file, int number)
 }
 
 static int folder_key(const char *dir, const char *name, uint8_t key[32]);
+static const struct placing *find_layout(const char *dir, uint8_t key[32]);
 
 /* The other kind's commands may be what is meant. */
 static int fail_feed(cli *c, const char *dir, int error)
 {
     uint8_t key[32];
 
-    if (error == DATSYNC_E_NOT_FOUND && folder_key(dir, ".dat/metadata.key", key)) {
+    if (error == DATSYNC_E_NOT_FOUND && find_layout(dir, key) != NULL) {
         return fail(c, FAILED, "%s: no feed is here, but a drive: use datsync without `feed`, as in datsync clone",
                     dir);
     }
@@ -479,6 +483,200 @@ static int folder_key(const char *dir, const char *name, uint8_t key[32])
     }
     close_tree(&tree);
     return there;
+}
+
+/* ---------------------------------------------------------------- layouts --------------------------------------- */
+
+/* Where a drive's two feeds lie beneath its folder: what stands before the names of their parts. */
+typedef struct placing {
+    const char *name;
+    const char *metadata, *content;
+} placing;
+
+/* The first is what is made here, and has the content in the files themselves. In the others it is in content's data part, nothing is
+ * laid out, and an owner's secret key is a part of the metadata. Beaker's is told from hyperdrive's by where the folder lies. */
+static const placing layouts[] = {
+    {"dat", ".dat/metadata.", ".dat/content."}, {"dat-node 3.0", ".dat/metadata/", ".dat/content/"},
+    {"hyperdrive", "metadata/", "content/"},    {"flat", "metadata.", "content."},
+    {"beaker", "metadata/", "content/"},
+};
+
+#define HYPERDRIVE (&layouts[2])
+#define BEAKER (&layouts[4])
+
+/* Beaker's folder of a drive, beneath its profile, where an old version keeps it: of the key's digits. */
+#define BEAKER_PLACE "Archives/Meta"
+
+/* Does the drive lay its files out here? */
+static int has_files(const cli *c)
+{
+    return c->layout == &layouts[0];
+}
+
+/* DIR/NAME, to be freed. */
+static char *join(const char *dir, const char *name)
+{
+    size_t size = strlen(dir) + strlen(name) + 2;
+    char *path = malloc(size);
+
+    if (path != NULL) {
+        snprintf(path, size, "%s/%s", dir, name);
+    }
+    return path;
+}
+
+/* The folder above/xx/yy..., xx and yy... being the key's digits, has this key. */
+static int is_beakers(const char *dir, const char *above, const uint8_t key[32])
+{
+    char digits[65], inner[128];
+    uint8_t there[32];
+
+    hex(digits, key);
+    snprintf(inner, sizeof inner, "%s%.2s/%s", above, digits, digits + 2);
+    char *place = join(dir, inner);
+    int same = place != NULL && folder_key(place, "metadata/key", there) && memcmp(there, key, 32) == 0;
+    free(place);
+    return same;
+}
+
+/* The layout of the drive in a folder, and its key; NULL: no drive is here. */
+static const placing *find_layout(const char *dir, uint8_t key[32])
+{
+    char name[64];
+    const placing *found = NULL;
+
+    for (size_t i = 0; i < COUNT(layouts) && found == NULL; i++) {
+        snprintf(name, sizeof name, "%skey", layouts[i].metadata);
+        found = folder_key(dir, name, key) ? &layouts[i] : NULL;
+    }
+    return found == HYPERDRIVE && is_beakers(dir, "../../../../" BEAKER_PLACE "/", key) ? BEAKER : found;
+}
+
+/* Where Beaker's drives may lie beneath a folder: it is the profile, or what is in it. */
+static const char *const beaker_roots[] = {BEAKER_PLACE "/", "Meta/", ""};
+
+/* The folder that is meant by a link and a folder, to be freed: the drive's own, where Beaker's profile was given. NULL: no memory. */
+static char *clone_folder(const char *dir, const uint8_t key[32])
+{
+    char digits[65], inner[128];
+    uint8_t there[32];
+
+    hex(digits, key);
+    for (size_t i = 0; i < COUNT(beaker_roots) && find_layout(dir, there) == NULL; i++) {
+        if (is_beakers(dir, beaker_roots[i], key)) {
+            snprintf(inner, sizeof inner, "%s%.2s/%s", beaker_roots[i], digits, digits + 2);
+            return join(dir, inner);
+        }
+    }
+    char *same = malloc(strlen(dir) + 1);
+    return same != NULL ? strcpy(same, dir) : NULL;
+}
+
+/* Beaker's drives beneath a folder. */
+typedef struct shelf {
+    cli *c;
+    const char *dir;
+    const datsync_tree *tree;
+    char inner[128], first[128]; /* the path that is looked at; the first drive's */
+    uint64_t count;
+} shelf;
+
+static int is_digits(const char *name, size_t len)
+{
+    return strlen(name) == len && strspn(name, "0123456789abcdef") == len;
+}
+
+static int on_beaker_drive(void *arg, const char *name)
+{
+    shelf *s = arg;
+    size_t len = strlen(s->inner);
+    datsync_file_info info;
+
+    if (!is_digits(name, 62)) {
+        return 0;
+    }
+    snprintf(s->inner + len, sizeof s->inner - len, "/%s/metadata/key", name);
+    int there = s->tree->stat(s->tree->ctx, s->inner, &info) == 0 && info.size == 32;
+    s->inner[len + 63] = 0;
+    if (there && s->count++ < CLI_MAX_NAMED) {
+        char *place = join(s->dir, s->inner);
+        char link[80];
+        snprintf(link, sizeof link, "dat://%.2s%s", s->inner + len - 2, name);
+        complain(s->c, place != NULL ? place : s->inner, link);
+        strcpy(s->first, s->count == 1 ? s->inner : s->first);
+        free(place);
+    }
+    s->inner[len] = 0;
+    return 0;
+}
+
+static int on_beaker_folder(void *arg, const char *name)
+{
+    shelf *s = arg;
+    size_t len = strlen(s->inner);
+
+    if (is_digits(name, 2)) {
+        snprintf(s->inner + len, sizeof s->inner - len, "%s", name);
+        (void)s->tree->list(s->tree->ctx, s->inner, on_beaker_drive, s);
+        s->inner[len] = 0;
+    }
+    return 0;
+}
+
+/* No drive is here, but if it is a folder of Beaker's, drives are beneath it: they are named. DONE: it is none. */
+static int check_beaker(cli *c, const char *dir)
+{
+    datsync_tree tree;
+    char root[32];
+    shelf s;
+
+    memset(&s, 0, sizeof s);
+    memset(&tree, 0, sizeof tree);
+    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+        return DONE;
+    }
+    s.c = c;
+    s.dir = dir;
+    s.tree = &tree;
+    for (size_t i = 0; i < COUNT(beaker_roots) && s.count == 0; i++) {
+        strcpy(s.inner, beaker_roots[i]);
+        strcpy(root, beaker_roots[i]);
+        root[strlen(root) > 0 ? strlen(root) - 1 : 0] = 0; /* without its slash */
+        (void)tree.list(tree.ctx, root, on_beaker_folder, &s);
+    }
+    close_tree(&tree);
+    return s.count == 0
+               ? DONE
+               : fail(c, FAILED,
+                      "%s: is Beaker's, and holds %llu %s, each with a folder of its own: name that, as in %s/%s", dir,
+                      (unsigned long long)s.count, s.count == 1 ? "drive" : "drives", dir, s.first);
+}
+
+/* Beaker kept files with large holes in a form of its own where the file system has none. */
+static int check_indexed(cli *c, const char *dir, const placing *how)
+{
+    static const char *const parts[] = {"data", "signatures", "tree", "bitfield"};
+    datsync_tree tree;
+    datsync_file_info info;
+    char name[64];
+    int found = 0;
+
+    memset(&tree, 0, sizeof tree);
+    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+        return DONE; /* opening the drive tells it */
+    }
+    for (size_t i = 0; i < 2 * COUNT(parts) && !found; i++) {
+        snprintf(name, sizeof name, "%s%s.index", i % 2 ? how->metadata : how->content, parts[i / 2]);
+        found = tree.stat(tree.ctx, name, &info) == 0;
+    }
+    close_tree(&tree);
+    name[strlen(name) - sizeof ".index" + 1] = 0;
+    return found ? fail(c, FAILED,
+                        "%s/%s: is an indexed file (a .index lies beside it), as Beaker kept them on file systems "
+                        "without holes: "
+                        "datsync can't read those, clone the drive anew",
+                        dir, name)
+                 : DONE;
 }
 
 /* ---------------------------------------------------------------- globs ----------------------------------------- */
@@ -792,7 +990,8 @@ static int write_selection(const cli *c, const datsync_tree *tree)
         put_buffer(&text, c->selects[i], strlen(c->selects[i]));
         put_buffer(&text, "\n", 1);
     }
-    int error = text.failed ? DATSYNC_E_NOMEM : tree->open(tree->ctx, SELECTION ".new", 1, &file);
+    int error = text.failed ? DATSYNC_E_NOMEM : tree->mkdir(tree->ctx, ".dat"); /* which other layouts have not */
+    error = error == 0 ? tree->open(tree->ctx, SELECTION ".new", 1, &file) : error;
     if (error == 0) {
         error = tree->truncate(tree->ctx, file, 0);
         error = error == 0 ? tree->write(tree->ctx, file, 0, text.text, text.len) : error;
@@ -1220,32 +1419,52 @@ static int close_feed(cli *c, const char *dir, datsync_feed *feed, int code)
     return error != 0 && code == DONE ? FAILED : code;
 }
 
+/* The store of one of a drive's feeds. */
+static int open_store(datsync_store *store, const char *dir, const char *parts, unsigned flags)
+{
+    char *place = join(dir, parts);
+
+    if (place == NULL) {
+        return DATSYNC_E_NOMEM;
+    }
+    char *slash = strrchr(place, '/');
+    *slash = 0;
+    int error = datsync_os_store(store, place, slash + 1, flags);
+    free(place);
+    return error;
+}
+
+/* The content of a drive whose header never came may have no folder yet. */
+static int open_content(const cli *c, const opening *how, datsync_drive_options *options)
+{
+    unsigned flags = how->flags;
+
+    if (!has_files(c) && (flags & DATSYNC_READ_ONLY) == 0) {
+        flags |= DATSYNC_CREATE;
+    }
+    int error = open_store(&options->content, how->dir, c->layout->content, flags);
+    return error == DATSYNC_E_NO_ENTRY && !has_files(c) ? 0 : error;
+}
+
 /* What becomes of a drive's folder while it is opened. */
 static int open_drive_plugs(const cli *c, const opening *how, datsync_drive_options *options)
 {
-    size_t size = strlen(how->dir) + sizeof "/.dat";
-    char *inside = malloc(size);
-
-    if (inside == NULL) {
-        return DATSYNC_E_NOMEM;
-    }
-    snprintf(inside, size, "%s/.dat", how->dir);
     /* share never makes a folder: a name that isn't there is a mistake */
     unsigned flags = c->command->bit == SHARE ? how->flags & ~(unsigned)DATSYNC_CREATE : how->flags;
-    int error = datsync_os_tree(&options->tree, how->dir, flags);
+    int error = has_files(c) ? datsync_os_tree(&options->tree, how->dir, flags) : 0;
+
     if (error == 0) {
-        error = datsync_os_store(&options->metadata, inside, "metadata.", how->flags);
+        error = open_store(&options->metadata, how->dir, c->layout->metadata, how->flags);
     }
     if (error == 0) {
-        error = datsync_os_store(&options->content, inside, "content.", how->flags);
+        error = open_content(c, how, options);
     }
-    if (error == 0) {
+    if (error == 0 && has_files(c)) {
         error = datsync_os_secrets(&options->secrets, c->secret_dir);
         if (error < 0 && c->secret_dir == NULL && !how->fresh && how->secret_key == NULL) {
             error = 0; /* there is no home folder, and nothing to put there */
         }
     }
-    free(inside);
     return error;
 }
 
@@ -1268,10 +1487,13 @@ static int check_folder(cli *c, const opening *how)
 {
     uint8_t key[32];
     char text[65];
-    int there = folder_key(how->dir, ".dat/metadata.key", key);
 
-    if (!there) {
-        return (how->flags & DATSYNC_CREATE) ? DONE : fail_drive(c, how->dir, DATSYNC_E_NOT_FOUND);
+    c->layout = find_layout(how->dir, key);
+    if (c->layout == NULL) {
+        int create = (how->flags & DATSYNC_CREATE) != 0,
+            code = create && !how->fresh ? DONE : check_beaker(c, how->dir);
+        c->layout = &layouts[0];
+        return code != DONE || create ? code : fail_drive(c, how->dir, DATSYNC_E_NOT_FOUND);
     }
     hex(text, key);
     if (how->fresh) {
@@ -1280,7 +1502,7 @@ static int check_folder(cli *c, const opening *how)
     if (how->key != NULL && !same_key(key, how->key)) {
         return fail(c, FAILED, "%s: holds another drive, dat://%s", how->dir, text);
     }
-    return DONE;
+    return check_indexed(c, how->dir, c->layout);
 }
 
 /* The keys don't fit: if it is the file with the secret key that is wrong, it is named. */
@@ -1290,8 +1512,12 @@ static int fail_secret_file(cli *c, const char *dir, int error)
     uint8_t key[32], discovery[32], secret[64];
     char name[65];
 
+    if (!has_files(c)) {
+        return fail(c, FAILED, "%s/%ssecret_key: this is not the secret key of the drive that is here", dir,
+                    c->layout->metadata);
+    }
     memset(&secrets, 0, sizeof secrets);
-    if (!folder_key(dir, ".dat/metadata.key", key) || datsync_os_secrets(&secrets, c->secret_dir) < 0) {
+    if (find_layout(dir, key) == NULL || datsync_os_secrets(&secrets, c->secret_dir) < 0) {
         return fail_drive(c, dir, error);
     }
     datsync_discovery_key(discovery, key);
@@ -3243,6 +3469,21 @@ static int tell_no_key(transfer *t)
     return t->no_key;
 }
 
+/* An owner's drive whose files are not laid out here has nothing to import. */
+static int tell_no_files(const transfer *t)
+{
+    char why[160];
+
+    if (has_files(t->c) || !is_owner(t->drive)) {
+        return 0;
+    }
+    snprintf(why, sizeof why,
+             "its files are not laid out here (layout: %s): it is served as it is, and nothing is imported",
+             t->c->layout->name);
+    complain(t->c, t->dir, why);
+    return 1;
+}
+
 /* What is shared must be there. */
 static int need_folder(cli *c, const char *dir)
 {
@@ -3270,12 +3511,14 @@ static int run_share(cli *c)
         return code;
     }
     datsync_os_signals();
-    code = folder_key(dir, ".dat/metadata.key", key) ? open_drive(c, &how, &drive) : make_drive(c, dir, &drive);
+    code = find_layout(dir, key) != NULL ? open_drive(c, &how, &drive) : make_drive(c, dir, &drive);
     if (code != DONE) {
         return code;
     }
     transfer_of_drive(&t, c, dir, drive);
-    if (datsync_drive_writable(drive)) {
+    if (tell_no_files(&t)) {
+        code = run_transfer(&t, DATSYNC_UPLOAD);
+    } else if (datsync_drive_writable(drive)) {
         code = share_as_owner(c, &t, c->watch);
     } else {
         tell_no_key(&t);
@@ -3298,12 +3541,13 @@ static int check_clone_folder(cli *c, const char *dir)
 {
     datsync_tree tree;
     datsync_file_info info;
+    uint8_t key[32];
     int used = 0;
 
     memset(&tree, 0, sizeof tree);
     int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
     if (error == 0) {
-        if (tree.stat(tree.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY) {
+        if (tree.stat(tree.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY && find_layout(dir, key) == NULL) {
             error = tree.list(tree.ctx, "", stop_list, &used);
         }
         close_tree(&tree);
@@ -3389,13 +3633,21 @@ static int run_clone(cli *c)
         return code;
     }
     hex(name, key);
-    opening how = {c->word_count > 1 ? c->words[1] : name, key, NULL, DATSYNC_CREATE, 0};
+    char *dir = clone_folder(c->word_count > 1 ? c->words[1] : name, key);
+    if (dir == NULL) {
+        return fail_drive(c, name, DATSYNC_E_NOMEM);
+    }
+    opening how = {dir, key, NULL, DATSYNC_CREATE, 0};
     datsync_os_signals();
-    code = check_clone_folder(c, how.dir);
+    code = check_clone_folder(c, dir);
     if (code == DONE) {
         code = open_drive(c, &how, &drive);
     }
-    return code == DONE ? download(c, how.dir, drive, c->live) : code;
+    if (code == DONE) {
+        code = download(c, dir, drive, c->live);
+    }
+    free(dir);
+    return code;
 }
 
 static int run_pull(cli *c)
@@ -3438,9 +3690,9 @@ static int run_sync(cli *c)
         return code;
     }
     transfer_of_drive(&t, c, how.dir, drive);
-    if (datsync_drive_writable(drive)) {
+    if (!tell_no_files(&t) && datsync_drive_writable(drive)) {
         code = share_as_owner(c, &t, 1);
-    } else if (tell_no_key(&t)) {
+    } else if (is_owner(drive) || tell_no_key(&t)) {
         code = run_transfer(&t, DATSYNC_UPLOAD);
     } else {
         return download(c, how.dir, drive, 1);
@@ -3551,12 +3803,37 @@ static void say_bool(const cli *c, const char *name, int value)
     }
 }
 
-static void say_about(const cli *c, const datsync_tree *tree)
+/* A small file of the newest version, whole, out of the drive itself: 0, or an error. */
+static int read_stored(datsync_drive *drive, const char *path, growing *out)
+{
+    char piece[16384];
+    datsync_entry entry;
+    int64_t got = 1;
+
+    memset(out, 0, sizeof *out);
+    int error = datsync_drive_find(drive, datsync_drive_version(drive), path, &entry, NULL);
+    if (error < 0 || entry.stat.size > CLI_MAX_FILE) {
+        return error < 0 ? error : DATSYNC_E_TOO_BIG;
+    }
+    while (got > 0 && !out->failed) {
+        got = datsync_drive_read(drive, &entry, out->len, piece, sizeof piece);
+        put_buffer(out, piece, got > 0 ? (size_t)got : 0);
+    }
+    error = got < 0 ? (int)got : out->failed ? DATSYNC_E_NOMEM : 0;
+    if (error < 0) {
+        free(out->text);
+        memset(out, 0, sizeof *out);
+    }
+    return error;
+}
+
+static void say_about(const cli *c, datsync_drive *drive, const datsync_tree *tree)
 {
     growing text;
     about found;
 
-    if (read_whole(tree, "dat.json", &text) < 0) {
+    int error = has_files(c) ? read_whole(tree, "dat.json", &text) : read_stored(drive, "/dat.json", &text);
+    if (error < 0) {
         return;
     }
     scan_about(text.text, &found);
@@ -3618,6 +3895,11 @@ static void say_drive(const cli *c, datsync_drive *drive, const datsync_drive_st
     }
     say_bool(c, "writable", is_owner(drive));
     say_bool(c, "archive", datsync_drive_archive(drive));
+    if (c->json) {
+        json_string("layout", c->layout->name);
+    } else {
+        printf("layout: %s (%s*, %s*)\n", c->layout->name, c->layout->metadata, c->layout->content);
+    }
 }
 
 /* Where old versions of the deployed implementation kept the secret key; later ones don't read it there. */
@@ -3679,7 +3961,8 @@ static int run_status(cli *c)
     int selection = is_owner(drive) ? DONE : look_at_selection(c, dir);
     code = importing_begin(&im, c, dir, drive);
     im.only_count = 1;
-    if (code == DONE && is_owner(drive)) {
+    int importing_it = is_owner(drive) && has_files(c);
+    if (code == DONE && importing_it) {
         code = import_folder(&im);
     }
     lay_out(c, drive); /* only what is selected is looked for */
@@ -3693,11 +3976,11 @@ static int run_status(cli *c)
             json_begin("status");
         }
         say_text(c, "key", key);
-        say_about(c, &im.tree);
+        say_about(c, drive, &im.tree);
         say_drive(c, drive, &state);
         say_selection(c);
         say_key(c, drive, dir, &im.tree);
-        if (is_owner(drive)) {
+        if (importing_it) {
             say_number(c, "added", im.counts[DATSYNC_ADDED]);
             say_number(c, "updated", im.counts[DATSYNC_UPDATED]);
             say_number(c, "removed", im.counts[DATSYNC_REMOVED]);
@@ -3892,7 +4175,7 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
     options.ctx = &l;
     options.on_event = on_removal;
     options.dry_run = 1;
-    int64_t done = datsync_drive_import(drive, &options);
+    int64_t done = has_files(c) ? datsync_drive_import(drive, &options) : 0;
     done = done < 0 ? done : datsync_drive_verify(drive, &check);
     free(l.told.slots);
     if (done < 0) {
@@ -3900,10 +4183,9 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
     }
     return l.count == 0
                ? DONE
-               : fail(c, FAILED,
-                      "%s: is no complete clone (%llu %s, named above), and to share it would remove from the drive "
-                      "what is missing: pull first, or use --force",
-                      dir, (unsigned long long)l.count, l.count == 1 ? "entry" : "entries");
+               : fail(c, FAILED, "%s: is no complete clone (%llu %s, named above)%s: pull first, or use --force", dir,
+                      (unsigned long long)l.count, l.count == 1 ? "entry" : "entries",
+                      has_files(c) ? ", and to share it would remove from the drive what is missing" : "");
 }
 
 /* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. So it is looked at as the
@@ -3927,7 +4209,7 @@ static int import_key(cli *c, const char *dir)
     datsync_drive *drive = NULL;
     opening how = {dir, NULL, secret, 0, 0};
 
-    if (!folder_key(dir, ".dat/metadata.key", key)) {
+    if (find_layout(dir, key) == NULL) {
         return fail_drive(c, dir, DATSYNC_E_NOT_FOUND);
     }
     int code = read_secret(c, dir, key, secret);
@@ -4281,7 +4563,7 @@ static int show_path(cli *c)
     datsync_drive *drive = NULL;
     char place[DATSYNC_MAX_PATH + 2];
     uint8_t key[32], there[32];
-    int link = c->word_count > 0 && is_link(from) && !folder_key(from, ".dat/metadata.key", there);
+    int link = c->word_count > 0 && is_link(from) && find_layout(from, there) == NULL;
 
     int code = link ? read_link(c, from, key) : DONE;
     if (code != DONE) {

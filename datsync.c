@@ -7610,6 +7610,22 @@ static int entry_part(datsync_drive *d, const datsync_entry *e)
     return r < 0 ? r : good ? DATSYNC_E_PARTIAL : DATSYNC_E_CHANGED;
 }
 
+/* Of a drive that lays nothing out: are an entry's bytes in the store, with `deep` every one as it was signed? */
+static int entry_stored(datsync_drive *d, const datsync_entry *e, int deep)
+{
+    uint64_t i = e->stat.offset, end = e->stat.offset + e->stat.blocks, sum = 0;
+    int64_t n = 0;
+    if (is_folder(e) || !e->stat.blocks)
+        return 0;
+    if (!entry_claimed(d, &e->stat, 1))
+        return DATSYNC_E_PARTIAL;
+    for (; deep && n >= 0 && i < end; i++, sum += (uint64_t)n) {
+        d->data_index = NONE; /* it is read anew */
+        n = content_block(d, i);
+    }
+    return n < 0 ? (int)n : deep && sum != e->stat.size ? DATSYNC_E_RANGE : 0;
+}
+
 /* Hold a file against its entry, with `deep` every byte of it, and offer it or not. 0, or what is wrong. */
 static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
 {
@@ -7617,7 +7633,7 @@ static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
     datsync_stat stat = e->stat;
     int r, k;
     if (!d->has_tree || !d->content)
-        return is_folder(e) || !stat.blocks || entry_claimed(d, &stat, 1) ? 0 : DATSYNC_E_PARTIAL;
+        return entry_stored(d, e, deep);
     r = entry_look(d, e, &info);
     if (is_folder(e))
         return r;

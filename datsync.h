@@ -539,7 +539,7 @@ enum datsync_drive_flags {
 typedef struct datsync_drive_options {
     const datsync_env *env;          /* may be NULL; copied */
     datsync_store metadata, content; /* with no `read`: memory stores. A folder's are datsync_os_store(DIR/.dat, "metadata.") and
-                                        "content." */
+                                        "content."; hyperdrive's own (DIR/metadata, "") and (DIR/content, ""), without a tree */
     datsync_tree tree;               /* with no `open`: none; nothing is laid out */
     datsync_secrets secrets;         /* with no `load`: as the metadata store holds it */
     const uint8_t *key;              /* 32 bytes, or NULL: what the store holds */

@@ -603,7 +603,9 @@ static int on_beaker_drive(void *arg, const char *name)
         char link[80];
         snprintf(link, sizeof link, "dat://%.2s%s", s->inner + len - 2, name);
         complain(s->c, place != NULL ? place : s->inner, link);
-        strcpy(s->first, s->count == 1 ? s->inner : s->first);
+        if (s->count == 1) {
+            strcpy(s->first, s->inner);
+        }
         free(place);
     }
     s->inner[len] = 0;
@@ -673,8 +675,7 @@ static int check_indexed(cli *c, const char *dir, const placing *how)
     name[strlen(name) - sizeof ".index" + 1] = 0;
     return found ? fail(c, FAILED,
                         "%s/%s: is an indexed file (a .index lies beside it), as Beaker kept them on file systems "
-                        "without holes: "
-                        "datsync can't read those, clone the drive anew",
+                        "without holes: datsync can't read those, clone the drive anew",
                         dir, name)
                  : DONE;
 }

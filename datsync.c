@@ -1530,7 +1530,8 @@ struct datsync_feed {
 
     tree_page *cache[TREE_PAGES];
     uint64_t tree_size;       /* bytes of the part, cached pages included */
-    uint64_t offset_index, offset; /* where block offset_index begins; the next one is asked for most often */
+    bits proven;              /* nodes whose size was found right, since the feed was opened */
+    uint64_t offset_index, offset; /* where block offset_index begins, the first of a pair; the next is asked for most often */
     uint8_t *gather;          /* bytes for the data part, not written yet */
     uint64_t gather_at;
     size_t gather_len;
@@ -1795,33 +1796,124 @@ static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
     return n < 0 ? (int)n : (size_t)n < len ? DATSYNC_E_CORRUPT : 0;
 }
 
-/* Where a block's bytes begin: the sizes of all full roots to its left. */
-static int block_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
+/* A node's hash covers its size: does it with this size, over these two children? */
+static int node_hashes(const datsync_node *n, uint64_t size, const datsync_node *left, const datsync_node *right)
+{
+    datsync_node l = *left, r = *right, got;
+    l.size = size;
+    r.size = 0;
+    datsync_parent_hash(&got, &l, &r);
+    return memcmp(got.hash, n->hash, 32) == 0;
+}
+
+/* Two nodes of the tree: 1, or 0 if they are not both held. */
+static int tree_get_both(datsync_feed *f, uint64_t a, uint64_t b, datsync_node *first, datsync_node *second)
+{
+    int r = tree_get(f, a, first);
+    if (r == 0)
+        r = tree_get(f, b, second);
+    return r == 0 ? 1 : r == DATSYNC_E_NOT_FOUND ? 0 : r;
+}
+
+/* A node above the leaves, with its right size, whatever the store says: a root's is known, another's is what hashes with its
+ * children, or what its parent's hash covers. DATSYNC_E_CORRUPT if none is right. Where nothing of this is held, as stored. */
+static int node_get_proven(datsync_feed *f, uint64_t index, datsync_node *n)
+{
+    datsync_node left, right, parent;
+    uint64_t sibling = datsync_flat_sibling(index);
+    int below, above, r = tree_get(f, index, n);
+    size_t i;
+    if (r < 0 || !(index & 1) || bits_get(&f->proven, index))
+        return r;
+    for (i = 0; i < f->root_count; i++)
+        if (f->roots[i].index == index) {
+            n->size = f->roots[i].size;
+            return 0;
+        }
+    if ((below = tree_get_both(f, flat_left_child(index), datsync_flat_sibling(flat_left_child(index)), &left, &right)) < 0)
+        return below;
+    r = below && node_hashes(n, n->size, &left, &right);
+    if (!r && below && node_hashes(n, left.size + right.size, &left, &right)) {
+        n->size = left.size + right.size;
+        return 0;
+    }
+    if (!r) {
+        if ((above = tree_get_both(f, sibling, datsync_flat_parent(index), &left, &parent)) < 0)
+            return above;
+        if (!below && !above)
+            return 0;
+        r = above && (sibling < index ? node_hashes(&parent, n->size + left.size, &left, n)
+                                      : node_hashes(&parent, n->size + left.size, n, &left));
+    }
+    r = r ? bits_set(&f->env, &f->proven, index, 1) : DATSYNC_E_CORRUPT;
+    return r < 0 ? r : 0;
+}
+
+/* The sizes of a block and of its neighbour under one parent: do they make up the parent's? 0 if one of them is wrong; 1 also
+ * where they are not all held. */
+static int pair_agrees(datsync_feed *f, uint64_t index)
+{
+    datsync_node left, right, parent;
+    int r = tree_get_both(f, 2 * index, datsync_flat_sibling(2 * index), &left, &right);
+    if (r == 1)
+        r = node_get_proven(f, datsync_flat_parent(2 * index), &parent);
+    else if (r == 0)
+        return 1;
+    if (r < 0)
+        return r == DATSYNC_E_NOT_FOUND ? 1 : r == DATSYNC_E_CORRUPT ? 0 : r;
+    return left.size <= parent.size && right.size == parent.size - left.size;
+}
+
+/* Where the first block of a pair begins: the sizes of all full roots to its left. */
+static int pair_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
 {
     uint64_t roots[64];
     datsync_node n;
-    size_t i, count;
+    size_t i, count = datsync_flat_full_roots(roots, index);
     int r;
     if (index != f->offset_index) {
         f->offset_index = NONE;
-        *offset = 0;
-        count = datsync_flat_full_roots(roots, index);
+        f->offset = 0;
         for (i = 0; i < count; i++) {
-            if ((r = tree_get(f, roots[i], &n)) < 0)
+            if ((r = node_get_proven(f, roots[i], &n)) < 0)
                 return r;
-            if (n.size > (uint64_t)INT64_MAX - *offset)
+            if (n.size > (uint64_t)INT64_MAX - f->offset)
                 return DATSYNC_E_CORRUPT;
-            *offset += n.size;
+            f->offset += n.size;
         }
         f->offset_index = index;
-        f->offset = *offset;
     }
     *offset = f->offset;
     return 0;
 }
 
+/* Where a block's bytes begin. The second of a pair ends where its parent does; so the place of every block follows from
+ * sizes that are proven and from its own. */
+static int block_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
+{
+    datsync_node leaf, parent;
+    int r = pair_offset(f, index & ~(uint64_t)1, offset);
+    if (r < 0 || !(index & 1))
+        return r;
+    r = tree_get(f, 2 * index, &leaf);
+    if (r == 0)
+        r = node_get_proven(f, 2 * index - 1, &parent);
+    if (r == 0) {
+        if (leaf.size > parent.size)
+            return DATSYNC_E_CORRUPT;
+        *offset += parent.size - leaf.size;
+    } else if (r == DATSYNC_E_NOT_FOUND && (r = tree_get(f, 2 * index - 2, &leaf)) == 0) {
+        if (leaf.size > (uint64_t)INT64_MAX - *offset)
+            return DATSYNC_E_CORRUPT;
+        *offset += leaf.size;
+    }
+    return r;
+}
+
 static void block_offset_next(datsync_feed *f, uint64_t index, uint64_t offset, uint64_t size)
 {
+    if (!(index & 1))
+        return;
     f->offset_index = index + 1;
     f->offset = offset + size;
 }
@@ -1984,7 +2076,7 @@ static int commit_make_room(datsync_feed *f)
         need += f->cache[k] && f->cache[k]->lo < f->cache[k]->hi ? sizeof f->cache[k]->bytes : 0;
     need += bits_count(&f->dirty_pages, 0, f->page_count) * f->entry;
     while (r >= 0 && freed < need && (i = bits_length(&f->have)) > 0) {
-        if (tree_read(f, 2 * (i - 1), &leaf) < 0 || block_offset(f, i - 1, &offset) < 0)
+        if (tree_read(f, 2 * (i - 1), &leaf) < 0 || block_offset(f, i - 1, &offset) < 0 || pair_agrees(f, i - 1) != 1)
             return DATSYNC_E_NO_SPACE;
         freed += leaf.size;
         r = block_claim(f, i - 1, 0);
@@ -2698,6 +2790,7 @@ static void feed_free(datsync_feed *f)
         mem_free(&env, f->cache[i]);
     bits_free(&env, &f->have);
     bits_free(&env, &f->tree);
+    bits_free(&env, &f->proven);
     bits_free(&env, &f->dirty_pages);
     bits_free(&env, &f->dropped);
     bits_free(&env, &f->claimed);
@@ -2810,8 +2903,8 @@ int64_t datsync_feed_block_size(datsync_feed *f, uint64_t index)
     return n.size > DATSYNC_MAX_FRAME ? DATSYNC_E_TOO_BIG : (int64_t)n.size;
 }
 
-/* A block that is claimed, into a buffer of its size. */
-static int block_read(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
+/* A block that is claimed, into a buffer of its size, as it lies there. */
+static int block_read_raw(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
 {
     uint64_t offset;
     int r = block_offset(f, index, &offset);
@@ -2827,7 +2920,7 @@ static int block_read_checked(datsync_feed *f, uint64_t index, uint8_t *buf, siz
 {
     datsync_node want, got;
     datsync_bytes block;
-    int r = block_read(f, index, buf, size);
+    int r = block_read_raw(f, index, buf, size);
     if (r == DATSYNC_E_NOMEM)
         return r;
     block.data = buf;
@@ -2836,6 +2929,13 @@ static int block_read_checked(datsync_feed *f, uint64_t index, uint8_t *buf, siz
         return DATSYNC_E_CORRUPT;
     datsync_leaf_hashes(&got, &block, 1);
     return memcmp(got.hash, want.hash, 32) == 0 ? 0 : DATSYNC_E_CORRUPT;
+}
+
+/* The same, where it is known that a size is wrong: its own, or its neighbour's. */
+static int block_read(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
+{
+    int r = pair_agrees(f, index);
+    return r < 0 ? r : r ? block_read_raw(f, index, buf, size) : block_read_checked(f, index, buf, size);
 }
 
 int64_t datsync_feed_get(datsync_feed *f, uint64_t index, void *buf, size_t cap)
@@ -2865,7 +2965,7 @@ int datsync_feed_seek(datsync_feed *f, uint64_t offset, uint64_t *index, uint64_
     n = f->roots[i];
     while (n.index & 1) {
         uint64_t left = flat_left_child(n.index);
-        if ((r = tree_get(f, left, &n)) < 0)
+        if ((r = node_get_proven(f, left, &n)) < 0)
             return r;
         if (offset >= n.size) {
             offset -= n.size;
@@ -3013,7 +3113,8 @@ int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
     /* The bytes of the cleared blocks, as far as their place is known. */
     a = start;
     b = end;
-    if (block_offset(f, a, &from) < 0 || block_offset(f, b, &to) < 0 || to <= from)
+    if (block_offset(f, a, &from) < 0 || block_offset(f, b, &to) < 0 || to <= from || pair_agrees(f, a) != 1 ||
+        pair_agrees(f, b) != 1)
         return 0;
     f->ahead_len = 0;
     size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
@@ -3100,9 +3201,12 @@ static void claims_from_digest(const datsync_feed *f, claims *c, uint64_t index,
 
 static int proof_add(datsync_feed *f, datsync_proof *p, uint64_t index)
 {
+    int r;
     if (p->node_count == DATSYNC_MAX_PROOF)
         return DATSYNC_E_TOO_BIG;
-    return tree_get(f, index, &p->nodes[p->node_count++]);
+    if (!(index & 1) && (r = pair_agrees(f, index / 2)) != 1) /* it would prove nothing, and be taken for a lie */
+        return r < 0 ? r : DATSYNC_E_CORRUPT;
+    return node_get_proven(f, index, &p->nodes[p->node_count++]);
 }
 
 /* The signature for a tree of so many blocks. */
@@ -3176,17 +3280,19 @@ typedef struct putting {
     const uint8_t *signature; /* new, to be written */
 } putting;
 
-/* A leaf is held with the right hash and a wrong size: it came as a hash alone, and its parent's hash binds only the sum of
- * two sizes. The block itself settles them. */
+/* A leaf is held with the right hash, and its size or its neighbour's is wrong: it came as a hash alone, and its parent's
+ * hash binds only the sum of two sizes; or it was damaged. The block itself settles them. */
 static int put_sizes(datsync_feed *f, putting *p)
 {
     datsync_node parent, sibling;
     int r;
     if (!p->value.data || p->top.index != 2 * p->index)
         return DATSYNC_E_HASH;
-    if ((r = tree_get(f, datsync_flat_parent(p->top.index), &parent)) < 0 ||
+    if ((r = node_get_proven(f, datsync_flat_parent(p->top.index), &parent)) < 0 ||
         (r = tree_get(f, datsync_flat_sibling(p->top.index), &sibling)) < 0)
         return is_fatal(r) ? r : DATSYNC_E_HASH;
+    if (p->top.size > parent.size)
+        return DATSYNC_E_HASH;
     sibling.size = parent.size - p->top.size;
     p->store[p->store_count++] = p->top;
     p->store[p->store_count++] = sibling;
@@ -3206,10 +3312,14 @@ static int put_climb(datsync_feed *f, putting *p)
                 return r;
             if (memcmp(held.hash, p->top.hash, 32) != 0)
                 return DATSYNC_E_HASH;
-            return held.size == p->top.size ? 1 : put_sizes(f, p);
+            if (p->top.index & 1 && held.size != p->top.size)
+                p->store[p->store_count++] = p->top; /* damaged: the hash covers this size, and not that one */
+            if (p->top.index & 1 || (held.size == p->top.size && (!p->value.data || (r = pair_agrees(f, p->index)) != 0)))
+                return r < 0 ? r : 1;
+            return put_sizes(f, p);
         }
         if (bits_get(&f->tree, index)) { /* what is held was verified, and is never replaced */
-            if ((r = tree_get(f, index, &sibling)) < 0)
+            if ((r = node_get_proven(f, index, &sibling)) < 0)
                 return r;
             if (p->node_count && p->nodes[0].index == index) {
                 p->nodes++;
@@ -3434,7 +3544,7 @@ static int audit_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, 
         return is_fatal(r) ? r : DATSYNC_PART_TREE;
     if ((r = mem_grow(&f->env, buf, cap, (size_t)want.size + 1, 1)) < 0)
         return r;
-    if ((r = block_read(f, i, *buf, (size_t)want.size)) < 0)
+    if ((r = block_read_raw(f, i, *buf, (size_t)want.size)) < 0)
         return is_fatal(r) ? r : DATSYNC_PART_DATA;
     block.data = *buf;
     block.len = (size_t)want.size;
@@ -4019,7 +4129,7 @@ static int answer_request(datsync_peer *p, request *q)
     if (!q->hash && !datsync_feed_has(f, q->index))
         return answer_unhave(c, q->index);
     r = datsync_feed_proof(f, q->index, q->nodes, q->hash, &proof);
-    if (r == DATSYNC_E_NOT_FOUND || r == DATSYNC_E_NO_SIGNATURE)
+    if (r == DATSYNC_E_NOT_FOUND || r == DATSYNC_E_NO_SIGNATURE || r == DATSYNC_E_CORRUPT)
         return answer_unhave(c, q->index);
     size = r < 0 ? r : datsync_feed_block_size(f, q->index);
     if (size < 0)
@@ -4706,7 +4816,9 @@ static int on_want(channel *c, const datsync_message *m)
     int r = 0;
     if ((m->u.have.start | m->u.have.length) & (PAGE_BITS - 1))
         return 0;
-    if (!c->remote_wants && (c->mode & DATSYNC_UPLOAD)) {
+    /* The last block goes ahead of a range's bits. Not where all is asked for without a length, as older versions do: the answer
+     * tells it anyway, and 6.12.7, told of one block first, never asks for a range in order that doesn't begin with it. */
+    if (!c->remote_wants && (c->mode & DATSYNC_UPLOAD) && (m->u.have.start || m->u.have.length)) {
         r = feed_settle(f);
         if (r == 0 && f->length && bits_get(&f->have, f->length - 1))
             r = out_range(c, DATSYNC_HAVE, f->length - 1, 1);

@@ -1,16 +1,20 @@
-"""datsync and hypercore of other years, both ways, and each going on in the other's folder.
+"""datsync and hypercore of other years, both ways, and each going on in the other's folder; and a drive of 2018.
 
-Needs node and the packages of js/package.json and js/old/package.json (make interop). Two versions are in no row: 6.0.0, which the
-registry has no more (6.3.8 is the oldest that installs, and stands here for it), and so nothing before that.
+Needs node and the packages of js/package.json and js/old/package.json (make interop). 6.0.0 has no row: npm has no hypercore 6 before
+6.3.8, which stands here for it. DATSYNC_BIG=1 adds a feed of 1,048,577 blocks, which takes a minute.
 """
 
 import os
 import shutil
+import subprocess
 
 import pytest
 
+import test_drive_js as drives
 import tools
-from test_interop import DEPS, NODE, REASON, Js, js, js_make, same_blocks
+from test_cli_drive import Home, key_of, write
+from test_drive_interop import TREE, listing, port_of, tree, with_content
+from test_interop import DEPS, NODE, REASON, Js, js, js_argv, js_make, same_blocks
 from tools import DONE, clone, feed, share
 
 OLD = DEPS is not None and os.path.isdir(os.path.join(DEPS, "old", "node_modules"))
@@ -19,6 +23,23 @@ pytestmark = [pytest.mark.interop, pytest.mark.skipif(NODE is None or DEPS is No
 
 VERSIONS = ["6.3.8", "6.6.6", "6.12.7", "6.20.2", "6.22.1", "6.24.0", "6.26.0", "7.2.0", "7.7.1"]
 each = pytest.mark.parametrize("version", VERSIONS)
+BIG = pytest.mark.skipif(not os.environ.get("DATSYNC_BIG"), reason="DATSYNC_BIG is not set: a million blocks take a minute")
+BLOCKS = 40
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """made(version, to): a copy of the feed of 40 blocks that this version wrote; its key."""
+    there = {}
+
+    def get(version, to):
+        if version not in there:
+            folder = str(tmp_path_factory.mktemp("made") / "feed")
+            there[version] = folder, js_make(version, folder, BLOCKS, "1-200")
+        folder, key = there[version]
+        shutil.copytree(folder, to)
+        return key
+    return get
 
 
 def checks(version, folder, blocks):
@@ -27,47 +48,70 @@ def checks(version, folder, blocks):
     assert report["signed"] is True
 
 
-@each
-def test_datsync_clones_until_the_end(version, tmp_path):
-    """Of a feed, and of an empty one."""
-    for blocks in (40, 0):
-        source, copy = str(tmp_path / ("source%d" % blocks)), str(tmp_path / ("copy%d" % blocks))
-        key = js_make(version, source, blocks, "1-200")
-        with Js(version, "serve", key, source) as server, clone(key, copy, ports=[server.port]) as client:
-            client.finish(DONE, 60)
-        assert feed("verify", copy).out == "ok %d\n" % blocks
-        if blocks:
-            checks(version, copy, blocks)
+def new_feed(folder):
+    return bytes.fromhex(feed("create", folder).out.strip()[len("dat://"):])
 
 
 @each
-def test_datsync_clones_what_is_appended(version, tmp_path):
+def test_datsync_clones_until_the_end(version, made, tmp_path):
     source, copy = str(tmp_path / "source"), str(tmp_path / "copy")
-    key = js_make(version, source, 3, 10)
+    key = made(version, source)
+    with Js(version, "serve", key, source) as server, clone(key, copy, ports=[server.port]) as client:
+        client.finish(DONE, 60)
+    assert feed("verify", copy).out == "ok %d\n" % BLOCKS
+    checks(version, copy, BLOCKS)
+
+
+@each
+def test_datsync_clones_what_is_appended(version, made, tmp_path):
+    source, copy = str(tmp_path / "source"), str(tmp_path / "copy")
+    key = made(version, source)
     with Js(version, "serve", key, source, "--live") as server:
         with clone(key, copy, "--live", "--json", ports=[server.port]) as client:
-            client.event("complete", where=lambda e: e["held"] == 3)
+            client.event("complete", where=lambda e: e["held"] == BLOCKS)
             for i in range(3):
                 server.append(b"new %d" % i)
-                client.event("complete", where=lambda e: e["held"] == 4 + i)
+                client.event("complete", where=lambda e: e["held"] == BLOCKS + 1 + i)
             client.interrupt()
             client.finish(None)
-    checks(version, copy, 6)
+    assert feed("verify", copy).out == "ok %d\n" % (BLOCKS + 3)
+    same_blocks(source, copy)
 
 
 @each
-def test_datsync_clones_from_a_sparse_one(version, tmp_path):
-    """Blocks 0 and 3 of 40. The versions 6.22.1 to 6.25.1 tell of block 39 too, and close when asked for it."""
+def test_an_empty_feed(version, tmp_path):
+    """Served by it, and by datsync; and the first block that it appends."""
+    source, copy = str(tmp_path / "source"), str(tmp_path / "copy")
+    theirs, far = str(tmp_path / "theirs"), str(tmp_path / "far")
+    key = new_feed(source)
+    shutil.copytree(source, theirs)
+    with Js(version, "serve", key, theirs, "--live") as server:
+        with clone(key, copy, ports=[server.port]) as client:
+            client.finish(DONE, 60)
+        assert feed("verify", copy).out == "ok 0\n"
+        server.append(b"first")
+        with clone(key, copy, "--live", "--json", ports=[server.port]) as client:
+            client.event("complete", where=lambda e: e["held"] == 1)
+    with share(source, "--quiet") as server, Js(version, "clone", key, far, port=server.port) as client:
+        client.finish(0, 60)
+    assert feed("verify", far).out == "ok 0\n"
+
+
+@each
+def test_sparse_ones(version, made, tmp_path):
+    """It takes block 3 of 40 from datsync, datsync adds block 0 to that folder, it serves both. The versions 6.22.1 to 6.25.1 tell of
+    block 39 too, and close when asked for it."""
     source, part, copy = (str(tmp_path / name) for name in ("source", "part", "copy"))
-    key = js_make(version, source, 40, "1-200")
+    key = made(version, source)
     with share(source, "--quiet") as server:
-        for wanted in ("0:1", "3:4"):
-            with Js(version, "clone", key, part, "--sparse", wanted, port=server.port) as client:
-                client.finish(0, 60)
+        with Js(version, "clone", key, part, "--sparse", "3:4", port=server.port) as client:
+            client.finish(0, 60)
+        with clone(key, part, "--range", "0:1", ports=[server.port]) as client:
+            client.finish(DONE, 60)
     with Js(version, "serve", key, part, "--live") as server:
         with clone(key, copy, "--range", "0:1", "--range", "3:4", ports=[server.port]) as client:
             client.finish(DONE, 60)
-        with clone(key, copy, "--timeout", "2", ports=[server.port]) as client:
+        with clone(key, copy, "--timeout", "1", ports=[server.port]) as client:
             client.finish(1, 60)
     assert feed("verify", copy).out == "ok 2\n"
     assert "the connection ended" not in str(client)
@@ -75,9 +119,9 @@ def test_datsync_clones_from_a_sparse_one(version, tmp_path):
 
 @each
 @pytest.mark.parametrize("live", [False, True], ids=["ends", "live"])
-def test_it_clones_from_datsync(version, live, tmp_path):
+def test_it_clones_from_datsync(version, live, made, tmp_path):
     source, copy = str(tmp_path / "source"), str(tmp_path / "copy")
-    key = js_make(version, source, 40, "1-200")
+    key = made(version, source)
 
     def there():
         try:
@@ -92,26 +136,26 @@ def test_it_clones_from_datsync(version, live, tmp_path):
                 tools.eventually(there, 30)
                 client.write("stop\n")
             client.finish(0, 60)
-    assert feed("verify", copy).out == "ok 40\n"
+    assert feed("verify", copy).out == "ok %d\n" % BLOCKS
     same_blocks(source, copy)
 
 
 @each
 def test_each_goes_on_in_the_other_s_folder(version, tmp_path):
-    """Whoever has written last; and what both have written is cloned by both."""
+    """In one that datsync made; whoever has written last; and in a copy that both have made a part of."""
     source, copy, far = (str(tmp_path / name) for name in ("source", "copy", "far"))
-    key = js_make(version, source, 5, "1-200")
-    for i in range(2):
+    key = new_feed(source)
+    for _ in range(2):
         assert feed("append", source, stdin=b"by datsync").code == 0
         js(version, "append", source, b"by it".hex(), b"again".hex())
-        checks(version, source, 8 + 3 * i)
-        assert feed("verify", source).out == "ok %d\n" % (8 + 3 * i)
-    with Js(version, "serve", key, source) as server, clone(key, copy, ports=[server.port]) as client:
+    assert feed("verify", source).out == "ok 6\n"
+    checks(version, source, 6)
+    with Js(version, "serve", key, source) as server, clone(key, copy, "--range", "0:4", ports=[server.port]) as client:
         client.finish(DONE, 60)
-    checks(version, copy, 11)
-    with share(copy, "--quiet") as server, Js(version, "clone", key, far, port=server.port) as client:
+    with share(source, "--quiet") as server, Js(version, "clone", key, copy, port=server.port) as client:
         client.finish(0, 60)
-    same_blocks(source, far)
+    checks(version, copy, 6)
+    same_blocks(source, copy)
 
 
 @pytest.mark.parametrize("version", ["6.12.7", "6.20.2"])
@@ -129,3 +173,116 @@ def test_an_old_version_opened_a_folder_of_larger_pages(version, tmp_path):
         assert file.read()[5:7] == (3584).to_bytes(2, "big")
     checks("6.26.0", source, 9001)
     checks("7.7.1", source, 9001)
+
+
+@BIG
+def test_1048577_blocks(tmp_path):
+    """One more than a Want of a newer version asks about; older ones ask about all, and tell of all."""
+    source, copy, far = (str(tmp_path / name) for name in ("source", "copy", "far"))
+    key = js_make("6.20.2", source, 1048577, 1, 1, 8192)
+    with Js("6.20.2", "serve", key, source, "--live") as server, clone(key, copy, "--quiet", ports=[server.port]) as client:
+        client.finish(DONE, 300)
+    assert feed("verify", copy, timeout=120).out == "ok 1048577\n"
+    same_blocks(source, copy)
+    with share(source, "--quiet") as server, Js("6.20.2", "clone", key, far, port=server.port) as client:
+        client.finish(0, 600)
+    assert feed("verify", far, timeout=120).out == "ok 1048577\n"
+    same_blocks(source, far)
+
+
+# ---- a drive: hyperdrive 9.14.0 on hypercore 6.20.2 -------------------------------------------------------
+
+THAT_DRIVE = ["--hyperdrive", "9.14.0"]
+
+
+def by_it(*args, **more):
+    return drives.js(*args, *THAT_DRIVE, **more)
+
+
+def shared_by_it(folder, *options):
+    return drives.js_share(folder, *options, *THAT_DRIVE)
+
+
+def cloned_by_datsync(home, key, folder, port):
+    home("clone", "--quiet", "--timeout", "20", "--peer", "127.0.0.1:%d" % port, key, folder, timeout=60)
+
+
+def all_there(folder, home, files, version):
+    """Both programs find these files, whole, in this folder."""
+    assert with_content(tree(folder)) == with_content(files)
+    there = by_it("all", folder)
+    assert there["version"] == version and there["bad"] == [] and there["valid"] == there["blocks"]
+    assert listing(folder, home) == {path: e["seq"] for path, e in there["entries"].items()}
+    assert there["entries"].keys() == {"/" + name for name in files}
+
+
+def test_a_drive_from_an_old_one_and_datsync_s_part_in_its_folder(tmp_path):
+    owner, reader = Home(tmp_path / "owner"), Home(tmp_path / "reader")
+    origin, copy, far, last = (tmp_path / name for name in ("origin", "copy", "far", "last"))
+    write(origin, TREE)
+    files = dict(TREE)
+    key = by_it("import", origin, "--secret-dir", owner.secrets, "--mtime")["key"]
+    with shared_by_it(origin, "--secret-dir", owner.secrets) as server:  # it ends
+        cloned_by_datsync(reader, key, copy, server.port)
+        server.finish(0)
+    all_there(copy, reader, files, len(TREE))
+    for step in range(2):  # the owner's, now by datsync, then by it; and the clone's folder served by the other one
+        files["step%d" % step] = b"by %d" % step * 30000
+        write(origin, {"step%d" % step: files["step%d" % step]})
+        if step:
+            by_it("import", origin, "--secret-dir", owner.secrets, "--mtime")
+            with shared_by_it(origin, "--secret-dir", owner.secrets, "--live") as server:
+                reader("pull", "--quiet", "--peer", "127.0.0.1:%d" % server.port, copy)
+        else:
+            with owner.share(origin) as server:
+                by_it("clone", copy, "--key", key, "--port", port_of(server), stdin=None)
+        all_there(copy, reader, files, len(TREE) + step + 1)
+    all_there(origin, owner, files, len(TREE) + 2)
+    with reader.share(copy) as server:  # a clone that both have made, to it; and its clone to datsync
+        by_it("clone", far, "--key", key, "--port", port_of(server), stdin=None)
+    all_there(far, reader, files, len(TREE) + 2)
+    with shared_by_it(far) as server:
+        cloned_by_datsync(Home(tmp_path / "third"), key, last, server.port)
+    all_there(last, reader, files, len(TREE) + 2)
+
+
+def test_a_drive_to_an_old_one_and_its_part_in_datsync_s_folder(tmp_path):
+    owner, reader = Home(tmp_path / "owner"), Home(tmp_path / "reader")
+    origin, copy, far = tmp_path / "origin", tmp_path / "copy", tmp_path / "far"
+    write(origin, TREE)
+    files = dict(TREE)
+    owner("create", "--quiet", origin)
+    key = key_of(origin)
+    files["dat.json"] = (origin / "dat.json").read_bytes()
+    with owner.share(origin) as server, drives_process("clone", copy, "--key", key, "--port", port_of(server), "--live") as client:
+        tools.eventually(lambda: with_content(tree(copy)) == with_content(files), 30)
+        client.write("stop\n")
+        client.finish(0)
+    all_there(copy, reader, files, len(files))
+    files.update({"by it": b"x" * 70000, "a.txt": b"changed"})
+    write(origin, {name: files[name] for name in ("by it", "a.txt")})
+    assert by_it("import", origin, "--secret-dir", owner.secrets, "--mtime")["puts"] == 2
+    with owner.share(origin) as server:  # what it has imported, served by datsync, pulled in its own clone
+        reader("pull", "--quiet", "--peer", server.peer, copy)
+    all_there(copy, reader, files, len(TREE) + 3)
+    with reader.share(copy) as server:
+        by_it("clone", far, "--key", key, "--port", port_of(server), stdin=None)
+    all_there(far, reader, files, len(TREE) + 3)
+
+
+def test_an_empty_drive_of_an_old_one(tmp_path):
+    """Its metadata has no block, or the header alone; what is put then comes."""
+    owner, reader = Home(tmp_path / "owner"), Home(tmp_path / "reader")
+    origin, copy = tmp_path / "origin", tmp_path / "copy"
+    os.makedirs(origin)
+    key = by_it("import", origin, "--secret-dir", owner.secrets)["key"]
+    with shared_by_it(origin, "--secret-dir", owner.secrets, "--live") as server, \
+            reader.start("clone", "--live", "--json", "--peer", "127.0.0.1:%d" % server.port, key, copy) as client:
+        server.write('{"op":"put","path":"/a","text":"first"}\n')
+        client.event("complete", 30, lambda e: e["version"] == 1)
+        client.stop(None)
+    all_there(copy, reader, {"a": b"first"}, 1)
+
+
+def drives_process(*args):
+    return tools.Process(argv=drives.js_argv(*args, *THAT_DRIVE), stdin=subprocess.PIPE, env={"DEPS": DEPS})

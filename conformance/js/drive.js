@@ -5,6 +5,7 @@
 //   node drive.js share DIR [--secret-dir S] (--listen | --port N) [--live]
 //   node drive.js clone DIR --key HEX (--listen | --port N) [--live]
 //   node drive.js verify DIR | list DIR [--version N] | history DIR | all DIR
+//   all with [--hyperdrive VERSION]: 9.16.0, or one of js/old/package.json, upon the hypercore of its time
 //
 // import: makes DIR a drive, or opens it again, and brings the drive up to the folder's files as `dat` does: content
 //   stays in the files; `.dat` is left out and no other name, folders get no entry; a file counts as changed by size or
@@ -27,12 +28,12 @@
 const fs = require('fs')
 const net = require('net')
 const path = require('path')
-const { load, onTold, isWhole } = require('./common')
+const { load, loadOld, hasOld, onTold, isWhole } = require('./common')
 
 const NOT_IMPLEMENTED = 89
 const words = []
 const opt = {}
-const withValue = new Set(['key', 'port', 'secret-dir', 'version', 'key-seed'])
+const withValue = new Set(['key', 'port', 'secret-dir', 'version', 'key-seed', 'hyperdrive'])
 const flags = new Set(['listen', 'live', 'ops', 'mtime'])
 for (let i = 2; i < process.argv.length; i++) {
   const a = process.argv[i]
@@ -42,8 +43,10 @@ for (let i = 2; i < process.argv.length; i++) {
   if (!withValue.has(name)) { console.error('drive.js: no option ' + a); process.exit(NOT_IMPLEMENTED) }
   if ((opt[name] = process.argv[++i]) === undefined) fail(complaint('no value for ' + a))
 }
-const hyperdrive = load('hyperdrive')
-const storage = load('dat-storage')
+const old = opt.hyperdrive && opt.hyperdrive !== '9.16.0' ? 'hyperdrive-' + opt.hyperdrive : null
+if (old && !hasOld(old)) { console.error('drive.js: no ' + old); process.exit(NOT_IMPLEMENTED) }
+const hyperdrive = old ? loadOld(old) : load('hyperdrive')
+const storage = old ? loadOld('dat-storage') : load('dat-storage')
 let hash = null // to make a drive and to verify one; hypercore before 6.13 comes without it
 try { hash = load('hypercore-crypto') } catch (err) {}
 

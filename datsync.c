@@ -1697,7 +1697,8 @@ static int claims_settle(datsync_feed *f)
             r = bits_set(&f->env, &f->dirty_pages, page, 1);
     bits_free(&f->env, &f->claimed);
     f->apart = 0;
-    return r;
+    f->uncommitted = 1;
+    return r < 0 ? r : 0;
 }
 
 static int block_claim(datsync_feed *f, uint64_t index, int value)
@@ -3571,6 +3572,8 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
     for (i = bits_next(&f->dropped, 0, NONE, 1); i < bits_length(&f->dropped); i = bits_next(&f->dropped, i + 1, NONE, 1))
         fn(ctx, i, bits_get(&f->tree, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
     bits_free(&f->env, &f->dropped);
+    if (f->apart && !f->loose && !(f->flags & DATSYNC_READ_ONLY) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
+        r = claims_settle(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
     for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
         int part = r = audit_block(f, i, &buf, &cap, &good_length, &done);
         if (part < 0)

@@ -57,6 +57,7 @@ typedef struct cli {
     char **files;
     int file_count;
     /* options */
+    int overwritten; /* the header of a bitfield file is zeroed: verify goes on without it */
     int help, json, quiet, no_sync, lines, live, no_listen;
     int watch, archive, force, with_hidden, long_form, recursive, all;
     const char *listen, *secret_key, *secret_dir;
@@ -1406,6 +1407,12 @@ static int open_feed(cli *c, const opening *how, datsync_feed **feed)
         again.flags = DATSYNC_READ_ONLY;
         return (how->flags & DATSYNC_READ_ONLY) ? fail_feed(c, how->dir, error) : open_feed(c, &again, feed);
     }
+    if (error == DATSYNC_E_OVERWRITTEN && c->command->bit == FEED_VERIFY && !c->overwritten) {
+        opening again = *how;
+        again.flags = DATSYNC_READ_ONLY | DATSYNC_SALVAGE;
+        c->overwritten = 1;
+        return open_feed(c, &again, feed);
+    }
     return error != 0 ? fail_feed(c, how->dir, error) : DONE;
 }
 
@@ -1566,6 +1573,12 @@ static int open_drive(cli *c, const opening *how, datsync_drive **drive)
     if (error == DATSYNC_E_ACCESS && how->flags == 0 && (c->command->bit & (SHARE | VERIFY))) {
         opening again = *how; /* it can still be read: what can't be written can't be changed by others either */
         again.flags = DATSYNC_READ_ONLY;
+        return open_drive(c, &again, drive);
+    }
+    if (error == DATSYNC_E_OVERWRITTEN && c->command->bit == VERIFY && !c->overwritten) {
+        opening again = *how;
+        again.flags = DATSYNC_READ_ONLY | DATSYNC_SALVAGE;
+        c->overwritten = 1;
         return open_drive(c, &again, drive);
     }
     return error != 0 ? fail_drive(c, how->dir, error) : DONE;
@@ -2012,8 +2025,14 @@ static int tell_verified(const verifying *v, const char *dir, uint64_t good, con
         json_number("ok", good);
         json_number("bad", v->bad);
         json_end();
-    } else if (v->bad == 0) {
+    } else if (v->bad == 0 && !v->c->overwritten) {
         printf("ok %llu\n", (unsigned long long)good);
+    }
+    if (v->c->overwritten) { /* whatever is good, nothing else opens it */
+        return fail(v->c, FAILED,
+                    "%s: the bitfield's header is zeroed, as hypercore's `overwrite` leaves it; without it, by tree, signatures "
+                    "and data, good %s: %llu; nothing was changed",
+                    dir, what, (unsigned long long)good);
     }
     return v->bad == 0 ? DONE
                        : fail(v->c, FAILED, "%s: faults: %llu; good %s: %llu", dir, (unsigned long long)v->bad, what,

@@ -1507,6 +1507,7 @@ struct datsync_feed {
     unsigned flags;
     uint8_t key[32], discovery_key[32], secret_key[64];
     int has_key, has_secret_key, is_static, has_data;
+    int salvaged; /* the bitfield is not to be read */
 
     uint64_t length, byte_length;
     datsync_node roots[64]; /* of the tree of `length` blocks */
@@ -2351,7 +2352,7 @@ static int bitfield_entry(datsync_feed *f, uint64_t bytes)
 }
 
 /* A header that is zeroed is what `overwrite` of the deployed versions 6.23.1 to 7.4.0 leaves: they would open an empty feed, to
- * which anything could be appended. */
+ * which anything could be appended. They then write a header of pages of no bytes. */
 static int bitfield_header(datsync_feed *f, uint64_t bytes)
 {
     uint8_t header[HEADER_BYTES];
@@ -2359,7 +2360,7 @@ static int bitfield_header(datsync_feed *f, uint64_t bytes)
     int r = feed_read_exact(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header);
     if (r < 0)
         return r;
-    if (all_zero(header, sizeof header))
+    if (all_zero(header, 3) ? all_zero(header, sizeof header) : memcmp(header, "\5\2\127\0\0\0\0", 7) == 0)
         return DATSYNC_E_OVERWRITTEN;
     f->entry = stated = (size_t)header[5] << 8 | header[6];
     if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->entry <= BITFIELD_BITS)
@@ -2382,8 +2383,10 @@ static int bitfield_load(datsync_feed *f)
         return 0;
     if (size < 0)
         return (int)size;
-    if ((r = bitfield_header(f, (uint64_t)size - HEADER_BYTES)) < 0)
-        return r;
+    if ((r = bitfield_header(f, (uint64_t)size - HEADER_BYTES)) < 0) {
+        f->salvaged = r == DATSYNC_E_OVERWRITTEN && f->flags & DATSYNC_SALVAGE && f->flags & DATSYNC_READ_ONLY;
+        return f->salvaged ? 0 : r;
+    }
     f->page_count = ((uint64_t)size - HEADER_BYTES + f->entry - 1) / f->entry;
     if (f->page_count > DATSYNC_MAX_BLOCKS / PAGE_BITS)
         return DATSYNC_E_TOO_BIG;
@@ -2447,6 +2450,33 @@ static int claims_check(datsync_feed *f)
         if (i < end && !bits_get(&f->tree, 2 * i))
             r = block_drop(f, i);
     }
+    return r < 0 ? r : 0;
+}
+
+/* Without a bitfield: whatever the tree has a node of is claimed. */
+static int claims_from_tree(datsync_feed *f)
+{
+    datsync_node n;
+    uint64_t i, end = f->tree_size > HEADER_BYTES ? (f->tree_size - HEADER_BYTES) / 40 : 0;
+    int r = 0;
+    for (i = 0; i < end && r >= 0; i++) {
+        r = tree_read(f, i, &n);
+        if (r == 0)
+            r = bits_set(&f->env, &f->tree, i, 1);
+        if (r >= 0 && !(i & 1))
+            r = bits_set(&f->env, &f->have, i / 2, 1);
+        if (r == DATSYNC_E_NOT_FOUND)
+            r = 0;
+    }
+    return r < 0 ? r : 0;
+}
+
+/* And what lies beyond the length that is signed, is of another time. */
+static int claims_end(datsync_feed *f)
+{
+    int r = bits_fill(&f->env, &f->have, f->length, MAX(f->length, bits_length(&f->have)), 0);
+    if (r >= 0)
+        r = bits_fill(&f->env, &f->tree, 2 * f->length, MAX(2 * f->length, bits_length(&f->tree)), 0);
     return r < 0 ? r : 0;
 }
 
@@ -2728,7 +2758,7 @@ static int length_find(datsync_feed *f)
     end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
     if (end > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
-    if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key)
+    if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key && !f->salvaged)
         end = MIN(end, claimed); /* the tail that the owner has not committed is not for others to see */
     r = signatures_scan(f, end, MIN(claimed, end), claimed);
     if (r < 0 && !is_fatal(r))
@@ -2737,6 +2767,8 @@ static int length_find(datsync_feed *f)
         return r;
     if (f->length == 0 && (r = static_find(f, claimed)) < 0)
         return r;
+    if (f->salvaged)
+        return claims_end(f);
     if (claimed > f->length)
         return DATSYNC_E_CORRUPT;
     if (f->has_secret_key && (r = holes_mend(f)) < 0)
@@ -2768,6 +2800,8 @@ static int feed_load(datsync_feed *f, const datsync_feed_options *o)
     f->tree_size = size > 0 ? (uint64_t)size : 0;
     if (f->tree_size / 80 > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
+    if (f->salvaged && (r = claims_from_tree(f)) < 0)
+        return r;
     if ((r = claims_check(f)) < 0 || (r = length_find(f)) < 0)
         return r;
     if ((r = data_check(f)) < 0)
@@ -7133,7 +7167,7 @@ static int drive_open_content(datsync_drive *d)
     o.env = &d->env;
     o.key = key;
     o.secret_key = own ? secret : NULL;
-    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC)) | (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
+    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE)) | (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
     o.store.ctx = d;
     o.store.read = content_read;
     o.store.write = content_write;
@@ -7201,7 +7235,7 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
     o.env = &d->env;
     o.key = given->key;
     o.secret_key = given->secret_key;
-    o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC);
+    o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE);
     memset(&info, 0, sizeof info);
     r = d->has_tree ? d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) : 0;
     if (r < 0 && r != DATSYNC_E_NO_ENTRY)

@@ -368,7 +368,10 @@ enum datsync_feed_flags {
      * that are not there, and an owner may append differently what others already have (a fork, which ends the
      * feed). A crash of the process alone loses nothing. For caches and benchmarks. */
     DATSYNC_NO_SYNC = 4,
-    DATSYNC_STATIC = 8 /* with CREATE and no key: a static feed, whose key is made by datsync_feed_finalize */
+    DATSYNC_STATIC = 8, /* with CREATE and no key: a static feed, whose key is made by datsync_feed_finalize */
+    /* With READ_ONLY: a bitfield file whose header is zeroed is no error, but is not read. What the tree has a leaf of
+     * counts as held; datsync_feed_audit tells which blocks really are. */
+    DATSYNC_SALVAGE = 32
 };
 
 typedef struct datsync_feed_options {
@@ -384,7 +387,8 @@ typedef struct datsync_feed_options {
  * dropped; an owner's blocks that were written but not yet claimed are verified and claimed again.
  * Errors: DATSYNC_E_NOT_FOUND (empty, and no CREATE), DATSYNC_E_OTHER_FEED, DATSYNC_E_LOCKED, DATSYNC_E_KEY,
  * DATSYNC_E_CORRUPT (more is claimed than the signatures stand for: an owner would fork the feed, a reader could prove
- * nothing; no file is changed), DATSYNC_E_OVERWRITTEN (the same, for a bitfield file whose header is zeroed), I/O. An empty
+ * nothing; no file is changed), DATSYNC_E_OVERWRITTEN (the same, for a bitfield file whose header is zeroed: DATSYNC_SALVAGE tells
+ * more), I/O. An empty
  * secret key part is none. A bitfield file whose header states another of the two deployed page sizes than it has is read
  * by that which it has, and unless opened for reading only its header is put right. */
 int datsync_feed_open(datsync_feed **out, const datsync_feed_options *options);
@@ -544,7 +548,7 @@ typedef struct datsync_drive_options {
     datsync_secrets secrets;         /* with no `load`: as the metadata store holds it */
     const uint8_t *key;              /* 32 bytes, or NULL: what the store holds */
     const uint8_t *secret_key;       /* 64 bytes, or NULL: what `secrets` has, if the folder says that it is the owner's */
-    unsigned flags;                  /* DATSYNC_CREATE (without a key: a new drive), READ_ONLY, NO_SYNC, ARCHIVE */
+    unsigned flags;                  /* DATSYNC_CREATE (without a key: a new drive), READ_ONLY, NO_SYNC, ARCHIVE, SALVAGE */
 } datsync_drive_options;
 
 /* Open the drive that stores and tree hold. All plugs belong to the drive from this call on, also if it fails. Errors: as

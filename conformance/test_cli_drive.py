@@ -727,6 +727,26 @@ def test_verify_names_what_is_bad(owner, reader, origin, tmp_path):
     assert re.fullmatch(r"bad /sub/big\.bin: .+\n", result.out) and one_line(result)
 
 
+@pytest.mark.parametrize("half", ["metadata", "content"])
+def test_verify_where_a_bitfield_has_no_header(half, owner, reader, origin, tmp_path):
+    """hypercore's `overwrite` zeroes it: every other command refuses, and verify tells what is good without it."""
+    copy = tmp_path / "copy"
+    with owner.share(origin) as server:
+        reader.clone(server, copy)
+    for folder, home in ((origin, owner), (copy, reader)):
+        bitfield = folder / ".dat" / (half + ".bitfield")
+        bitfield.write_bytes(bytes(32) + bitfield.read_bytes()[32:])
+        before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for command in ("status", "ls", "log"):
+            assert "verify tells what is here without it" in home(command, folder, code=1).err
+        told = home("verify", folder, code=1)
+        assert told.out == "" and "good entries: %d; nothing was changed" % (len(FILES) + 1) in told.err
+        (folder / "a.txt").write_bytes(b"bad")
+        assert home("verify", folder, code=1).out.startswith("bad /a.txt: ")
+        (folder / "a.txt").write_bytes(before[folder / "a.txt"])
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
 def test_verify_of_the_metadata(owner, origin):
     with open(str(origin / ".dat" / "metadata.data"), "r+b") as file:
         file.seek(80)

@@ -24,6 +24,9 @@ def python_feed(blocks, batch=None):
     return feed
 
 
+SALVAGE = 32
+
+
 def owner(probe, number, blocks, batch=None, where="memory"):
     probe.ask("open", number, where, CREATE, None, SECRET)
     if blocks:
@@ -1137,6 +1140,27 @@ def test_a_zeroed_header_is_no_empty_feed(probe, flags, pages):
     probe.ask("disk-set", 0, BITFIELD, b"")
     owner(probe, 0, 0, where="disk:0")
     assert check(probe, 0, 20)
+
+
+@pytest.mark.parametrize("held", [range(20), (3, 4, 5, 19)], ids=["whole", "sparse"])
+@pytest.mark.parametrize("header", [bytes(32), b"\5\2\x57" + bytes(29)], ids=["zeroed", "opened again"])
+def test_salvage_tells_what_is_good_without_the_bitfield(probe, header, held):
+    owner(probe, 1, 20, 5)
+    probe.ask("disk", 0)
+    reader(probe, 0, "disk:0")
+    probe.ask("give", 0, 1, 0, *held)
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, BITFIELD, header + probe.bytes("disk-get", 0, BITFIELD)[32:])
+    before = found_on(probe, 0)
+    for flags in (0, CREATE, SALVAGE, drive.READ_ONLY):
+        assert probe.code("open", 0, "disk:0", flags, PUBLIC, None) == drive.OVERWRITTEN
+    probe.ask("open", 0, "disk:0", drive.READ_ONLY | SALVAGE, PUBLIC, None)
+    assert probe.ask("info", 0)[0] == "20"
+    *faults, good = probe.ask("audit", 0)
+    bad = {int(fault.split(":")[0]) for fault in faults}
+    assert int(good) == len(set(held)) and not bad & set(held), faults
+    probe.ask("close", 0)
+    assert found_on(probe, 0) == before
 
 
 def test_an_empty_secret_key_is_none(probe):

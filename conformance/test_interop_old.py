@@ -175,6 +175,28 @@ def test_an_old_version_opened_a_folder_of_larger_pages(version, tmp_path):
     checks("7.7.1", source, 9001)
 
 
+def bytes_of(folder):
+    return {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
+
+
+@pytest.mark.parametrize("version", ["6.24.0", "6.26.0", "7.2.0"])
+def test_overwrite_leaves_a_folder_that_is_refused_and_verified(version, made, tmp_path):
+    """`overwrite` with the same keys and one append: block 0 is forked, all else is as it was, and only `verify` tells so. Opened once
+    more, it gets a header that says that pages have no bytes."""
+    source = str(tmp_path / "source")
+    made(version, source)
+    js(version, "append", source, b"fork".hex(), "--overwrite")
+    for header in (bytes(32), b"\5\2\x57" + bytes(29)):
+        before = bytes_of(source)
+        assert before["bitfield"][:32] == header
+        for command in (("info", source), ("append", source), ("cat", source)):
+            assert "verify tells what is here without it" in feed(*command, code=1).err
+        told = feed("verify", source, code=1)
+        assert told.out == "bad 0 tree\nbad 1 tree\n" and "good blocks: %d;" % (BLOCKS - 2) in told.err
+        assert bytes_of(source) == before
+        js(version, "check", source, code=None)
+
+
 @BIG
 def test_1048577_blocks(tmp_path):
     """One more than a Want of a newer version asks about; older ones ask about all, and tell of all."""

@@ -5,7 +5,7 @@
 //                [--live] [--once] [--sparse A:B]
 //   node peer.js [--hypercore 6|7] make DIR BLOCKS BYTES [SEED] [BATCH] [--static] [--key-seed HEX | --secret-key HEX]
 //   node peer.js [--hypercore 6|7] check DIR
-//   node peer.js [--hypercore 6|7] append DIR HEX... [--batch]
+//   node peer.js [--hypercore 6|7] append DIR HEX... [--batch] [--overwrite]
 //   node peer.js [--hypercore 6|7] clear DIR A B
 //
 // serve, clone: the suite's adapter contract. The first key's files lie in DIR itself, those of each further key in
@@ -21,7 +21,7 @@
 // check: reads every block through hypercore and hashes it again; checks every inner node of the tree whose children
 //   are there, and the signature of the last root (the key itself, in a static feed). Prints {"length","byteLength",
 //   "valid","invalid","key","nodes","badNodes","signed"}: valid and invalid count blocks that the bitfield claims.
-// append: adds blocks, each signed alone (--batch: one batch). clear: drops blocks A up to B. Both print {"length"}.
+// append: adds blocks, each signed alone (--batch: one batch; --overwrite: open it so, with its own keys). clear: drops blocks A up to B. Both print {"length"}.
 //
 // VERSION: one of js/old/package.json, or 6.26.0 or 7.7.1.
 //
@@ -36,7 +36,7 @@ const NOT_IMPLEMENTED = 89
 const words = []
 const opt = { key: [] }
 const withValue = new Set(['hypercore', 'key', 'store', 'port', 'sparse', 'key-seed', 'secret-key'])
-const flags = new Set(['listen', 'live', 'once', 'static', 'batch'])
+const flags = new Set(['listen', 'live', 'once', 'static', 'batch', 'overwrite'])
 for (let i = 2; i < process.argv.length; i++) {
   const a = process.argv[i]
   if (!a.startsWith('--')) { words.push(a); continue }
@@ -132,7 +132,7 @@ async function make () {
 
 async function append () {
   const [dir, ...blocks] = words
-  const feed = await openStored(dir)
+  const feed = opt.overwrite ? await open(dir, storedKey(dir), { secretKey: fs.readFileSync(path.join(dir, 'secret_key')), overwrite: true }) : await openStored(dir)
   const list = blocks.map(b => hex(b))
   if (opt.batch) await call(cb => feed.append(list, cb))
   else for (const b of list) await call(cb => feed.append(b, cb))

@@ -5,7 +5,7 @@
 #              builds for other systems and packages need, too (2 GB)
 #   demo       a feed made of this project's own files, cloned between two processes
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
-#   check-clang  the messages, feeds and peers among them under clang's sanitizers
+#   check-clang  the messages, peers and the C interface among them under clang's sanitizers
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
 #   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
@@ -280,8 +280,8 @@ UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/pro
 check: all $(call programs_of,asan) warnings | need-pytest
 	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop and not everywhere' $(TESTS)
 
-# A part of it under clang's sanitizers; the tests that run the driver and the C interface.
-CLANG_TESTS := api vectors peer feed
+# A part of it under clang's sanitizers: the messages, peers and the C interface.
+CLANG_TESTS := api vectors peer
 check-clang: build/clang/probe build/clang/api build/datsync | need-pytest
 	$(call UNDER_TEST,build/clang) $(PYTEST) -m 'not interop and not everywhere' $(call TESTS_OR,$(CLANG_TESTS))
 

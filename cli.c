@@ -2030,8 +2030,8 @@ static int tell_verified(const verifying *v, const char *dir, uint64_t good, con
     }
     if (v->c->overwritten) { /* whatever is good, nothing else opens it */
         return fail(v->c, FAILED,
-                    "%s: the bitfield's header is zeroed, as hypercore's `overwrite` leaves it; without it, by tree, signatures "
-                    "and data, good %s: %llu; nothing was changed",
+                    "%s: the bitfield's header is zeroed, as hypercore's `overwrite` leaves it; without it, by tree, "
+                    "signatures and data, good %s: %llu; nothing was changed",
                     dir, what, (unsigned long long)good);
     }
     return v->bad == 0 ? DONE

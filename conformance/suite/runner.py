@@ -29,10 +29,9 @@ KEPT_CONNECTIONS = 12
 
 def load():
     """Import all cases; returns them in the order of the report."""
-    if not CASES:
-        import cases
-        for module in pkgutil.iter_modules(cases.__path__):
-            importlib.import_module("cases." + module.name)
+    import cases
+    for module in pkgutil.iter_modules(cases.__path__):
+        importlib.import_module("cases." + module.name)
     return ordered()
 
 

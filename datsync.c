@@ -64,6 +64,7 @@
 #define DRIVE_BATCH_BYTES 8388608u
 #define DRIVE_BATCH_BLOCKS 1024u
 
+/* Each evaluates an argument twice: give them nothing that acts. */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define NONE UINT64_MAX
@@ -1048,6 +1049,13 @@ static int bits_set(const datsync_env *env, bits *b, uint64_t i, int value)
     table->count = value ? table->count + 1 : table->count - 1;
     bits_collapse(env, b, i, table, page);
     return 1;
+}
+
+/* bits_set for those who need not know whether it was so before: 0 or DATSYNC_E_NOMEM. */
+static int bits_put(const datsync_env *env, bits *b, uint64_t i, int value)
+{
+    int r = bits_set(env, b, i, value);
+    return r < 0 ? r : 0;
 }
 
 /* In the byte that holds bit i, replace the bits of `mask`. */
@@ -6631,7 +6639,7 @@ static int history_add(datsync_drive *d, uint64_t seq)
 static int history_mark(void *ctx, const datsync_entry *e)
 {
     bits_env *b = ctx;
-    return e->version ? MIN(bits_set(b->env, b->b, e->version, 1), 0) : 0;
+    return e->version ? bits_put(b->env, b->b, e->version, 1) : 0;
 }
 
 /* Members of one set that another one has not. */
@@ -6681,7 +6689,7 @@ static int history_read(datsync_drive *d, uint64_t version)
     if (r == 0 && h->whole && h->deletions && !h->broken && !bits_get(&h->agrees, version) && !(compared && datsync_drive_writable(d))) /* one's own writing changes nothing of it */
         r = history_compare(d);
     if (r == 0 && h->whole && !h->differs)
-        r = MIN(bits_set(&d->env, &h->agrees, version, 1), 0);
+        r = bits_put(&d->env, &h->agrees, version, 1);
     if (r < 0)
         history_clear(d);
     return r;
@@ -7529,7 +7537,7 @@ static int survey_place(datsync_drive *d, uint64_t seq, const datsync_stat *stat
     p->at = stat->byte_offset;
     p->size = stat->size;
     p->seq = seq;
-    return MIN(bits_fill(&d->env, alive, stat->offset, stat->offset + stat->blocks, 1), 0);
+    return bits_fill(&d->env, alive, stat->offset, stat->offset + stat->blocks, 1);
 }
 
 typedef struct survey_marks {
@@ -7540,7 +7548,7 @@ typedef struct survey_marks {
 static int survey_mark(void *ctx, const datsync_entry *e)
 {
     survey_marks *m = ctx;
-    return e->version ? MIN(bits_set(&m->d->env, e->error ? &m->bad : &m->d->live, e->version, 1), 0) : 0;
+    return e->version ? bits_put(&m->d->env, e->error ? &m->bad : &m->d->live, e->version, 1) : 0;
 }
 
 /* Tell of the live entries that must not be laid out. */
@@ -8838,7 +8846,7 @@ static int serve_look(datsync_drive *d, uint64_t seq)
     if (r < 0 || (d->downloading && !d->told))
         return r; /* whether it is fetched again, laying out decides */
     if (look == DATSYNC_E_AGAIN)
-        return MIN(bits_set(&d->env, &d->doubts, seq, 1), 0);
+        return bits_put(&d->env, &d->doubts, seq, 1);
     return entry_claimed(d, &e.stat, 0) ? serve_away(d, seq, path, look) : 0;
 }
 
@@ -9109,7 +9117,7 @@ static uint32_t mode_of(uint32_t mode, uint32_t fallback)
 static int mark_live(void *ctx, const datsync_entry *e)
 {
     bits_env *b = ctx;
-    return e->error ? 0 : MIN(bits_set(b->env, b->b, e->version, 1), 0);
+    return e->error ? 0 : bits_put(b->env, b->b, e->version, 1);
 }
 
 /* The folders on the way to what was at this path, where they are empty now. */

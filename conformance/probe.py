@@ -4,6 +4,7 @@ Environment: DATSYNC_PROBE is the driver (build/asan/probe), DATSYNC_WRAPPER wha
 """
 
 import os
+import select
 import shlex
 import subprocess
 from typing import NamedTuple
@@ -34,6 +35,9 @@ CLOSED, PROTOCOL, TIMEOUT, FIRST_FEED, SELF, DUPLICATE, EARLY, DONE, UNKNOWN_FEE
 IO, NO_SPACE = -80, -81
 
 
+LIMIT = 300  # seconds; no command takes a fraction of that, under valgrind or an emulator either
+
+
 class ProbeError(Exception):
     """The driver answered with an error of the library."""
 
@@ -58,6 +62,9 @@ class Probe:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass
+        if not select.select([self._process.stdout], [], [], LIMIT)[0]:
+            self._process.kill()
+            raise AssertionError("the driver did not answer %r" % line[:300])
         reply = self._process.stdout.readline().decode()
         if not reply.endswith("\n"):
             raise AssertionError("the driver died at %r: %s" % (line[:300], self._end()[1]))

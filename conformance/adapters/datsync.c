@@ -1287,15 +1287,31 @@ static void op_keystream(const json *q)
     tell_hex("bytes", bytes, (size_t)length);
 }
 
-/* Somebody who holds every block below `length`, and the tree indexes of the ranges in `held`. Hashes are made up, and what is
- * static needs no signatures. */
+/* The node at `index` of a feed whose blocks are all the same made-up one: all nodes of a depth are alike, and prove each other. */
+static datsync_node alike(uint64_t index)
+{
+    datsync_node node = {0, 1, {1}}, sibling, parent;
+    unsigned depth = datsync_flat_depth(index);
+
+    while (datsync_flat_depth(node.index) < depth) {
+        sibling = node;
+        sibling.index = datsync_flat_sibling(node.index);
+        datsync_parent_hash(&parent, &node, &sibling);
+        node = parent;
+    }
+    node.index = index;
+    return node;
+}
+
+/* Somebody who holds every block below `length`, and the tree indexes of the ranges in `held`. What is static needs no
+ * signatures. */
 static datsync_feed *holder(const json *q)
 {
     enum { MOST = 1 << 20 };
     const json *length = member(q, "length"), *held = member(q, "held");
     datsync_feed_options options = {.flags = DATSYNC_CREATE};
     datsync_feed *feed = NULL;
-    datsync_node node = {0, 1, {1}};
+    datsync_node node;
     uint64_t end, blocks = length != NULL ? as_number(length) : 0;
 
     if (blocks > MOST / 2) {
@@ -1320,8 +1336,9 @@ static datsync_feed *holder(const json *q)
         }
     }
     end = bits_length(&feed->tree);
-    for (node.index = 0; node.index < end; node.index++) {
-        if (bits_get(&feed->tree, node.index)) {
+    for (uint64_t i = 0; i < end; i++) {
+        if (bits_get(&feed->tree, i)) {
+            node = alike(i);
             (void)tree_put(feed, &node);
         }
     }

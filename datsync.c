@@ -58,6 +58,9 @@
 /* Files that are away or changed are looked at again after so many milliseconds; so many bytes are read at a time of those whose
  * bytes must tell; and so many that turned out to be changed are remembered, so that they are not read again as they are. */
 #define LOOK_MS 60000u
+/* Milliseconds for which an address is not believed that tells of blocks behind the end, and closes when asked for one: twice. */
+#define WARY_MS 600000u
+#define WARY_ENDS 2u
 #define DOUBT_BYTES 4194304u
 #define CHANGED_FILES 1024u
 /* Bytes and blocks that are gathered for one signature when files are imported. */
@@ -3727,7 +3730,7 @@ typedef struct channel {
     unsigned mode;
 
     bits offered; /* what the remote has */
-    uint64_t remote_length;
+    uint64_t remote_length, news; /* news: the end of what it told of after its Wants were answered */
     int remote_wants, remote_downloading, told_done, finished;
 
     bits want_sent; /* by range */
@@ -3796,6 +3799,7 @@ struct datsync_peer {
     size_t queue_cap, queue_head, queue_count;
     size_t flights; /* of all channels */
     uint64_t last_in, last_out, bytes_in, bytes_out;
+    uint64_t wary_until; /* until then no bitfield is believed about blocks behind the verified length */
 };
 
 static void peer_event(datsync_peer *p, int type, channel *c, uint64_t index, uint64_t size, int error)
@@ -4223,10 +4227,19 @@ static int answer_requests(datsync_peer *p)
 
 /* ================================================================ peer: asking ================================== */
 
+/* Up to where what the remote offers is believed. A hypercore of before 6.22.1 that opened a bitfield of 3584-byte pages takes the
+ * index for blocks: it offers what is none, and closes when asked for it. */
+static uint64_t offered_end(const channel *c)
+{
+    uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS);
+    int believed = c->peer->now >= c->peer->wary_until || !c->feed->length || !c->feed->want_all;
+    return believed ? end : MIN(end, MAX(c->feed->length, c->news));
+}
+
 static int choose_ascending(channel *c, uint64_t *index)
 {
     datsync_feed *f = c->feed;
-    uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS), i, spare = NONE, run = RUN_BLOCKS;
+    uint64_t end = offered_end(c), i, spare = NONE, run = RUN_BLOCKS;
     unsigned others = 0;
     const channel *o;
     if (c->run_at < c->run_end) {
@@ -4272,7 +4285,7 @@ static int choose(channel *c, uint64_t *index)
 {
     const datsync_peer_options *o = &c->peer->opt;
     int found = o->next_block ? o->next_block(o->ctx, c->peer, c->feed, index) : choose_ascending(c, index);
-    return found && datsync_peer_wants(c->peer, c->feed, *index);
+    return found && *index < offered_end(c) && datsync_peer_wants(c->peer, c->feed, *index);
 }
 
 /* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So the block
@@ -4408,7 +4421,7 @@ static int ask_ranges(channel *c)
 /* Is anything left that this remote offers and that is wanted, also if another peer was asked for it? */
 static int channel_idle(const channel *c)
 {
-    uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS), i = 0, j;
+    uint64_t end = offered_end(c), i = 0, j;
     if (c->flight_open || c->parked)
         return 0;
     for (;;) {
@@ -4832,6 +4845,8 @@ static int on_have(channel *c, const datsync_message *m)
         uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
         r = offered_fill(c, start, end, 1);
         c->remote_length = MAX(c->remote_length, end);
+        if (c->wants_answered)
+            c->news = MAX(c->news, end);
     }
     hint_judge(c, !(m->has >> 3 & 1) && length <= 1 && !c->wants_answered);
     peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
@@ -5166,6 +5181,19 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
         return r;
     }
     *out = p;
+    return 0;
+}
+
+/* Was a block behind a verified length the oldest that was asked for and did not come? */
+static int peer_asks_beyond(const datsync_peer *p)
+{
+    size_t i;
+    for (i = 0; i < p->channel_count; i++) {
+        const channel *c = p->channels[i];
+        if (c->feed && c->flight_open && c->feed->length &&
+            c->flights[c->flight_head].index >= c->feed->length)
+            return 1;
+    }
     return 0;
 }
 
@@ -9923,6 +9951,8 @@ typedef struct dial {
     struct dial *next;
     unsigned failures;
     uint64_t at; /* NONE: being used, or dropped */
+    unsigned beyond;     /* connections that ended at a block behind the end */
+    uint64_t wary_until; /* what a new connection is told of it */
     int dropped, tried; /* tried: it has told what it has, failed, or had the time to; what comes later delays no end */
     char address[1]; /* as long as it is */
 } dial;
@@ -10114,6 +10144,8 @@ static int link_start_peer(link *l)
     o.on_event = on_peer_event;
     if ((r = datsync_peer_new(&l->peer, &o, ds->now)) < 0)
         return r;
+    if (l->dial)
+        l->peer->wary_until = l->dial->wary_until;
     l->state = LINK_OPEN;
     l->since = l->sent_at = ds->now;
     ds_event(ds, DATSYNC_EV_CONNECTED, NULL, l->address, 0, 0, 0);
@@ -10175,6 +10207,8 @@ static void link_close(datsync *ds, link *l)
     *at = l->next;
     if (l->peer) {
         ds->kick = 1;
+        if (l->dial && peer_asks_beyond(l->peer) && ++l->dial->beyond >= WARY_ENDS)
+            l->dial->wary_until = ds->now + WARY_MS;
         datsync_peer_free(l->peer);
     }
     ds->net.close(ds->net.ctx, l->handle);

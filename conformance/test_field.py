@@ -15,6 +15,8 @@ import tools
 from dat import drive as drives
 from dat import evil
 from dat import peer as peers
+from dat import wire
+from dat.bitfield import Bits, rle_encode
 from test_cli_drive import Home, origin, owner, read, reader, write  # noqa: F401 (fixtures)
 from tools import DONE, FAILED, NO_PEER
 
@@ -98,6 +100,49 @@ def test_a_drive_without_its_header_is_not_complete(owner, reader, origin, tmp_p
         done = reader("clone", "--peer", nothing.peer, "--timeout", "2", key, tmp_path / "copy", code=NO_PEER)
         assert "no peer served this drive" in done.err
         assert "complete" not in done.err
+
+
+class Misread(drives.DriveConversation):
+    """A hypercore of before 6.22.1 that opened bitfields of 3584-byte pages: it takes their index for blocks, offers what is none,
+    and closes when asked for it."""
+
+    def _on_want(self, channel, _):
+        bits = Bits(bytes(channel.feed.bitfield))
+        for none in (10233, 10235):
+            bits.set(none)
+        channel.remote_wants = True
+        self._send(channel, wire.Have(0, None, rle_encode(bytes(bits))))
+
+    def _on_request(self, channel, request):
+        if request.index >= channel.feed.length:
+            raise peers.Closed("asked for a block that is none")
+        super()._on_request(channel, request)
+
+
+class Misreader(evil.Server):
+    conversation = Misread
+
+
+def test_a_peer_that_offers_blocks_that_are_none(reader, tmp_path):
+    """It has all that there is, so the clone completes; and what is appended while it is connected comes, too."""
+    made, folder = drives.Drive(seed=b"\x31" * 32), tmp_path / "copy"
+    for i in range(5):
+        made.put("/%d.txt" % i, b"%d" % i * 100)
+    with Misreader(made) as server:
+        peer = "127.0.0.1:%d" % server.port
+        reader("clone", "--peer", peer, "--timeout", "30", made.key.hex(), folder)
+        assert read(folder)["4.txt"] == b"4" * 100
+        assert len(server.running) == 3
+        with reader.start("sync", "--peer", peer, folder) as live:
+            tools.eventually(lambda: len(server.running) == 6 and server.running[-1].by_key[made.key].remote_wants)
+            conversation = server.running[-1]
+            with conversation.lock:
+                length = made.content.length
+                made.put("/new.txt", b"new")
+            conversation.announce(made.content, length)
+            conversation.announce(made.metadata, made.version)
+            tools.eventually(lambda: os.path.exists(folder / "new.txt"))
+            live.stop()
 
 
 # ---- looking harms nothing ------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The suite itself: its register, its verdicts, peers that are none, and what it says of the deployed implementation."""
 
+import concurrent.futures
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from suite.case import CASES, DEFACTO, ERRATA, LEVELS, MUST, SECTIONS, Case
 from suite.stage import Connection, Departure
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+NULL_PEER = [sys.executable, "-IS", os.path.join(HERE, "adapters", "null.py")]
 PYTHON_PEER = [sys.executable, os.path.join(HERE, "adapters", "python.py")]
 ALL = runner.load()
 
@@ -327,14 +329,25 @@ def test_no_case_calls_wrong_what_was_deployed(manner):
 
 # ---- peers that are none --------------------------------------------------------------------------
 
-@pytest.mark.parametrize("kind", ["silent", "closing", "echoing", "deaf"])
-def test_a_peer_that_is_none_passes_no_must(kind):
-    """Even with every case tried."""
+NULLS = ["silent", "closing", "echoing", "deaf"]
+
+
+@pytest.fixture(scope="module")
+def none_at_all():
+    """Runs of every MUST on who does nothing of the kind, side by side: they mostly wait."""
     must = [c.id for c in ALL if c.level == MUST]
-    run = runner.Run(PYTHON_PEER + ["--null", kind], kind, must, patience=0.4, careless=True, jobs=12)
-    passed = runner.musts_passed(run.all())
-    assert passed == []
-    assert sum(r["verdict"] == "FAIL" for r in run.results.values()) > len(must) * 0.9  # they were tried, not turned down
+    runs = {kind: runner.Run(NULL_PEER + [kind], kind, must, patience=0.4, careless=True, jobs=48) for kind in NULLS}
+    with concurrent.futures.ThreadPoolExecutor(len(NULLS)) as pool:
+        list(pool.map(lambda run: run.all(), runs.values()))
+    return runs
+
+
+@pytest.mark.parametrize("kind", NULLS)
+def test_a_peer_that_is_none_passes_no_must(kind, none_at_all):
+    """Even with every case tried."""
+    results = none_at_all[kind].results
+    assert runner.musts_passed(results) == []
+    assert sum(r["verdict"] == "FAIL" for r in results.values()) > len(results) * 0.9  # they were tried, not turned down
 
 
 # ---- the deployed implementation ------------------------------------------------------------------

@@ -5,8 +5,6 @@
     python.py codec
     --bug NAME    (repeatable; or names in DAT_BUG, with commas between) with a bug of bugs.py
     --manner V    as hypercore V (a row of peer.MANNERS) serves and downloads feeds
-    --null KIND   instead of a peer: silent (reads, says nothing), closing (ends each connection at once), echoing
-                  (sends back what comes) or deaf (neither reads nor writes)
 
 It keeps feeds in memory and writes their SLEEP files when something is new and when it ends.
 """
@@ -31,7 +29,6 @@ ANSWER = 10.0  # seconds that the remote has to answer a Request
 EARLY = 17  # messages that a remote may send on a feed that is not shared here
 WRITE_EVERY = 0.2  # seconds between two writes of the SLEEP files
 peers.MAX_BLOCKS = 1 << 26  # claims up to there are noted
-NULLS = ("silent", "closing", "echoing", "deaf")
 
 
 def say(text):
@@ -50,7 +47,7 @@ class Usage(Exception):
 def options(words):
     """{name: value} of the command line."""
     found = {"key": [], "bug": [], "store": None, "port": None, "listen": False, "live": False,
-             "drive": False, "null": None, "manner": None}
+             "drive": False, "manner": None}
     words = iter(words)
     for word in words:
         name = word[2:]
@@ -402,43 +399,6 @@ def say_goodbye(talk):
             return
 
 
-# ---- no peers at all ----------------------------------------------------------------------------
-
-def null(kind, sock):
-    """Who does just this is no implementation, and must pass for none."""
-    if kind == "closing":
-        sock.close()
-    while kind in ("silent", "echoing"):
-        data = sock.recv(65536)
-        if not data:
-            break
-        if kind == "echoing":
-            sock.sendall(data)
-    if kind != "closing":
-        threading.Event().wait()
-
-
-class Null(Session):
-    def __init__(self, kind, opt):
-        self.kind, self.opt, self.live, self.listening = kind, opt, True, opt["listen"]
-        self.lock, self.over, self.code = threading.RLock(), threading.Event(), DONE
-
-    def talk(self, sock):
-        try:
-            null(self.kind, sock)
-        except OSError:
-            pass
-
-    def append(self, data):
-        pass
-
-    def run(self):
-        threading.Thread(target=self.read_input, daemon=True).start()
-        threading.Thread(target=self.guard, args=(self.network,), daemon=True).start()
-        self.over.wait()
-        return self.code
-
-
 # ---- codec --------------------------------------------------------------------------------------
 
 def answers():
@@ -466,13 +426,11 @@ def main(words):
             bugs.BUGS[name].patch()
     if command == "codec":
         return answers()
-    if opt["null"] not in NULLS + (None,):
-        raise Usage("no null peer %s" % opt["null"])
     if opt["manner"] and (opt["drive"] or opt["manner"] not in peers.MANNERS):
         raise Usage("no manner %s" % opt["manner"], NOT_IMPLEMENTED)
     if not opt["key"] or opt["store"] is None or opt["listen"] == (opt["port"] is not None):
         raise Usage("--key, --store, and one of --port and --listen")
-    return (Null(opt["null"], opt) if opt["null"] else Session(command, opt)).run()
+    return Session(command, opt).run()
 
 
 if __name__ == "__main__":

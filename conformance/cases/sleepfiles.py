@@ -163,7 +163,10 @@ def _(stage):
     edit("bitfield", lambda c: bytes(32) + c[32:])(stage.store)
     before = sleep.read_files(stage.store)
     stage.adapter = Adapter(stage.command, ["serve", "--key", feed.key.hex(), "--store", stage.store, "--listen", "--live"], stage.env)
-    if stage.adapter.line(stage.patience * 2) is not None:
+    line = stage.adapter.line(stage.patience * 2)
+    if line is not None:  # repaired: then it is a peer, and not one that can do nothing
+        stage.port = int(line.split()[-1])
+        stage.connect([feed.key]).meets()
         stage.adapter.tell("append " + b"a block 0 of another kind".hex())
         stage.adapter.tell("stop")
     stage.adapter.wait(stage.patience)

@@ -70,10 +70,12 @@ def write_folder(evil, folder, secret_dir=None):
 class Server:
     """Serves an Evil, or any Drive, on a loopback port, to any number of connections one after the other."""
 
+    conversation = drives.DriveConversation
+
     def __init__(self, evil, **options):
         self.drive = getattr(evil, "drive", evil)
         self.options = dict({"live": True}, **options)
-        self.errors, self._closed, self._running = [], False, []
+        self.errors, self._closed, self.running = [], False, []
         self.listener = peer.Listener([self.drive.key] + ([self.drive.content.key] if self.drive.content else []))
         self.port = self.listener.port
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -82,12 +84,12 @@ class Server:
     def _accept(self):
         while not self._closed:
             try:
-                conversation = drives.DriveConversation(self.listener.accept(0.2), self.drive, **self.options)
+                conversation = self.conversation(self.listener.accept(0.2), self.drive, **self.options)
             except peer.TimedOut:
                 continue
             except OSError:
                 return
-            self._running.append(conversation)
+            self.running.append(conversation)
             threading.Thread(target=self._run, args=(conversation,), daemon=True).start()
 
     def _run(self, conversation):
@@ -99,7 +101,7 @@ class Server:
     def close(self):
         self._closed = True
         self.listener.close()
-        for conversation in self._running:
+        for conversation in self.running:
             conversation.stop()
         self._thread.join(5)
 

@@ -61,6 +61,7 @@ class Connection(peers.Peer):
         super().__init__(sock, keys, timeout=patience, **options)
         self.name = name
         self.told, self.asked = set(), set()  # our channels on which we have said what we hold; blocks that we asked for
+        self.nonce = None  # ours
 
     def send(self, message, channel=0):
         if isinstance(message, wire.Have):
@@ -68,7 +69,15 @@ class Connection(peers.Peer):
         elif isinstance(message, wire.Request):
             self.tells(channel)
             self._again(message, channel)
+        elif isinstance(message, wire.Feed) and self.nonce is None:
+            self.nonce = message.nonce
         super().send(message, channel)
+
+    def receive(self, timeout=None):
+        got = super().receive(timeout)
+        if isinstance(got.message, wire.Feed) and got.message.nonce and got.message.nonce == self.nonce:
+            self.fail("a Feed of its own", "ours, sent back")
+        return got
 
     def _again(self, request, channel):
         """A block that was asked for already is not here: hypercore before 6.18.2 sends none twice until it is told so."""

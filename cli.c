@@ -42,6 +42,8 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 #define CLI_REST_MS 2000u
 #define CLI_RESTLESS_MS 60000u
 #define CLI_MAX_WAITING 65536u
+/* Bytes of files that may be the same, read before they are shared. */
+#define CLI_FIRST_BYTES 67108864u
 #define CLI_PORT "3282"
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
@@ -2169,14 +2171,16 @@ typedef struct importing {
     const char *dir;
     datsync_drive *drive;
     datsync_tree tree; /* a second look at the folder, for what is the command's own there */
-    datsync *ds;       /* while the folder is watched: the network goes on */
+    datsync *ds;       /* once it is shared: the network goes on meanwhile */
     int only_count;    /* tell nothing */
+    int shares, watches; /* it is imported to be shared; and goes on being imported */
     int network;       /* its error, which ended the import */
     ignoring rules;
     told told;
     waiting *waits; /* those that wait, by the hash of their path */
     size_t wait_count, wait_cap;
     uint64_t scan;
+    uint64_t first_bytes, later; /* that were read before it is shared; files that are not */
     uint64_t counts[DATSYNC_REFUSED + 1]; /* of this import, by enum datsync_change */
     uint64_t files, bytes, ended_bytes;   /* that are done of it */
     uint64_t began, turned_at, shown_at, shown_bytes;
@@ -2294,6 +2298,25 @@ static int on_ready(void *ctx, const char *path, const datsync_file_info *info)
     return 1;
 }
 
+/* Before the folder is shared only so much is read of files that may be the same, for their size is: the rest can wait, and be read
+ * while what is clear is served. */
+static int on_first(void *ctx, const char *path, const datsync_file_info *info)
+{
+    importing *im = ctx;
+    datsync_entry entry;
+    int error = datsync_drive_find(im->drive, datsync_drive_version(im->drive), path, &entry, NULL);
+
+    if (error < 0 || entry.stat.size != info->size) {
+        return 1;
+    }
+    im->first_bytes += info->size;
+    if (im->first_bytes <= CLI_FIRST_BYTES) {
+        return 1;
+    }
+    im->later++;
+    return 0;
+}
+
 /* Those that this scan didn't ask for are gone, or as they were. */
 static void forget_waiting(importing *im)
 {
@@ -2354,7 +2377,7 @@ static int on_import(void *ctx, const datsync_import_event *event)
     int brings = event->change == DATSYNC_ADDED || event->change == DATSYNC_UPDATED;
 
     im->bytes = im->ended_bytes + (brings ? event->done : 0);
-    if (!brings || event->done == event->size || im->only_count) {
+    if (event->done == event->size || im->only_count) {
         im->ended_bytes = im->bytes;
         im->files += (uint64_t)brings;
         im->counts[event->change]++;
@@ -2417,7 +2440,11 @@ static int import_folder(importing *im)
     options.ignore = on_ignore;
     options.on_event = on_import;
     options.dry_run = im->only_count;
-    options.ready = im->ds != NULL ? on_ready : NULL; /* what is there at the beginning is taken as it is */
+    if (im->ds != NULL && im->watches) {
+        options.ready = on_ready;
+    } else if (im->ds == NULL && im->shares) {
+        options.ready = on_first;
+    }
     im->scan++;
     int64_t changes = datsync_drive_import(im->drive, &options);
     forget_waiting(im);
@@ -2456,7 +2483,7 @@ typedef struct transfer {
     datsync *ds;
     datsync_feed *feed;   /* a drive's is its metadata */
     datsync_drive *drive; /* NULL for a bare feed */
-    importing *watch;     /* the owner's folder, where it is watched */
+    importing *watch;     /* the owner's folder, where it is imported while it is shared */
     char key[65];
     int sharing, live, complete, timed_out, ended;
     int broken;                              /* importing failed, and has said why */
@@ -3121,11 +3148,12 @@ static void tell_end(transfer *t, int code)
     }
 }
 
-/* The loop of an owner whose folder is watched: the network, and a look at the folder now and then. */
-static int run_watching(transfer *t)
+/* The loop of an owner who goes on importing: the network, and a look at the folder now and then, or once for what was left for
+ * later. */
+static int run_importing(transfer *t)
 {
     cli *c = t->c;
-    uint64_t due = datsync_os_clock(NULL) + CLI_SCAN_MS, took = 0;
+    uint64_t due = datsync_os_clock(NULL) + (t->watch->later > 0 ? 0 : CLI_SCAN_MS), took = 0;
     int code = DONE;
 
     t->watch->ds = t->ds;
@@ -3147,6 +3175,10 @@ static int run_watching(transfer *t)
             took = then - now; /* looking, not importing */
         }
         due = then + (took * CLI_SCAN_TIMES > CLI_SCAN_MS ? took * CLI_SCAN_TIMES : CLI_SCAN_MS);
+        if (code == DONE && !t->watch->watches) {
+            t->watch->ds = NULL;
+            return datsync_run(t->ds);
+        }
     }
     t->watch->ds = NULL;
     t->broken = code == FAILED;
@@ -3191,7 +3223,7 @@ static int run_transfer(transfer *t, unsigned mode)
     }
     int code = start_transfer(t, mode);
     if (code == DONE) {
-        error = t->watch != NULL ? run_watching(t) : datsync_run(t->ds);
+        error = t->watch != NULL ? run_importing(t) : datsync_run(t->ds);
         bar_clear(c);
         code = outcome(t, error);
     }
@@ -3439,6 +3471,18 @@ static int run_create(cli *c)
     return close_drive(c, dir, drive, code);
 }
 
+static void tell_later(const importing *im)
+{
+    if (im->later > 0 && im->c->json) {
+        json_begin("later");
+        json_number("files", im->later);
+        json_end();
+    } else if (im->later > 0) {
+        note(im->c, "%llu file%s another time than was recorded: read while the rest is served", (unsigned long long)im->later,
+             im->later == 1 ? " has" : "s have");
+    }
+}
+
 /* The owner: import, then serve, and go on importing if it is watched. */
 static int share_as_owner(cli *c, transfer *t, int watch)
 {
@@ -3446,11 +3490,14 @@ static int share_as_owner(cli *c, transfer *t, int watch)
 
     int code = importing_begin(&im, c, t->dir, t->drive);
     if (code == DONE) {
+        im.shares = 1;
+        im.watches = watch;
         tell_link(t);
         code = import_folder(&im);
     }
     if (code == DONE) {
-        t->watch = watch ? &im : NULL;
+        tell_later(&im);
+        t->watch = watch || im.later > 0 ? &im : NULL;
         t->live = watch;
         code = run_transfer(t, DATSYNC_UPLOAD);
     } else if (code == INTERRUPTED) {

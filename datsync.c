@@ -62,7 +62,6 @@
 #define WARY_MS 600000u
 #define WARY_ENDS 2u
 #define DOUBT_BYTES 4194304u
-#define CHANGED_FILES 1024u
 /* Bytes and blocks that are gathered for one signature when files are imported. */
 #define DRIVE_BATCH_BYTES 8388608u
 #define DRIVE_BATCH_BLOCKS 1024u
@@ -6011,11 +6010,6 @@ typedef struct drive_history {
     uint64_t lost, shown; /* living files that the index loses, and deleted ones that it shows */
 } drive_history;
 
-/* A file whose bytes are not the recorded ones, as it was when it was read. */
-typedef struct changed_file {
-    uint64_t seq, size, mtime;
-} changed_file;
-
 /* Where the bytes of a live file begin in the content. */
 typedef struct drive_place {
     uint64_t at, size, seq;
@@ -6095,8 +6089,8 @@ struct datsync_drive {
     uint64_t doubt, doubt_block, doubt_at, looked_at; /* the one that is being read, and how far; when `away` was looked at */
     int doubt_bad;
     datsync_file_info doubt_info;
-    changed_file *changed;
-    size_t changed_count;
+    name_table verdicts; /* on files that were read, by entry, size and time */
+    int importing;       /* the import reads what is doubtful */
 
     /* downloading */
     int downloading, planned, told;
@@ -7361,7 +7355,7 @@ static void drive_free(datsync_drive *d)
     mem_free(&env, d->places);
     mem_free(&env, d->old);
     mem_free(&env, d->targets);
-    mem_free(&env, d->changed);
+    mem_free(&env, d->verdicts.v);
     bits_free(&env, &d->live);
     bits_free(&env, &d->older);
     bits_free(&env, &d->doubts);
@@ -7710,8 +7704,9 @@ static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, ui
     return memcmp(got.hash, want.hash, 32) == 0;
 }
 
-/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or why it can't be read. */
-static int file_matches(datsync_drive *d, const char *path, const datsync_stat *stat)
+/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or why it can't be read.
+ * `turn` (may be NULL) is called with the bytes that were read, between blocks; an error of its ends it. */
+static int file_compare(datsync_drive *d, const char *path, const datsync_stat *stat, int (*turn)(void *ctx, uint64_t done), void *ctx)
 {
     datsync_file_info info;
     intptr_t handle;
@@ -7727,10 +7722,49 @@ static int file_matches(datsync_drive *d, const char *path, const datsync_stat *
         return 0;
     if ((r = d->tree.open(d->tree.ctx, path, 0, &handle)) < 0)
         return r;
-    for (i = 0, r = 1; i < stat->blocks && r > 0; i++)
-        r = file_block_good(d, handle, stat->offset + i, &at);
+    for (i = 0, r = 1; i < stat->blocks && r > 0; i++) {
+        int told = turn ? turn(ctx, at) : 0;
+        r = told < 0 ? told : file_block_good(d, handle, stat->offset + i, &at);
+    }
     d->tree.close(d->tree.ctx, handle);
     return r > 0 && at != stat->size ? 0 : r;
+}
+
+static int file_matches(datsync_drive *d, const char *path, const datsync_stat *stat)
+{
+    return file_compare(d, path, stat, NULL, NULL);
+}
+
+/* ------------------------------------------------ what reading a file told: until its size or time changes it need not be read again */
+
+enum { VERDICT_BAD = 1, VERDICT_GOOD = 2, VERDICTS_SPARE = 1024 };
+
+static uint64_t verdict_name(const datsync_drive *d, uint64_t seq, const datsync_file_info *info)
+{
+    uint8_t words[24];
+    datsync_bytes name;
+    put_u64(words, seq);
+    put_u64(words + 8, info->size);
+    put_u64(words + 16, (uint64_t)info->mtime);
+    name.data = words;
+    name.len = sizeof words;
+    return name_hash(d, name);
+}
+
+/* Is the file as the entry says? 1, 0, or DATSYNC_E_NOT_FOUND: it was not read. */
+static int verdict_find(const datsync_drive *d, uint64_t seq, const datsync_file_info *info)
+{
+    const child *known = d->verdicts.cap ? names_slot(&d->verdicts, verdict_name(d, seq, info)) : NULL;
+    return known && known->seq ? known->seq == VERDICT_GOOD : DATSYNC_E_NOT_FOUND;
+}
+
+static int verdict_note(datsync_drive *d, uint64_t seq, const datsync_file_info *info, int good)
+{
+    if (d->verdicts.count > 2 * datsync_drive_version(d) + VERDICTS_SPARE) { /* most are of times that have passed */
+        mem_free(&d->env, d->verdicts.v);
+        memset(&d->verdicts, 0, sizeof d->verdicts);
+    }
+    return names_set(&d->env, &d->verdicts, verdict_name(d, seq, info), good ? VERDICT_GOOD : VERDICT_BAD) < 0 ? DATSYNC_E_NOMEM : 0;
 }
 
 /* ------------------------------------------------ is a file as recorded? */
@@ -8584,6 +8618,33 @@ static int import_ready(importing *im, const datsync_file_info *info)
     return !im->o->ready || im->o->ready(im->o->ctx, im->path, info);
 }
 
+static int import_turn(void *ctx, uint64_t done)
+{
+    importing *im = ctx;
+    if (done - im->done >= DRIVE_BATCH_BYTES && done < im->size) {
+        im->done = done;
+        (void)import_tell(im, DATSYNC_UNCHANGED, im->path, im->size, done, 0);
+    }
+    return im->stopped ? DATSYNC_E_AGAIN : 0;
+}
+
+/* A file of the recorded size and another time: are its bytes the same? As file_matches. */
+static int import_compare(importing *im, const datsync_file_info *info, const listed *old)
+{
+    datsync_drive *d = im->d;
+    datsync_file_info after;
+    int r = verdict_find(d, old->seq, info);
+    if (r != DATSYNC_E_NOT_FOUND)
+        return r;
+    im->done = 0;
+    im->size = info->size;
+    r = file_compare(d, im->path + 1, &old->stat, import_turn, im);
+    if (r >= 0 && d->tree.stat(d->tree.ctx, im->path + 1, &after) == 0 && after.size == info->size && after.mtime == info->mtime &&
+        verdict_note(d, old->seq, info, r) < 0)
+        return DATSYNC_E_NOMEM;
+    return r;
+}
+
 static int import_file(importing *im, const datsync_file_info *info, const listed *old)
 {
     if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & 0777u) == (info->mode & 0777u) &&
@@ -8592,7 +8653,7 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
         int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end, same = looks_same(info, &old->stat) && whole, r;
         if (!same && !import_ready(im, info))
             return 0;
-        r = same ? 1 : file_matches(im->d, im->path + 1, &old->stat);
+        r = same ? 1 : import_compare(im, info, old);
         if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
             r = im->d->archive ? 0 : import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
         if (r < 0)
@@ -8792,7 +8853,9 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
     im->d = d;
     im->o = o ? o : &plain;
     im->version = datsync_drive_version(d);
+    d->importing = 1;
     r = import_folder(im, NULL, NULL);
+    d->importing = 0;
     changes = im->changes;
     if (r == 0 && im->stopped)
         r = DATSYNC_E_AGAIN;
@@ -8824,38 +8887,12 @@ static void serve_back(datsync_drive *d, uint64_t seq, const char *path)
     }
 }
 
-static changed_file *changed_find(const datsync_drive *d, uint64_t seq)
-{
-    size_t i;
-    for (i = 0; i < d->changed_count; i++)
-        if (d->changed[i].seq == seq)
-            return &d->changed[i];
-    return NULL;
-}
-
-/* It was read, and is not what it should be; as long as it looks the same it need not be read again. */
-static int changed_note(datsync_drive *d, uint64_t seq, const datsync_file_info *info)
-{
-    changed_file *c = changed_find(d, seq);
-    if (!d->changed && !(d->changed = mem_resize(&d->env, NULL, CHANGED_FILES * sizeof *d->changed)))
-        return DATSYNC_E_NOMEM;
-    if (!c && d->changed_count < CHANGED_FILES)
-        c = &d->changed[d->changed_count++];
-    if (c) {
-        c->seq = seq;
-        c->size = info->size;
-        c->mtime = info->mtime;
-    }
-    return 0;
-}
-
 /* May this entry's file be offered? */
 static int serve_look(datsync_drive *d, uint64_t seq)
 {
     char path[DATSYNC_MAX_PATH + 2];
     datsync_file_info info;
     datsync_entry e;
-    const changed_file *known = changed_find(d, seq);
     int r = entry_load(d, seq, &e), look;
     if (r < 0 || is_folder(&e) || !e.stat.blocks)
         return r;
@@ -8868,7 +8905,7 @@ static int serve_look(datsync_drive *d, uint64_t seq)
         serve_back(d, seq, path);
         return entry_show(d, &e.stat);
     }
-    if (look == DATSYNC_E_AGAIN && known && known->size == info.size && known->mtime == info.mtime)
+    if (look == DATSYNC_E_AGAIN && verdict_find(d, seq, &info) == 0)
         look = DATSYNC_E_CHANGED;
     r = entry_hide(d, &e.stat);
     if (r < 0 || (d->downloading && !d->told))
@@ -8921,15 +8958,17 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
         return DATSYNC_E_NOMEM;
     if (r == 0 && (info.size != d->doubt_info.size || info.mtime != d->doubt_info.mtime))
         r = DATSYNC_E_BUSY; /* it changed while it was read */
+    if (r == 0)
+        r = verdict_note(d, seq, &info, good);
     if (r == 0 && good) {
-        if ((r = doubt_adopt(d, &e->stat)) < 0)
+        if ((r = entry_show(d, &e->stat)) < 0 || (r = doubt_adopt(d, &e->stat)) < 0)
             return r;
         if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
             (void)d->tree.set(d->tree.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
         serve_back(d, seq, e->path);
         return 0;
     }
-    if (r == 0 && (r = changed_note(d, seq, &info)) == 0)
+    if (r == 0)
         r = DATSYNC_E_CHANGED;
     if (r == DATSYNC_E_NOMEM || !entry_claimed(d, &e->stat, 0))
         return r == DATSYNC_E_NOMEM ? r : 0;
@@ -8970,6 +9009,7 @@ static int doubts_step(datsync_drive *d)
     datsync_entry e;
     int r = 0;
     while (budget && r >= 0) {
+        int known = DATSYNC_E_NOT_FOUND;
         uint64_t end = bits_length(&d->doubts), seq = d->doubt ? d->doubt : bits_next(&d->doubts, 0, end, 1);
         if (seq >= end)
             return 0;
@@ -8984,8 +9024,11 @@ static int doubts_step(datsync_drive *d)
             d->doubt_bad = 0;
             memset(&d->doubt_info, 0, sizeof d->doubt_info);
             (void)d->tree.stat(d->tree.ctx, path + 1, &d->doubt_info);
+            known = verdict_find(d, seq, &d->doubt_info);
         }
-        if ((r = doubt_read(d, &e, &budget)) > 0)
+        if (known >= 0)
+            r = doubt_end(d, &e, known);
+        else if ((r = doubt_read(d, &e, &budget)) > 0)
             r = doubt_end(d, &e, !d->doubt_bad && d->doubt_at == e.stat.size);
     }
     return r < 0 ? r : 1;
@@ -9025,7 +9068,7 @@ static int serve_step(datsync_drive *d, uint64_t now)
         for (seq = bits_next(&d->away, 0, end, 1); seq < end && r >= 0; seq = bits_next(&d->away, seq + 1, end, 1))
             r = bits_get(&d->live, seq) || bits_get(&d->older, seq) ? serve_look(d, seq) : bits_set(&d->env, &d->away, seq, 0);
     }
-    return r < 0 ? r : doubts_step(d);
+    return r < 0 ? r : d->importing ? 0 : doubts_step(d);
 }
 
 /* ================================================================ drive: laying out ============================= */

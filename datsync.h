@@ -603,7 +603,7 @@ typedef struct datsync_import_event {
     int change;         /* enum datsync_change */
     const char *path;   /* begins with `/` */
     uint64_t size;      /* bytes of the file */
-    uint64_t done;      /* of them imported. Large files are told of several times; done == size ends it */
+    uint64_t done;      /* of them read. Large files are told of several times; done == size ends it */
     int error;          /* REFUSED: why */
 } datsync_import_event;
 
@@ -623,7 +623,8 @@ typedef struct datsync_import_options {
 } datsync_import_options;
 
 /* Bring the drive up to the tree: new and changed files are put, those that are gone are removed. A file counts as unchanged if size
- * and mtime are those of its entry, or if every byte is. Empty folders become entries. Returns how many changes were made. */
+ * and mtime are those of its entry, or if every byte is (while the drive is open it is read again only where these have changed). Empty
+ * folders become entries. Returns how many changes were made. */
 int64_t datsync_drive_import(datsync_drive *drive, const datsync_import_options *options);
 
 /* How what is downloaded is laid out, from the next version that is laid out on. */

@@ -17,7 +17,7 @@ from dat import evil
 from dat import peer as peers
 from dat import wire
 from dat.bitfield import Bits, rle_encode
-from test_cli_drive import Home, origin, owner, read, reader, write  # noqa: F401 (fixtures)
+from test_cli_drive import Home, key_of, origin, owner, read, reader, write  # noqa: F401 (fixtures)
 from tools import DONE, FAILED, NO_PEER
 
 
@@ -250,6 +250,49 @@ def test_files_whose_times_differ(clone, reader, tmp_path):
     assert reader("cat", clone, "sub/big.bin").raw == before["sub/big.bin"]
     assert reader("status", "--json", clone).events[0]["complete"]
     assert serves(reader, clone, tmp_path, "third") == before
+
+
+def large(folder, *names):
+    for name in names:  # two of them are more than is read before a folder is shared
+        with open(str(folder / name), "wb") as file:
+            file.write(os.urandom(40 << 20))
+
+
+def test_files_of_another_time_do_not_hold_up_an_owners_share(owner, reader, origin, tmp_path):
+    large(origin, "1.bin", "2.bin", "3.bin")
+    with owner.share(origin) as server:
+        server.stop()
+    with open(str(origin / "3.bin"), "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    for name in ("1.bin", "2.bin", "3.bin"):
+        os.utime(str(origin / name), (1e9, 1e9))
+    with owner.start("share", "--json", "--listen", "127.0.0.1:0", origin) as server:
+        assert server.event("later")["files"] == 2
+        server.key, server.peer = key_of(origin), server.event("listening")["address"]
+        assert server.event("import")["path"] == "/3.bin"
+        reader.clone(server, tmp_path / "copy")
+        assert read(tmp_path / "copy") == read(origin)
+
+
+@pytest.mark.posix  # counts what was read as Linux tells it
+def test_what_was_read_is_not_read_again(owner, origin):
+    large(origin, "1.bin", "2.bin")
+    with owner.share(origin) as server:
+        server.stop()
+    for name in ("1.bin", "2.bin"):
+        os.utime(str(origin / name), (1e9, 1e9))
+
+    def bytes_read(server):
+        with open("/proc/%d/io" % server.process.pid) as file:
+            return int(file.readline().split()[1])
+    with owner.share(origin, "--watch") as server:
+        tools.eventually(lambda: bytes_read(server) > 80 << 20)
+        tools.time.sleep(1)
+        before = bytes_read(server)
+        (origin / "new.txt").write_bytes(b"new")  # comes with a later look at the whole folder
+        tools.eventually(lambda: "added /new.txt" in "\n".join(server.err))
+        assert bytes_read(server) < before + (4 << 20)
 
 
 def test_an_edit_that_keeps_the_size(clone, reader, tmp_path):

@@ -7778,6 +7778,19 @@ static int entry_claimed(const datsync_drive *d, const datsync_stat *stat, int w
                  : bits_next(feed_claims(d->content), stat->offset, end, 1) < end;
 }
 
+/* The file that is in its place is what the entry says, also if it was never claimed, or not all of it. */
+static int entry_claim(datsync_drive *d, const datsync_stat *stat)
+{
+    uint64_t i, end = stat->offset + stat->blocks;
+    int r = 0;
+    for (i = stat->offset; i < end && r >= 0; i++)
+        if ((r = block_claim(d->content, i, 1)) > 0)
+            tell_added(d->content, i, i + 1);
+    if (r >= 0 && d->content->loose)
+        r = feed_settle_claims(d->content, stat->offset, end);
+    return r < 0 ? r : 0;
+}
+
 /* What a look at an entry's place tells: 0 if all is as recorded, DATSYNC_E_AGAIN if only the bytes can tell, else what is wrong.
  * DATSYNC_E_PARTIAL: it was never here whole. */
 static int entry_look(const datsync_drive *d, const datsync_entry *e, datsync_file_info *info)
@@ -8935,19 +8948,6 @@ static int serve_begin(datsync_drive *d)
 
 /* ------------------------------------------------ files whose bytes must tell */
 
-/* The file was never claimed, or not all of it; it is what the entry says. */
-static int doubt_adopt(datsync_drive *d, const datsync_stat *stat)
-{
-    uint64_t i, end = stat->offset + stat->blocks;
-    int r = 0;
-    if (entry_claimed(d, stat, 1))
-        return 0;
-    for (i = stat->offset; i < end && r >= 0; i++)
-        if ((r = block_claim(d->content, i, 1)) > 0)
-            tell_added(d->content, i, i + 1);
-    return r < 0 ? r : feed_settle_claims(d->content, stat->offset, end);
-}
-
 static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
 {
     datsync_file_info info;
@@ -8961,7 +8961,7 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
     if (r == 0)
         r = verdict_note(d, seq, &info, good);
     if (r == 0 && good) {
-        if ((r = entry_show(d, &e->stat)) < 0 || (r = doubt_adopt(d, &e->stat)) < 0)
+        if ((r = entry_show(d, &e->stat)) < 0 || (!entry_claimed(d, &e->stat, 1) && (r = entry_claim(d, &e->stat)) < 0))
             return r;
         if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
             (void)d->tree.set(d->tree.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
@@ -9534,13 +9534,7 @@ static int aside_gather(datsync_drive *d, const target *t)
 /* The file in its place is the right one: all that was missing are the claims. */
 static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat)
 {
-    uint64_t i, end = stat->offset + stat->blocks;
-    int r = 0;
-    for (i = stat->offset; i < end && r >= 0; i++)
-        if ((r = block_claim(d->content, i, 1)) > 0)
-            tell_added(d->content, i, i + 1);
-    if (r >= 0 && d->content->loose)
-        r = feed_settle_claims(d->content, stat->offset, end);
+    int r = entry_claim(d, stat);
     (void)d->tree.set(d->tree.ctx, path + 1, mode_of(stat->mode, 0644), stat->mtime);
     aside_remove(d, seq);
     if (r >= 0)

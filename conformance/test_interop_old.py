@@ -292,6 +292,22 @@ def test_a_drive_to_an_old_one_and_its_part_in_datsync_s_folder(tmp_path):
     all_there(far, reader, files, len(TREE) + 3)
 
 
+def test_a_folder_of_datsync_shared_by_an_old_one(tmp_path):
+    """It takes the index of the larger bitfield pages for blocks: it offers some that are none, and closes when asked for one."""
+    owner, reader = Home(tmp_path / "owner"), Home(tmp_path / "reader")
+    origin, copy = tmp_path / "origin", tmp_path / "copy"
+    write(origin, TREE)
+    owner("create", "--quiet", origin)
+    with owner.share(origin) as server:
+        server.stop()
+    write(origin, {"by it": b"x" * 70000})
+    by_it("import", origin, "--secret-dir", owner.secrets, "--mtime")
+    with shared_by_it(origin, "--secret-dir", owner.secrets, "--live") as server:
+        cloned_by_datsync(reader, key_of(origin), copy, server.port)
+    files = dict(TREE, **{"by it": b"x" * 70000, "dat.json": (origin / "dat.json").read_bytes()})
+    all_there(copy, reader, files, len(TREE) + 2)
+
+
 def test_an_empty_drive_of_an_old_one(tmp_path):
     """Its metadata has no block, or the header alone; what is put then comes."""
     owner, reader = Home(tmp_path / "owner"), Home(tmp_path / "reader")

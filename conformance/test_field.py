@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -17,7 +18,7 @@ from dat import evil
 from dat import peer as peers
 from dat import wire
 from dat.bitfield import Bits, rle_encode
-from test_cli_drive import Home, key_of, origin, owner, read, reader, write  # noqa: F401 (fixtures)
+from test_cli_drive import FILES, Home, key_of, origin, owner, read, reader, write  # noqa: F401 (fixtures)
 from tools import DONE, FAILED, NO_PEER
 
 
@@ -319,6 +320,72 @@ def test_an_owner_is_told_which_file_is_not_served(owner, reader, origin, tmp_pa
     assert owner("status", "--json", origin).events[0]["updated"] == 2
 
 
+def test_bytes_that_change_while_size_and_time_stay(clone, reader, tmp_path):
+    """They are met when they are asked for: block 0 alone."""
+    stat = os.stat(str(clone / "a.txt"))
+    with reader.share(clone) as server:
+        write(clone, {"a.txt": b"HELLO\n"})
+        os.utime(str(clone / "a.txt"), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        got = reader.clone(server, tmp_path / "third", "--timeout", "3", code=FAILED)
+        tools.eventually(lambda: any("/a.txt: not served" in line for line in server.err))
+        server.stop()
+    assert "/a.txt" in got.err
+    assert sorted(read(tmp_path / "third")) == ["empty", "sub/big.bin", "sub/deep/c.csv"]
+
+
+def test_another_file_in_the_place_of_one_that_was_never_fetched(owner, reader, origin, tmp_path):
+    """It is no loss: nothing is told of it."""
+    copy = tmp_path / "copy"
+    with owner.share(origin) as server:
+        reader.clone(server, copy, "--select", "a.txt")
+    write(copy, {"sub/big.bin": b"x" * len(FILES["sub/big.bin"])})
+    with reader.share(copy) as server:
+        reader.clone(server, tmp_path / "third", "--select", "a.txt")
+        server.stop()
+    assert not any("big.bin" in line for line in server.err)
+
+
+@pytest.mark.parametrize("names", [["/a", "/a/b"], ["/a/b", "/a"]], ids=["a file first", "a folder first"])
+@pytest.mark.parametrize("here", ["a", "a/b"])
+def test_a_name_that_is_a_file_and_a_folder(names, here, owner, tmp_path):
+    """A drive may have both; a file system has one of them, and the owner's import removes the other."""
+    made, folder = drives.Drive(seed=b"\x32" * 32), tmp_path / "both"
+    for name in names:
+        made.put(name, b"data of " + name.encode(), mtime=1500000000000)
+    drives.write_folder(made, str(folder), owner.secrets, lay_out=False)
+    write(folder, {here: b"data of /" + here.encode()})
+    told = owner("status", "--json", folder).events[0]
+    assert (told["files"], told["whole"], told["added"], told["updated"], told["removed"]) == (2, 1, 0, 0, 1)
+    with owner.start("share", "--json", "--listen", "127.0.0.1:0", folder) as server:
+        assert {"/a", "/a/b"} - {server.event("import")["path"]} == {"/" + here}
+        server.event("listening")
+        server.stop()
+    assert owner("verify", folder).out == "ok 1\n" and owner("ls", "--recursive", folder).out == here + "\n"
+
+
+@pytest.mark.posix
+def test_a_full_disk_keeps_the_files_that_fit(owner, reader, tmp_path):
+    """36 MiB into 20 MiB: what fits is kept and named as whole, the rest is named."""
+    origin, disk = tmp_path / "origin", tmp_path / "disk"
+    files = {"%02d.bin" % i: os.urandom(1 << 20) for i in range(36)}
+    write(origin, files)
+    disk.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], stderr=subprocess.DEVNULL) != 0:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        with owner.share(origin) as server:
+            got = reader.clone(server, disk / "copy", "--timeout", "5", code=FAILED)
+        kept = {name: data for name, data in read(disk / "copy").items() if files[name] == data}
+        assert 12 < len(kept) < 20
+        assert all(("/%s:" % name in got.err) == (name not in kept) for name in files)
+        assert reader("status", "--json", disk / "copy").events[0]["whole"] in (len(kept), len(kept) + 1)  # dat.json
+        with reader.share(disk / "copy") as server:
+            reader.clone(server, tmp_path / "third", "--timeout", "3", code=FAILED)
+        assert read(tmp_path / "third") == kept
+    finally:
+        subprocess.check_call(["umount", "-l", str(disk)])
+
+
 # ---- half a drive ---------------------------------------------------------------------------------
 
 def sparse(reader, server, folder, *ranges):
@@ -469,6 +536,7 @@ def test_a_deletion_with_wrong_paths(reader, tmp_path):
     folder = tmp_path / "b"
     assert read(folder) == {"a/2": b"two"}
     assert reader("ls", "--recursive", folder).lines == ["a/2"] and reader("ls", folder, "a").lines == ["2"]
+    assert reader("ls", folder).lines == ["a/"]
     state = reader("status", "--json", folder).events[0]
     assert state["complete"] and (state["files"], state["lost_by_index"], state["deleted_in_index"]) == (1, 0, 1)
     assert reader("verify", folder).out == "ok 1\n"

@@ -3070,6 +3070,14 @@ static void tell_unfinished(const transfer *t)
     }
 }
 
+/* Whether anybody knows more or not: a sync that is interrupted then has done what it could. */
+static int is_all_here(const transfer *t)
+{
+    datsync_drive_state state;
+
+    return t->drive != NULL && datsync_drive_look(t->drive, &state, NULL) == 0 && state.complete;
+}
+
 /* What became of a download that is not complete. */
 static int outcome_of_download(transfer *t)
 {
@@ -3084,7 +3092,7 @@ static int outcome_of_download(transfer *t)
     end = strstr(kept, " of ");
     strcpy(end != NULL ? end : kept, t->drive != NULL ? "" : " blocks");
     if (datsync_os_stopped(NULL)) {
-        return c->command->bit == SYNC ? DONE : fail(c, INTERRUPTED, "%s: interrupted; %s are kept", t->dir, kept);
+        return c->command->bit == SYNC && is_all_here(t) ? DONE : fail(c, INTERRUPTED, "%s: interrupted; %s are kept", t->dir, kept);
     }
     int nothing = t->drive != NULL && t->blocks == 0 && !datsync_feed_has(t->feed, 0);
     if (t->peers_seen == 0 || nothing) {
@@ -3115,8 +3123,8 @@ static int outcome(transfer *t, int error)
         return fail_refused(c, t->dir, t->refused, "not laid out");
     }
     if (t->complete && t->unmatched > 0) {
-        return fail(c, FAILED, "%s: %llu of %llu patterns, named above, matched nothing", t->dir,
-                    (unsigned long long)t->unmatched, (unsigned long long)c->select_count);
+        return fail(c, FAILED, "%s: %llu of %llu patterns, named above, matched nothing; the folder keeps them (--select "
+                    "replaces them, --all drops them)", t->dir, (unsigned long long)t->unmatched, (unsigned long long)c->select_count);
     }
     if (!t->sharing) {
         return t->complete ? DONE : outcome_of_download(t);
@@ -3407,6 +3415,24 @@ static int feed_clone(cli *c)
 
 /* ---------------------------------------------------------------- create, share --------------------------------- */
 
+/* A folder that came without its .dat: the people who look for the old drive won't find this one. */
+static void tell_other_about(cli *c, const char *dir, const datsync_tree *tree, const char *key)
+{
+    char why[ABOUT_MAX + 80];
+    growing text;
+    about found;
+
+    if (read_whole(tree, "dat.json", &text) < 0) {
+        return;
+    }
+    scan_about(text.text, &found);
+    free(text.text);
+    if (found.text[ABOUT_URL][0] != 0 && strstr(found.text[ABOUT_URL], key) == NULL) {
+        snprintf(why, sizeof why, "its dat.json names another drive, %s; this is a new one", found.text[ABOUT_URL]);
+        complain(c, dir, why);
+    }
+}
+
 /* Makes the drive of a folder and its dat.json; imports nothing yet. */
 static int make_drive(cli *c, const char *dir, datsync_drive **drive)
 {
@@ -3426,6 +3452,9 @@ static int make_drive(cli *c, const char *dir, datsync_drive **drive)
     }
     if (error == 0) {
         error = write_about(c, &tree, key);
+        if (error == 1) {
+            tell_other_about(c, dir, &tree, key);
+        }
         close_tree(&tree);
     }
     if (error == 1 && (c->title != NULL || c->description != NULL || c->author != NULL || c->license != NULL)) {
@@ -3835,8 +3864,10 @@ static int run_log(cli *c)
         printf("%llu %s, %llu B\n", (unsigned long long)(version - missing),
                version - missing == 1 ? "entry" : "entries", (unsigned long long)bytes);
     }
-    if (missing > 0) {
-        note(c, "%s: %llu entries are not here", dir, (unsigned long long)missing);
+    if (code == DONE && datsync_feed_length(datsync_drive_metadata(drive)) == 0) {
+        code = fail(c, FAILED, "%s: nothing of this drive is here", dir);
+    } else if (code == DONE && missing > 0) {
+        code = fail(c, FAILED, "%s: %llu %s not here", dir, (unsigned long long)missing, missing == 1 ? "entry is" : "entries are");
     }
     return close_drive(c, dir, drive, code);
 }
@@ -4202,7 +4233,7 @@ static void tell_lacking(lacking *l, const char *path, int error)
     l->count++;
     complain(l->c, path,
              error == DATSYNC_E_NO_ENTRY  ? "is missing"
-             : error == DATSYNC_E_CHANGED ? "is another file"
+             : error == DATSYNC_E_CHANGED ? "is not as it was published"
                                           : datsync_strerror(error));
     if (l->c->json) {
         json_begin("bad");
@@ -4252,7 +4283,8 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
                ? DONE
                : fail(c, FAILED, "%s: is no complete clone (%llu %s, named above)%s: pull first, or use --force", dir,
                       (unsigned long long)l.count, l.count == 1 ? "entry" : "entries",
-                      has_files(c) ? ", and to share it would remove from the drive what is missing" : "");
+                      has_files(c) ? "; to share it would remove from the drive what is missing, and publish what was changed"
+                                   : "");
 }
 
 /* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. So it is looked at as the
@@ -4346,6 +4378,7 @@ static void tell_missing(verifying *v, const datsync_feed *feed)
 {
     uint64_t length = datsync_feed_length(feed), end;
 
+    length = length > 0 ? length : 1; /* there is a header, or it is no drive */
     for (uint64_t at = 0; at < length; at = end) {
         int here = datsync_feed_has(feed, at);
         for (end = at + 1; end < length && datsync_feed_has(feed, end) == here; end++) {
@@ -4422,6 +4455,9 @@ static int chosen_version(cli *c, const char *dir, const datsync_drive *drive, u
 {
     uint64_t newest = datsync_drive_version(drive);
 
+    if (datsync_feed_length(datsync_drive_metadata(drive)) == 0) {
+        return fail(c, FAILED, "%s: nothing of this drive is here", dir);
+    }
     *version = c->checkout > 0 ? c->checkout : newest;
     if (*version > newest) {
         return fail(c, FAILED, "%s: the newest version known is %llu", dir, (unsigned long long)newest);
@@ -4517,6 +4553,38 @@ static int list_out(cli *c, const char *dir, datsync_drive *drive, const char *p
     return error < 0 ? fail_path(c, dir, path, error) : DONE;
 }
 
+/* Why a file can't be read out of the folder: what a look at it tells says more than the read that failed. */
+typedef struct looking {
+    const char *path;
+    int error;
+} looking;
+
+static void on_looked(void *ctx, const datsync_entry *entry, int error)
+{
+    looking *l = ctx;
+
+    if (strcmp(entry->path, l->path) == 0) {
+        l->error = error;
+    }
+}
+
+static int fail_read(cli *c, const char *dir, datsync_drive *drive, const char *path, int error)
+{
+    datsync_drive_state state;
+    looking l = {path, 0};
+    datsync_drive_check check = {&l, on_looked, 0};
+
+    lay_out(c, drive);
+    if (datsync_drive_look(drive, &state, &check) == 0 && l.error < 0) {
+        error = l.error;
+    }
+    return error == DATSYNC_E_NOT_FOUND || error == DATSYNC_E_PARTIAL || error >= 0
+               ? fail(c, FAILED, "%s: %s: its bytes are not all here", dir, path)
+           : error == DATSYNC_E_HASH || error == DATSYNC_E_INVALID || error == DATSYNC_E_CORRUPT
+               ? fail_path(c, dir, path, DATSYNC_E_CHANGED)
+               : fail_path(c, dir, path, error);
+}
+
 /* Writes one file of an opened drive to standard output. */
 static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *path)
 {
@@ -4547,9 +4615,7 @@ static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *
     for (uint64_t at = 0; at < entry.stat.size && !ferror(stdout);) {
         int64_t got = datsync_drive_read(drive, &entry, at, piece, sizeof piece);
         if (got <= 0) {
-            return got == DATSYNC_E_NOT_FOUND || got == 0
-                       ? fail(c, FAILED, "%s: %s: its bytes are not all here", dir, path)
-                       : fail_path(c, dir, path, (int)got);
+            return fail_read(c, dir, drive, path, (int)got);
         }
         fwrite(piece, 1, (size_t)got, stdout);
         at += (uint64_t)got;
@@ -4715,7 +4781,7 @@ static const option_spec option_specs[] = {
     {"--checkout", NUMBER, "VERSION", "this version, not the newest", CLONE | PULL | LS | CAT, AT(checkout), 1,
      DATSYNC_MAX_BLOCKS},
     {"--archive", NONE, NULL, "keep the content of all versions, in .dat", CREATE | SHARE | CLONE, AT(archive), 0, 0},
-    {"--force", NONE, NULL, "overwrite and delete what was changed here; import a key all the same",
+    {"--force", NONE, NULL, "overwrite and delete what was changed here; keys import: take the folder as it is",
      CLONE | PULL | SYNC | KEYS, AT(force), 0, 0},
     {"--long", NONE, NULL, "mode, size and time too (also -l)", LS, AT(long_form), 0, 0},
     {"--recursive", NONE, NULL, "everything beneath", LS, AT(recursive), 0, 0},

@@ -7938,8 +7938,10 @@ static int state_add(datsync_drive *d, const datsync_entry *e, datsync_drive_sta
     return r;
 }
 
-static int state_of(datsync_drive *d, uint64_t version, datsync_drive_state *s, const datsync_drive_check *how)
+/* Returns how many entries are not as recorded. */
+static int64_t state_of(datsync_drive *d, uint64_t version, datsync_drive_state *s, const datsync_drive_check *how)
 {
+    int64_t faults = 0;
     char path[DATSYNC_MAX_PATH + 2];
     uint64_t seq;
     datsync_entry e;
@@ -7956,31 +7958,38 @@ static int state_of(datsync_drive *d, uint64_t version, datsync_drive_state *s, 
         fault = state_add(d, &e, s);
         if (fault == DATSYNC_E_NOMEM)
             return fault;
-        if (fault < 0 && !(fault == DATSYNC_E_NO_ENTRY && is_empty_file(&e)) && how && how->fault)
+        if (fault == 0 || (fault == DATSYNC_E_NO_ENTRY && is_empty_file(&e)))
+            continue;
+        faults++;
+        if (how && how->fault)
             how->fault(how->ctx, &e, fault);
     }
-    return r;
+    return r < 0 ? r : faults;
 }
 
 int datsync_drive_look(datsync_drive *d, datsync_drive_state *out, const datsync_drive_check *check)
 {
     datsync_drive_state older;
-    uint64_t here;
-    int r = version_here(d, &here);
+    uint64_t here, version, newest = datsync_drive_version(d);
+    int64_t faults, of_older = 1;
+    int r = version_here(d, &here), whole;
     memset(out, 0, sizeof *out);
-    memset(&older, 0, sizeof older);
-    out->version = datsync_drive_version(d);
+    if (r < 0)
+        return r;
+    version = d->layout.version && d->layout.version <= newest ? d->layout.version : newest;
+    if (here != version && (of_older = state_of(d, here, &older, NULL)) < 0)
+        return (int)of_older;
+    if ((faults = state_of(d, version, out, check)) < 0)
+        return (int)faults;
+    out->version = newest;
     out->has_header = datsync_feed_has(d->metadata, 0);
-    out->missing = out->version - datsync_feed_count(d->metadata, 1, out->version + 1);
-    if (r == 0 && here != out->version)
-        r = state_of(d, here, &older, NULL);
-    if (r == 0)
-        r = state_of(d, out->version, out, check);
-    out->complete = r == 0 && out->has_header && !out->missing && here == out->version && out->whole == out->files;
-    out->laid_out = out->complete || drive_is_owner(d) ? out->version : here != out->version && older.whole == older.files ? here : 0;
+    out->missing = newest - datsync_feed_count(d->metadata, 1, newest + 1);
+    whole = here == version && faults == 0 && out->has_header && !out->missing;
+    out->complete = whole && version == newest;
+    out->laid_out = whole ? version : of_older == 0 ? here : 0;
     out->lost = d->history.lost;
     out->shown = d->history.shown;
-    return r;
+    return 0;
 }
 
 int64_t datsync_drive_verify(datsync_drive *d, const datsync_drive_check *check)

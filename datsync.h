@@ -639,10 +639,10 @@ void datsync_drive_layout(datsync_drive *drive, const datsync_layout *layout);
 /* What is here of a drive. Files count as selected by the layout, if it selects. */
 typedef struct datsync_drive_state {
     uint64_t version;  /* the newest known */
-    uint64_t laid_out; /* the version all of whose files are here, 0: none */
+    uint64_t laid_out; /* the version all of whose files and folders are here, 0: none */
     uint64_t missing;  /* entries of the metadata that are not here: what they change is not known */
     int has_header;
-    uint64_t files, bytes, blocks; /* of the newest version: its files, their bytes and content blocks */
+    uint64_t files, bytes, blocks; /* of the newest version, or the one that the layout names: files, their bytes, content blocks */
     uint64_t whole, held;          /* files and blocks of these that are here */
     int complete;                  /* the newest version is here, whole. Says nothing of what peers may know beyond it */
     uint64_t lost, shown; /* living files that the index loses and deleted ones that it shows, as deletions by old versions of

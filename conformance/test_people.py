@@ -388,9 +388,9 @@ def test_moving_house(times, latest, owner, reader, origin, tmp_path):
     (lambda folder: os.remove(str(folder / "a.txt")), "a.txt: is missing"),
     (lambda folder: os.remove(str(folder / "empty")), "empty: is missing"),
     (lambda folder: shutil.rmtree(str(folder / "sub")), "sub/big.bin: is missing"),
-    (lambda folder: (folder / "a.txt").write_bytes(b"hellO\n"), "a.txt: is another file"),
-    (lambda folder: (folder / "a.txt").write_bytes(b"sho"), "a.txt: is another file"),
-    (lambda folder: (folder / "a.txt").write_bytes(b"longer than it was"), "a.txt: is another file")])
+    (lambda folder: (folder / "a.txt").write_bytes(b"hellO\n"), "a.txt: is not as it was published"),
+    (lambda folder: (folder / "a.txt").write_bytes(b"sho"), "a.txt: is not as it was published"),
+    (lambda folder: (folder / "a.txt").write_bytes(b"longer than it was"), "a.txt: is not as it was published")])
 def test_moving_house_with_something_lost(harm, named, owner, origin, tmp_path):
     secret, there = secret_of(owner, origin), bring(origin, tmp_path / "there", True)
     before = {p: os.stat(str(there / p)) for p in FILES}
@@ -564,3 +564,83 @@ def test_a_file_that_never_rests_is_taken_once_a_minute(owner, origin):
         rests = append_slowly(origin / "growing", 480)
         server.stop()
     assert 2 <= len(versions_of(owner, origin, "/growing")) <= 3 + rests
+
+
+# ---- what is told is true -------------------------------------------------------------------------
+
+def test_nothing_of_a_drive_is_here(reader, tmp_path):
+    """A clone that met nobody: nothing can be listed of it, or be good."""
+    folder = tmp_path / "empty"
+    reader("clone", "--peer", CLOSED, "--timeout", "1", "ab" * 32, folder, code=NO_PEER)
+    assert reader("verify", folder, code=FAILED).out == "missing 0:1 metadata\n"
+    for words in (["ls", folder], ["cat", folder, "a.txt"], ["log", folder]):
+        assert "nothing of this drive is here" in reader(*words, code=FAILED).err
+    assert reader("status", "--json", folder).events[0]["complete"] is False
+
+
+def test_an_old_version_names_its_own_files(owner, reader, origin, tmp_path):
+    """What its owner has replaced nobody has any more; the files of later versions are none of it."""
+    with owner.share(origin) as server:
+        server.stop()
+    write(origin, {"a.txt": b"changed\n", "new.txt": b"new"})
+    with owner.share(origin) as server:
+        version = len(FILES) + 1
+        got = reader.clone(server, tmp_path / "old", "--checkout", str(version), "--timeout", "2", code=FAILED)
+        assert "/a.txt: " in got.err and "/new.txt" not in got.err and "big.bin" not in got.err
+        reader.clone(server, tmp_path / "copy")
+        got = reader.pull(server, tmp_path / "copy", "--checkout", str(version), "--timeout", "2", code=FAILED)
+        assert "/a.txt: " in got.err and "/new.txt" not in got.err
+        server.stop()
+
+
+def test_a_folder_that_is_missing_is_missing(owner, reader, origin, tmp_path):
+    (origin / "nothing").mkdir()
+    with owner.share(origin) as server:
+        reader.clone(server, tmp_path / "copy")
+        server.stop()
+    told = reader("status", "--json", tmp_path / "copy").events[0]
+    assert told["complete"] and told["laid_out"] == told["version"] and "not_whole" not in told
+    (tmp_path / "copy" / "nothing").rmdir()
+    told = reader("status", "--json", tmp_path / "copy").events[0]
+    assert (told["complete"], told["laid_out"], told["not_whole"]) == (False, 0, ["/nothing"])
+    (origin / "a.txt").unlink()
+    told = owner("status", "--json", origin).events[0]
+    assert (told["complete"], told["laid_out"], told["removed"], told["not_whole"]) == (False, 0, 1, ["/a.txt"])
+
+
+def test_a_file_that_can_not_be_read_out_says_why(owner, reader, origin, tmp_path):
+    copy = tmp_path / "copy"
+    with owner.share(origin) as server:
+        reader.clone(server, copy)
+        server.stop()
+    os.rename(str(copy / "a.txt"), str(copy / "away"))
+    assert "/a.txt: no such file or directory" in reader("cat", copy, "a.txt", code=FAILED).err
+    os.rename(str(copy / "away"), str(copy / "a.txt"))
+    write(copy, {"a.txt": b"my edit\n"})
+    assert "/a.txt: it was changed here" in reader("cat", copy, "a.txt", code=FAILED).err
+    write(origin, {"a.txt": b"newer, and longer\n"})
+    with owner.share(origin) as server:
+        reader.pull(server, copy, code=FAILED)
+        server.stop()
+    assert "/a.txt: it was changed here" in reader("cat", copy, "a.txt", code=FAILED).err
+
+
+def test_an_interrupted_sync_tells_whether_it_has_all(owner, reader, origin, tmp_path):
+    copy = tmp_path / "copy"
+    with owner.share(origin) as server:
+        reader.clone(server, copy)
+        server.stop()
+    with reader.serve("sync", copy) as server:
+        server.stop()
+    (copy / "a.txt").unlink()
+    with reader.serve("sync", copy) as server:
+        server.stop(130)
+
+
+def test_a_folder_that_came_without_its_drive(owner, origin, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(str(origin), str(other), ignore=shutil.ignore_patterns(".dat"))
+    with owner.share(other) as server:
+        server.stop()
+    assert "names another drive, dat://%s" % key_of(origin) in "\n".join(server.err)
+    assert key_of(other) != key_of(origin)

@@ -345,6 +345,18 @@ def test_another_file_in_the_place_of_one_that_was_never_fetched(owner, reader, 
     assert not any("big.bin" in line for line in server.err)
 
 
+def test_the_right_files_are_served_though_no_bitfield_claims_them(clone, reader, tmp_path):
+    """Content decides; from then on they are claimed."""
+    with open(str(clone / ".dat" / "content.bitfield"), "r+b") as file:
+        file.seek(32)
+        file.write(bytes(1024))  # the blocks; the nodes of the tree stay
+    with reader.share(clone) as server:
+        tools.eventually(lambda: reader.clone(server, tmp_path / "third", "--timeout", "2", code=None).code == DONE)
+        server.stop()
+    with open(str(clone / ".dat" / "content.bitfield"), "rb") as file:
+        assert file.read()[32] == 0b11111110
+
+
 @pytest.mark.parametrize("names", [["/a", "/a/b"], ["/a/b", "/a"]], ids=["a file first", "a folder first"])
 @pytest.mark.parametrize("here", ["a", "a/b"])
 def test_a_name_that_is_a_file_and_a_folder(names, here, owner, tmp_path):

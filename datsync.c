@@ -61,6 +61,7 @@
 /* Milliseconds for which an address is not believed that tells of blocks behind the end, and closes when asked for one: twice. */
 #define WARY_MS 600000u
 #define WARY_ENDS 2u
+#define REFUSAL_MS 5000u
 #define DOUBT_BYTES 4194304u
 /* Bytes and blocks that are gathered for one signature when files are imported. */
 #define DRIVE_BATCH_BYTES 8388608u
@@ -5183,14 +5184,15 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
     return 0;
 }
 
-/* Was a block behind a verified length the oldest that was asked for and did not come? */
-static int peer_asks_beyond(const datsync_peer *p)
+/* The connection has ended: was that the answer to a Request for a block behind a verified length? One that is cut in the midst of a
+ * block, or after a while, says nothing of it. */
+static int peer_refused_beyond(const datsync_peer *p, uint64_t now)
 {
     size_t i;
-    for (i = 0; i < p->channel_count; i++) {
+    for (i = 0; i < p->channel_count && p->in_start == p->in_end; i++) {
         const channel *c = p->channels[i];
-        if (c->feed && c->flight_open && c->feed->length &&
-            c->flights[c->flight_head].index >= c->feed->length)
+        const flight *fl = c->flight_open ? &c->flights[c->flight_head] : NULL;
+        if (fl && c->feed->length && fl->index >= c->feed->length && now - fl->sent < REFUSAL_MS)
             return 1;
     }
     return 0;
@@ -7758,12 +7760,16 @@ static int verdict_find(const datsync_drive *d, uint64_t seq, const datsync_file
     return known && known->seq ? known->seq == VERDICT_GOOD : DATSYNC_E_NOT_FOUND;
 }
 
+static void verdicts_forget(datsync_drive *d)
+{
+    mem_free(&d->env, d->verdicts.v);
+    memset(&d->verdicts, 0, sizeof d->verdicts);
+}
+
 static int verdict_note(datsync_drive *d, uint64_t seq, const datsync_file_info *info, int good)
 {
-    if (d->verdicts.count > 2 * datsync_drive_version(d) + VERDICTS_SPARE) { /* most are of times that have passed */
-        mem_free(&d->env, d->verdicts.v);
-        memset(&d->verdicts, 0, sizeof d->verdicts);
-    }
+    if (d->verdicts.count > 2 * datsync_drive_version(d) + VERDICTS_SPARE) /* most are of times that have passed */
+        verdicts_forget(d);
     return names_set(&d->env, &d->verdicts, verdict_name(d, seq, info), good ? VERDICT_GOOD : VERDICT_BAD) < 0 ? DATSYNC_E_NOMEM : 0;
 }
 
@@ -9051,6 +9057,7 @@ static int serve_lost(datsync_drive *d)
     int r = 0;
     for (i = bits_next(&c->lost, 0, end, 1); i < end && r >= 0; i = bits_next(&c->lost, i + 1, end, 1)) {
         const drive_place *p = block_offset(c, i, &at) == 0 ? place_find(d, at) : NULL;
+        verdicts_forget(d); /* size and time have not told this time */
         if (p)
             r = bits_set(&d->env, &d->doubts, p->seq, 1);
     }
@@ -10253,7 +10260,7 @@ static void link_close(datsync *ds, link *l)
     *at = l->next;
     if (l->peer) {
         ds->kick = 1;
-        if (l->dial && peer_asks_beyond(l->peer) && ++l->dial->beyond >= WARY_ENDS)
+        if (l->dial && l->error == DATSYNC_E_CLOSED && peer_refused_beyond(l->peer, ds->now) && ++l->dial->beyond >= WARY_ENDS)
             l->dial->wary_until = ds->now + WARY_MS;
         datsync_peer_free(l->peer);
     }

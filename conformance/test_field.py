@@ -333,6 +333,37 @@ def test_bytes_that_change_while_size_and_time_stay(clone, reader, tmp_path):
     assert sorted(read(tmp_path / "third")) == ["empty", "sub/big.bin", "sub/deep/c.csv"]
 
 
+@pytest.mark.posix
+def test_a_link_of_the_same_length_in_the_place_of_a_file(clone, reader):
+    os.unlink(str(clone / "a.txt"))
+    os.symlink("x" * len(FILES["a.txt"]), str(clone / "a.txt"))
+    told = reader("status", "--json", clone).events[0]
+    assert (told["complete"], told["not_whole"]) == (False, ["/a.txt"])
+    assert reader("verify", clone, code=FAILED).out.startswith("bad /a.txt: ")
+
+
+def test_a_content_key_that_is_cut_off(clone, reader):
+    with open(str(clone / ".dat" / "content.key"), "r+b") as file:
+        file.truncate(31)
+    for command in ("status", "verify", "share"):
+        words = ["--listen", "127.0.0.1:0"] if command == "share" else []
+        assert "key" in reader(command, *words, clone, code=FAILED).err
+
+
+def test_bytes_that_change_after_they_were_read(owner, reader, origin, tmp_path):
+    """An owner's file of another time was read, and is as it was; then it changes, and its size and time don't."""
+    def touch():
+        os.utime(str(origin / "a.txt"), (1e9, 1e9))
+    touch()
+    with owner.share(origin) as server:
+        reader.clone(server, tmp_path / "copy")
+        write(origin, {"a.txt": b"HELLO\n"})
+        touch()
+        reader.clone(server, tmp_path / "third", "--timeout", "3", code=FAILED)
+        tools.eventually(lambda: any("/a.txt: not served" in line for line in server.err))
+        server.stop()
+
+
 def test_another_file_in_the_place_of_one_that_was_never_fetched(owner, reader, origin, tmp_path):
     """It is no loss: nothing is told of it."""
     copy = tmp_path / "copy"

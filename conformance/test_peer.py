@@ -652,6 +652,17 @@ def test_the_block_at_which_a_connection_ended_is_asked_for_last(probe):
     probe.ask("close", 0)
 
 
+def test_of_the_blocks_at_which_connections_ended_the_last_sixteen_are_noted(probe):
+    remote, asked = Remote(probe), []
+    for _ in range(20):
+        asked.append(of(Request, remote.talk(*offer(*range(20))))[0].index)
+        probe.ask("peer-free", 0)
+        remote = Downloaded(probe, 0, 0, PUBLIC)
+    assert asked == [*range(17), 0, 1, 2]
+    probe.ask("peer-free", 0)
+    probe.ask("close", 0)
+
+
 # ---- what a peer of 2017 or 2018 needs ----------------------------------------------------------
 
 def test_a_want_without_a_length_is_answered_at_once(probe):

@@ -4325,7 +4325,7 @@ static int import_key(cli *c, const char *dir)
     if (c->json) {
         code = tell_keys(c, dir, drive, 0);
     } else {
-        note(c, "%s: is now the owner's folder", dir);
+        note(c, "%s: is now the owner's folder; share no other one of this drive as its owner, or it forks", dir);
     }
     return close_drive(c, dir, drive, code);
 }

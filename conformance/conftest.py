@@ -36,9 +36,10 @@ def probe():
     driver.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def conformance_run(request):
-    """The run of all chosen cases on the peer under test; its report is written at the end."""
+    """The run of all chosen cases on the peer under test; its report is written at the end. While it lasts an interrupt ends pytest
+    at once."""
     from suite import runner
     from tools import WRAPPER
     config = request.config

@@ -587,6 +587,42 @@ def test_a_deletion_with_wrong_paths(reader, tmp_path):
     assert "no such file" in reader("cat", folder, "a/1", code=FAILED).err
 
 
+def wrong_deletion():
+    """A drive in which `/x/1` was deleted so: its index still has it."""
+    made = drives.Drive(seed=b"2" * 32)
+    made.put("/x/1", b"one", mtime=1500000000000)
+    made.put("/x/2", b"two", mtime=1500000000000)
+    made.append(evil.raw_node("/x/1", None, bytes.fromhex("000102010200")))
+    return made
+
+
+def test_a_name_that_is_a_folder_and_then_a_file_where_the_index_is_wrong(owner, tmp_path):
+    made, folder = wrong_deletion(), tmp_path / "both"
+    made.put("/a/b", b"in it", mtime=1500000000000)
+    made.put("/a", b"it", mtime=1500000000000)
+    drives.write_folder(made, str(folder), owner.secrets, lay_out=False)
+    write(folder, {"x/2": b"two", "a": b"it"})
+    with owner.start("share", "--json", "--listen", "127.0.0.1:0", folder) as server:
+        assert server.event("import")["path"] == "/a/b" and server.event("imported")["removed"] == 1
+        server.event("listening")
+        server.stop()
+    assert sorted(owner("ls", "--recursive", folder).lines) == ["a", "x/2"] and owner("verify", folder).out == "ok 2\n"
+
+
+def test_a_deletion_with_wrong_paths_that_comes_while_it_is_open(reader, tmp_path):
+    made, folder = wrong_deletion(), tmp_path / "copy"
+    for name in ("/a/1", "/a/2"):
+        made.put(name, name.encode())
+    with evil.Server(made) as server:
+        with reader.start("clone", "--live", "--json", "--peer", "127.0.0.1:%d" % server.port, made.key.hex(), folder) as live:
+            live.event("complete")
+            with server.running[-1].lock:
+                made.append(evil.raw_node("/x/2", None, bytes.fromhex("0001" "02" "0102" "00")))
+            server.running[-1].announce(made.metadata, made.version)
+            tools.eventually(lambda: sorted(read(folder)) == ["a/1", "a/2"])
+            live.stop(None)
+
+
 def random_changes(rng, made, turns):
     """What is there after random puts and deletions: {path: entry}."""
     there = {}

@@ -287,13 +287,17 @@ def test_what_was_read_is_not_read_again(owner, origin):
     def bytes_read(server):
         with open("/proc/%d/io" % server.process.pid) as file:
             return int(file.readline().split()[1])
-    with owner.share(origin, "--watch") as server:
-        tools.eventually(lambda: bytes_read(server) > 80 << 20)
+
+    def rests(server):
+        before = bytes_read(server)
         tools.time.sleep(1)
+        return before > 80 << 20 and bytes_read(server) < before + (4 << 20)
+    with owner.share(origin, "--watch") as server:
+        tools.eventually(lambda: rests(server), 60)
         before = bytes_read(server)
         (origin / "new.txt").write_bytes(b"new")  # comes with a later look at the whole folder
-        tools.eventually(lambda: "added /new.txt" in "\n".join(server.err))
-        assert bytes_read(server) < before + (4 << 20)
+        tools.eventually(lambda: "added /new.txt" in "\n".join(server.err), 60)
+        assert bytes_read(server) < before + (20 << 20)
 
 
 def test_an_edit_that_keeps_the_size(clone, reader, tmp_path):

@@ -3588,7 +3588,7 @@ static int need_folder(cli *c, const char *dir)
     memset(&tree, 0, sizeof tree);
     int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
     close_tree(&tree);
-    return error == DATSYNC_E_NO_ENTRY ? fail(c, USAGE, "%s: there is no such folder", dir) : DONE;
+    return dir[0] == 0 || error == DATSYNC_E_NO_ENTRY ? fail(c, USAGE, "%s: there is no such folder", dir) : DONE;
 }
 
 static int run_share(cli *c)

@@ -2180,7 +2180,7 @@ typedef struct importing {
     waiting *waits; /* those that wait, by the hash of their path */
     size_t wait_count, wait_cap;
     uint64_t scan;
-    uint64_t first_bytes, later; /* that were read before it is shared; files that are not */
+    uint64_t first_bytes, later; /* bytes that were read before it is shared; files that are read later */
     uint64_t counts[DATSYNC_REFUSED + 1]; /* of this import, by enum datsync_change */
     uint64_t files, bytes, ended_bytes;   /* that are done of it */
     uint64_t began, turned_at, shown_at, shown_bytes;
@@ -2273,9 +2273,10 @@ static waiting *waits_for(importing *im, uint64_t name)
 }
 
 /* A file that is still being written is not taken before it rests, or once a minute where it never does. */
-static int on_ready(void *ctx, const char *path, const datsync_file_info *info)
+static int on_ready(void *ctx, const char *path, const datsync_file_info *info, int maybe_same)
 {
     importing *im = ctx;
+    (void)maybe_same;
     uint64_t now = datsync_os_clock(NULL);
     waiting *w = waits_for(im, hash_of(path, 0));
 
@@ -2298,19 +2299,15 @@ static int on_ready(void *ctx, const char *path, const datsync_file_info *info)
     return 1;
 }
 
-/* Before the folder is shared only so much is read of files that may be the same, for their size is: the rest can wait, and be read
- * while what is clear is served. */
-static int on_first(void *ctx, const char *path, const datsync_file_info *info)
+/* Before the folder is shared only so much is read of files that may be the same: the rest can wait, and be read while what is clear
+ * is served. */
+static int on_first(void *ctx, const char *path, const datsync_file_info *info, int maybe_same)
 {
     importing *im = ctx;
-    datsync_entry entry;
-    int error = datsync_drive_find(im->drive, datsync_drive_version(im->drive), path, &entry, NULL);
 
-    if (error < 0 || entry.stat.size != info->size) {
-        return 1;
-    }
-    im->first_bytes += info->size;
-    if (im->first_bytes <= CLI_FIRST_BYTES) {
+    (void)path;
+    im->first_bytes += maybe_same ? info->size : 0;
+    if (!maybe_same || im->first_bytes <= CLI_FIRST_BYTES) {
         return 1;
     }
     im->later++;

@@ -7975,7 +7975,6 @@ static int64_t state_of(datsync_drive *d, uint64_t version, datsync_drive_state 
 
 int datsync_drive_look(datsync_drive *d, datsync_drive_state *out, const datsync_drive_check *check)
 {
-    datsync_drive_state older;
     uint64_t here, version, newest = datsync_drive_version(d);
     int64_t faults, of_older = 1;
     int r = version_here(d, &here), whole;
@@ -7983,7 +7982,7 @@ int datsync_drive_look(datsync_drive *d, datsync_drive_state *out, const datsync
     if (r < 0)
         return r;
     version = d->layout.version && d->layout.version <= newest ? d->layout.version : newest;
-    if (here != version && (of_older = state_of(d, here, &older, NULL)) < 0)
+    if (here != version && (of_older = state_of(d, here, out, NULL)) < 0)
         return (int)of_older;
     if ((faults = state_of(d, version, out, check)) < 0)
         return (int)faults;
@@ -8641,9 +8640,9 @@ static int import_reclaim(importing *im, const datsync_stat *stat)
     return r < 0 ? r : 0;
 }
 
-static int import_ready(importing *im, const datsync_file_info *info)
+static int import_ready(importing *im, const datsync_file_info *info, int maybe_same)
 {
-    return !im->o->ready || im->o->ready(im->o->ctx, im->path, info);
+    return !im->o->ready || im->o->ready(im->o->ctx, im->path, info, maybe_same);
 }
 
 static int import_turn(void *ctx, uint64_t done)
@@ -8679,7 +8678,7 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
         old->stat.size == info->size) {
         uint64_t end = old->stat.offset + old->stat.blocks;
         int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end, same = looks_same(info, &old->stat) && whole, r;
-        if (!same && !import_ready(im, info))
+        if (!same && !import_ready(im, info, 1))
             return 0;
         r = same ? 1 : import_compare(im, info, old);
         if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
@@ -8688,7 +8687,7 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
             return is_file_fault(r) ? import_refuse(im, r) : r;
         if (r > 0)
             return import_tell(im, DATSYNC_UNCHANGED, im->path, info->size, info->size, 0);
-    } else if (!import_ready(im, info)) {
+    } else if (!import_ready(im, info, 0)) {
         return 0;
     }
     return import_put(im, info, old);

@@ -616,8 +616,8 @@ typedef struct datsync_import_options {
      * DATSYNC_E_AGAIN. */
     int (*on_event)(void *ctx, const datsync_import_event *event);
     /* Is this file, which is new or not as it was recorded, to be taken now? 0: it stays as it is in the drive, until the next import;
-     * it may be in the making. NULL: all are. */
-    int (*ready)(void *ctx, const char *path, const datsync_file_info *info);
+     * it may be in the making. `maybe_same`: its size is as recorded, so it would be read to see whether its bytes are. NULL: all are. */
+    int (*ready)(void *ctx, const char *path, const datsync_file_info *info, int maybe_same);
     int dry_run; /* only tell what would be done */
     int keep;    /* remove nothing */
 } datsync_import_options;

@@ -3270,8 +3270,9 @@ static int import_ignored(void *ctx, const char *path, int folder)
     return 0;
 }
 
-static int import_is_ready(void *ctx, const char *path, const datsync_file_info *info)
+static int import_is_ready(void *ctx, const char *path, const datsync_file_info *info, int maybe_same)
 {
+    (void)maybe_same;
     return (info->mode & 0170000) == 0100000 && !import_ignored(ctx, path, 0);
 }
 

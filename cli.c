@@ -2218,11 +2218,35 @@ static void on_bad_rule(void *ctx, size_t line, const char *why)
     }
 }
 
+/* A feed's or a drive's, wherever it lies: by its name, alone or after a dot, and its size. */
+static int is_secret_file(const datsync_tree *tree, const char *path)
+{
+    static const char known[] = "secret_key";
+    datsync_file_info info;
+    size_t len = strlen(path);
+
+    if (len < sizeof known || strcmp(path + len - (sizeof known - 1), known) != 0) {
+        return 0;
+    }
+    return strchr("/.", path[len - sizeof known]) != NULL && tree->stat(tree->ctx, path + 1, &info) == 0 && info.size == 64;
+}
+
+/* A secret key is left out whatever the rules say: who has it writes in the owner's name, and what is published once can't be taken
+ * back. */
 static int on_ignore(void *ctx, const char *path, int is_folder)
 {
-    const importing *im = ctx;
+    importing *im = ctx;
 
-    return is_ignored(&im->rules, path, is_folder);
+    if (is_ignored(&im->rules, path, is_folder)) {
+        return 1;
+    }
+    if (is_folder || !is_secret_file(&im->tree, path)) {
+        return 0;
+    }
+    if (!im->only_count && told_first(&im->told, path, 0)) {
+        complain(im->c, path, "not imported: it is a secret key");
+    }
+    return 1;
 }
 
 static waiting *waits_slot(waiting *table, size_t cap, uint64_t name)

@@ -2482,12 +2482,15 @@ static int claims_from_tree(datsync_feed *f)
     return r < 0 ? r : 0;
 }
 
-/* And what lies beyond the length that is signed, is of another time. */
+/* And what lies beyond the length that is signed, or stands for some of that, is of another time. */
 static int claims_end(datsync_feed *f)
 {
+    uint64_t x, end = 2 * f->length, tree_end = MAX(end, bits_length(&f->tree));
     int r = bits_fill(&f->env, &f->have, f->length, MAX(f->length, bits_length(&f->have)), 0);
+    for (x = datsync_flat_parent(end); r >= 0 && (x < tree_end || datsync_flat_left_span(x)); x = datsync_flat_parent(x))
+        r = bits_set(&f->env, &f->tree, x, 0);
     if (r >= 0)
-        r = bits_fill(&f->env, &f->tree, 2 * f->length, MAX(2 * f->length, bits_length(&f->tree)), 0);
+        r = bits_fill(&f->env, &f->tree, end, tree_end, 0);
     return r < 0 ? r : 0;
 }
 
@@ -2961,18 +2964,18 @@ static int block_read_raw(datsync_feed *f, uint64_t index, uint8_t *buf, size_t 
     return r;
 }
 
-/* The same, held against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or can't be read. */
+/* The same, held against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or what keeps it from being read. */
 static int block_read_checked(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
 {
     datsync_node want, got;
     datsync_bytes block;
     int r = block_read_raw(f, index, buf, size);
-    if (r == DATSYNC_E_NOMEM)
-        return r;
+    if (r == 0)
+        r = tree_get(f, 2 * index, &want);
+    if (r < 0)
+        return is_fatal(r) ? r : DATSYNC_E_CORRUPT;
     block.data = buf;
     block.len = size;
-    if (r < 0 || tree_get(f, 2 * index, &want) < 0)
-        return DATSYNC_E_CORRUPT;
     datsync_leaf_hashes(&got, &block, 1);
     return memcmp(got.hash, want.hash, 32) == 0 ? 0 : DATSYNC_E_CORRUPT;
 }
@@ -4202,7 +4205,7 @@ static int answer_request(datsync_peer *p, request *q)
     if (!q->hash && (r = (f->loose ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
         p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
         env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
-        if (r != DATSYNC_E_CORRUPT)
+        if (r != DATSYNC_E_CORRUPT && (!f->loose || r == DATSYNC_E_NOMEM)) /* a file that can't be read is no end of the others */
             return r;
         r = bits_set(&f->env, &f->lost, q->index, 1);
         return r < 0 ? r : feed_hide(f, q->index, q->index + 1);
@@ -6808,7 +6811,6 @@ int datsync_drive_entry(datsync_drive *d, uint64_t number, datsync_entry *out, u
 int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed)
 {
     int r;
-    memset(out, 0, sizeof *out);
     if (version > datsync_drive_version(d))
         return DATSYNC_E_INVALID;
     if (version == 0)
@@ -6957,15 +6959,13 @@ static target *target_of_byte(const datsync_drive *d, uint64_t at)
 static int survey_here(datsync_drive *d);
 
 /* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
- * no harm. Stops early where a file can't be read. */
+ * no harm. Stops early where a file is not all there; what keeps the first from being read is an error. */
 static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
 {
     size_t done = 0;
-    if (d->surveyed == NONE) {
-        int r = survey_here(d);
-        if (r < 0)
-            return r;
-    }
+    int r = d->surveyed == NONE ? survey_here(d) : 0;
+    if (r < 0)
+        return r;
     while (done < len) {
         const target *t = target_of_byte(d, at + done);
         const drive_place *p = t ? NULL : d->being_put.size && at + done >= d->being_put.at ? &d->being_put : place_find(d, at + done);
@@ -6982,17 +6982,18 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
             break;
         if (p == &d->being_put)
             strcpy(path, d->put_path + 1);
-        else if (p && entry_load(d, p->seq, &e) == 0)
+        else if (p && (r = entry_load(d, p->seq, &e)) == 0)
             memcpy(path, e.path + 1, strlen(e.path));
-        if (file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle) < 0)
+        if (r < 0 || (r = file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle)) < 0)
             break;
         got = d->tree.read(d->tree.ctx, handle, inside, buf + done, n);
         if (got > 0)
             done += (size_t)got;
+        r = got < 0 ? (int)got : 0;
         if (got < (int64_t)n)
             break;
     }
-    return (int64_t)done;
+    return !done && is_fatal(r) && r != DATSYNC_E_NO_ENTRY ? r : (int64_t)done;
 }
 
 static void target_fail(datsync_drive *d, target *t, int error);
@@ -9522,7 +9523,7 @@ static int aside_copy(datsync_drive *d, const target *t, uint64_t index)
     uint64_t offset;
     intptr_t handle;
     int64_t n = content_block(d, index);
-    int r = n < 0 ? (int)n : block_offset(d->content, index, &offset);
+    int r = n == DATSYNC_E_NOMEM ? DATSYNC_E_NOMEM : n < 0 ? DATSYNC_E_HASH : block_offset(d->content, index, &offset); /* it comes anew */
     if (r == 0 && (offset < t->at || offset - t->at + (uint64_t)n > t->size))
         r = DATSYNC_E_RANGE;
     if (r == 0)

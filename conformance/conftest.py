@@ -24,7 +24,18 @@ def pytest_configure(config):
     for mark in ("interop: needs the JavaScript peers", "valgrind: is run under valgrind too",
                  "everywhere: is about a build for another system, processor or compiler", "posix: needs what Windows has not (modes, links, signals, socket files)"):
         config.addinivalue_line("markers", mark)
+    if not config.pluginmanager.hasplugin("xdist"):
+        config.addinivalue_line("markers", "xdist_group: which tests one of several processes runs")
     config.conformance = None
+
+
+def pytest_collection_modifyitems(items):
+    """Where several processes run the tests (-n N --dist loadgroup), one of them runs all that share a fixture of their module."""
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs
+        shared = sorted(name for name in fixtures if fixtures[name][-1].scope == "module")
+        if shared:
+            item.add_marker(pytest.mark.xdist_group("%s.%s" % (item.module.__name__, shared[0])))
 
 
 @pytest.fixture

@@ -3125,8 +3125,8 @@ static void say_entry(const datsync_entry *e)
     text_say(&answer, ":%d", e->error);
 }
 
-/* drive.entry D NUMBER and drive.find D VERSION PATH -> PATH:VERSION:DELETED:(the Stat's nine):ERROR; error -20 tells the
- * block that is needed */
+/* drive.entry D NUMBER and drive.find D VERSION PATH [HERE] -> PATH:VERSION:DELETED:(the Stat's nine):ERROR; error -20 tells the
+ * block that is needed, or with HERE 1 the newest entry that is here, if there is one */
 static int cmd_drive_entry(int n, char **w)
 {
     datsync_entry e;
@@ -3144,9 +3144,10 @@ static int cmd_drive_find(int n, char **w)
 {
     datsync_entry e;
     uint64_t needed = 0;
-    int r = datsync_drive_find(drive_of(w[0]), number(w[1]), name_of(w[2]), &e, &needed);
-    (void)n;
-    if (r == 0)
+    int here = n > 3 && number(w[3]), r;
+    memset(&e, 0xee, sizeof e);
+    r = datsync_drive_find(drive_of(w[0]), number(w[1]), name_of(w[2]), &e, here ? NULL : &needed);
+    if (r == 0 || (r == DATSYNC_E_MORE && here && e.path))
         say_entry(&e);
     else if (r == DATSYNC_E_MORE)
         say_number(needed);
@@ -3160,13 +3161,13 @@ static int drive_listed(void *ctx, const datsync_entry *e)
     return *stop && --*stop == 0 ? 77 : 0;
 }
 
-/* drive.list D VERSION PATH DEEP [STOP] -> what it returned or the block that is needed, last; before it each entry as find tells
- * it. STOP: after how many of them 77 is returned */
+/* drive.list D VERSION PATH DEEP [STOP [HERE]] -> what it returned or the block that is needed, last; before it each entry as find
+ * tells it. STOP: after how many of them 77 is returned. HERE 1: what is here will do, nothing is needed */
 static int cmd_drive_list(int n, char **w)
 {
     uint64_t needed = 0, stop = n > 4 ? number(w[4]) : 0;
     int r = datsync_drive_list(drive_of(w[0]), number(w[1]), name_of(w[2]), (int)number(w[3]), drive_listed, &stop,
-                               &needed);
+                               n > 5 && number(w[5]) ? NULL : &needed);
     if (r == DATSYNC_E_MORE)
         say_number(needed);
     else if (r >= 0)

@@ -302,6 +302,17 @@ def test_bad_lines_of_datignore_are_named(owner, tmp_path):
     assert names(owner, tmp_path / "a") == ["dat.json", "y"]
 
 
+@pytest.mark.parametrize("name", ["secret_key", "sub/secret_key", "sub/metadata.secret_key", ".hidden/.dat/metadata.secret_key"])
+def test_a_secret_key_is_never_imported(name, owner, tmp_path):
+    """That of a feed beside the files, or of another drive: one command would publish it for ever."""
+    write(tmp_path / "a", {".datignore": b"!secret_key\n", name: bytes(64), "my_secret_key": bytes(64), "x/secret_key": b"a text",
+                           "secret_key.txt": bytes(64)})
+    with owner.serve("share", "--no-ignore-hidden", tmp_path / "a") as server:
+        server.stop()
+        assert len([line for line in server.err if "/%s: not imported: it is a secret key" % name in line]) == 1
+    assert {"my_secret_key", "x/secret_key", "secret_key.txt"} == set(names(owner, tmp_path / "a")) - {"dat.json", ".datignore"}
+
+
 def test_a_datignore_that_is_too_long(owner, tmp_path):
     write(tmp_path / "a", {".datignore": b"x\n" * 600000})
     assert ".datignore" in one_line(owner("create", "--quiet", tmp_path / "a", code=FAILED))

@@ -15,7 +15,7 @@ from dat import drive, evil, sleep, sodium
 from dat.drive import Drive, Stat
 from probe import (ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_AWAY, EV_BACK, EV_ENTRY, EV_PLAN, EV_REFUSED,
                    EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER,
-                   NOT_FOUND, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, UPLOAD, VECTORS, Drives,
+                   NOT_FOUND, PARTIAL, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, UPLOAD, VECTORS, Drives,
                    ProbeError)
 from test_drive_reference import FOLDERS, VECTOR, data_of, ids
 from test_drive_reference import replay as python_replay
@@ -1198,6 +1198,39 @@ def test_a_file_that_the_deployed_clone_left_half(here, change, kept, source, dr
     if not kept:
         assert source.came == 5 - len(here)
     sound(drives, 1, source.made, {"half": own} if kept else None)
+
+
+def test_verify_tells_what_is_left_half_from_what_is_false(source, drives):
+    """Of a file that the deployed clone left half, a block that is claimed is not what was signed, and the last one is."""
+    small(source.made, "/half", bytes(range(65, 65 + 45)))
+    data = half(drives, source, "/half", {0, 1})
+    for own, expected in ((data, PARTIAL), (b"x" + data[1:], CHANGED)):
+        drives.write(1, "half", own)
+        drives.open(1, "world:1", driver.READ_ONLY)
+        assert drives.verify(1)[1] == {"/half": expected}
+        drives.close(1)
+
+
+def test_verify_offers_what_is_right_and_nothing_else(source, drives):
+    made = source.made
+    source.pull()
+    good, whole = drives.files(1), {p: set(range(*made.log.find(p).stat.range)) for p in made.log.listing()}
+    drives.write(1, "b", good["b"][::-1], mtime=drives.dump(1)["b"].mtime)
+    drives.delete(1, "d")
+    drives.write(1, "d", None)
+    drives.delete(1, "e")
+    drives.link(1, "e")
+    wrong = {"/b": CHANGED, "/d": IS_FOLDER, "/e": LINK}
+    drives.open(1, "world:1", 0)
+    drives.feeds(1, 1, 2)
+    for bad in (wrong, {}):
+        assert drives.verify(1) == (len(whole) - len(bad), bad)
+        assert driver.members(drives.probe.ask("held", 2)) == set().union(*(whole[p] for p in whole if p not in bad))
+        for path in bad:
+            drives.delete(1, path[1:])
+            drives.write(1, path[1:], good[path[1:]])
+    drives.close(1)
+    assert drives.verify(0) == (len(whole), {})  # without a tree
 
 
 @pytest.mark.valgrind

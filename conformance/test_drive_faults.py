@@ -3,10 +3,13 @@ operations in turn. Whatever happens, no half file is seen in its place, nothing
 changed is kept, an owner never forks, and the next try completes it.
 """
 
+import re
+
 import pytest
 
 import probe as driver
-from dat.drive import Drive, Log
+from dat import evil, sleep
+from dat.drive import Drive, Log, only
 from probe import (ACCESS, ARCHIVE, BOTH, CHANGED, CREATE, EV_FAILED, EV_REFUSED, EV_VERSION, IO, IS_FOLDER, NAME, NO_SPACE,
                    NOMEM, Drives, ProbeError)
 from test_drive import SECRET, T0, code_of, expected_files, load_feed, only_files, small, sound
@@ -49,9 +52,23 @@ class Scene:
             made.delete("/b")
             small(made, "/b/inner", b"b is a folder now")
             small(made, "/new/n", b"new" * 9)
+            made.put_stat("/again", made.log.find("/sub/x").stat)
             drives.extend(0, made)
         self.refused = {"/c"} if update else set()
         self.expected = expected_files(made, **self.own)
+
+    def begin(self):
+        """World 9 is left in the midst of the pull."""
+        made, drives = self.made, self.drives
+        small(made, "/long", bytes(range(256)) * 20, 40)
+        self.expected["long"] = made.file("/long")
+        drives.extend(0, made)
+        drives.open(1, "world:9", 0, made.key)
+        drives.share(1, BOTH, 0)
+        while not any(name.startswith(".dat/partial/") for name in drives.dump(9)):
+            assert not drives.run(1, most=5)
+        drives.unshare(1)
+        drives.close(1)
 
     def prepare(self):
         self.drives.cut(9, 1, 1 << 40)
@@ -99,9 +116,12 @@ class Scene:
         sound(self.drives, w, self.made, self.own)
 
 
-@pytest.fixture(params=["clone", "update"])
+@pytest.fixture(params=["clone", "update", "resumed"])
 def scene(request, drives):
-    return Scene(drives, request.param == "update")
+    scene = Scene(drives, request.param != "clone")
+    if request.param == "resumed":
+        scene.begin()
+    return scene
 
 
 @pytest.fixture(params=["clone", "update", "archive"])
@@ -295,6 +315,13 @@ def change_files(drives, w):
     drives.delete(w, "sub/c")
 
 
+def nothing_is_left(drives, w):
+    """Nobody was told of a fault, so all was imported."""
+    drives.open(0, "world:%d" % w, driver.READ_ONLY)
+    assert drives.import_(0, dry=True) == []
+    drives.close(0)
+
+
 def goes_on(drives, w, must=(), content=0):
     """The owner opens it again and imports: nothing that was told has changed, and the drive is the disk."""
     drives.open(0, "world:%d" % w, CREATE, None, SECRET)
@@ -385,6 +412,8 @@ def test_every_call_of_an_owner_fails_once(kind, drives):
             if left:
                 break
             assert set(told) <= {0, error}, (kind, n, told)
+            if error not in told:
+                nothing_is_left(drives, 1)
             goes_on(drives, 1, before)
             n += step
 
@@ -410,3 +439,97 @@ def test_every_allocation_of_an_owner_fails_once(drives):
         goes_on(drives, 1, before)
         n += 2
     assert n > 30 and drives.probe.numbers("memory")[0] == 0
+
+
+# ---- who only looks ---------------------------------------------------------------------------------------
+
+SALVAGE = 32
+LOOKED = ["store-read", "read", "stat", "list", "open"]
+
+
+def looked_at(kind):
+    """A drive, and the files of a folder of it; what is opened with which flags."""
+    made, flags = Drive(secret_key=SECRET), driver.READ_ONLY
+    for path in ("/a", "/x/1", "/x/2", "/sub/deep/b"):
+        small(made, path, path.encode() * 7)
+    made.put("/none", b"", mtime=T0)
+    made.mkdir("/hollow", mtime=T0)
+    if "deletion" in kind:  # of an old version: the index still has it, and has lost another
+        made.append(evil.raw_node("/x/1", None, bytes.fromhex("000102010200")))
+    small(made, "/a", b"a of another version")
+    held = {0, 1, 2, 4, 5, made.version} if "sparse" in kind else set(range(made.version + 1))
+    files = {".dat/metadata." + name: data for name, data in sleep.files(only(made.metadata, held)).items()}
+    content = sleep.files(only(made.content, made.needed() if kind != "half" else {i for i in made.needed() if i % 3}))
+    if kind != "archive":
+        del content["data"]
+    else:
+        flags |= ARCHIVE
+    files.update({".dat/content." + name: data for name, data in content.items()})
+    if kind == "zeroed":
+        files[".dat/metadata.bitfield"] = bytes(32) + files[".dat/metadata.bitfield"][32:]
+        flags |= SALVAGE
+    return made, files, flags
+
+
+def look(drives, made, flags, memory=0):
+    """All that is told of a folder: {call: answer or error}."""
+    def reply(*words):
+        try:
+            return " ".join(drives.probe.ask(*words))
+        except ProbeError as error:
+            return error.text
+    told = {}
+    drives.probe.ask("memory-fail", memory)
+    told["open"] = code_of(drives.open, 1, "world:1", flags, made.key, counted=True)
+    if told["open"]:
+        drives.probe.ask("memory-fail", 0)
+        return told
+    for deep in (1, 0, 1):
+        told["verify %d %d" % (deep, len(told))] = reply("drive.verify", 1, deep)
+    for path in (b"/", b"/x", b"/sub"):
+        for deep in (0, 1):
+            for here in (0, 1):
+                told["list %s %d %d" % (path, deep, here)] = reply("drive.list", 1, made.version, path, deep, 0, here)
+    for path in (b"/a", b"/x/1", b"/x/2", b"/sub/deep/b", b"/none", b"/sub", b"/away"):
+        for here in (0, 1):
+            told["find %s %d" % (path, here)] = reply("drive.find", 1, made.version, path, here)
+        told["read %s" % path] = reply("drive.read", 1, made.version, path, 0, 1000)
+    told["close"] = code_of(drives.close, 1)
+    drives.probe.ask("memory-fail", 0)
+    return told
+
+
+@pytest.mark.parametrize("kind", ["whole", "half", "archive", "zeroed", "sparse", "deletion", "sparse deletion"])
+def test_every_call_of_a_look_fails_once(kind, drives):
+    """Each answer is the right one, or tells the error; and nothing was written."""
+    made, files, flags = looked_at(kind)
+    drives.world(1, files)
+    for path, number in made.log.listing().items():
+        entry = made.log.entry(number)
+        if entry.stat.is_file:
+            drives.write(1, path[1:], made.file(path) if kind != "half" or number % 2 else b"another", mtime=entry.stat.read("mtime"))
+    before = drives.dump(1)
+    drives.probe.ask("memory")
+    right = look(drives, made, flags)
+    assert right["open"] == right["close"] == 0 and right == look(drives, made, flags)
+    calls = {k: drives.calls(1)[1].get(k, 0) for k in LOOKED} and drives.probe.numbers("memory")[2]
+
+    def judge(told, error, what):
+        for call, answer in told.items():
+            if answer != right[call]:
+                assert re.search(r"(^|[\s:])%d($|[\s:])" % error, str(answer)), (what, call, answer, right[call])
+        assert len(told) == len(right) or told["open"] == error, what
+
+    for each in LOOKED:
+        n = 1
+        while True:
+            drives.fail(1, each, n, IO)
+            told = look(drives, made, flags)
+            left = drives.fail(1, each, 0)
+            if left:
+                break
+            judge(told, IO, (each, n))
+            n += 1
+    for n in range(1, calls + 1):
+        judge(look(drives, made, flags, n), NOMEM, ("memory", n))
+    assert drives.dump(1) == before and drives.probe.numbers("memory")[0] == 0

@@ -513,6 +513,37 @@ def test_appended_where_stored_sizes_are_wrong(damage, audit, probe):
         probe.ask("open", 1, "disk:1", 0, None, SECRET)
 
 
+@pytest.mark.parametrize("leaf", [0, 5, 15])
+def test_a_leaf_of_a_wrong_size_proves_nothing(leaf, probe):
+    """Neither asked for by its hash nor beside its neighbour: it would be taken for a lie."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 16, 4, where="disk:0")
+    probe.ask("close", 0)
+    damage_sizes(probe, {2 * leaf: 5})
+    probe.ask("open", 1, "disk:1", 0, PUBLIC, None)
+    for block in (leaf, leaf ^ 1):
+        assert probe.code("proof", 1, block, 0, 1) == drive.CORRUPT, block
+    assert probe.code("proof", 1, (leaf + 4) % 16, 0, 1) == 0
+
+
+def test_the_claims_of_an_empty_data_part_end_with_an_audit(probe):
+    """Part of it is damaged, all of it too; if the part is not there at all, it may be away."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    data = probe.bytes("disk-get", 0, DATA)
+    probe.ask("disk-set", 0, DATA, b"")
+    reader(probe, 0, "disk:0", 0)
+    *faults, good = probe.ask("audit", 0)
+    probe.ask("close", 0)
+    empty = {i for i in range(20) if not content(SEED, i, SIZE)}
+    assert len(faults) == 20 - len(empty) and int(good) == len(empty)
+    probe.ask("disk-set", 0, DATA, data)
+    reader(probe, 0, "disk:0", 0)
+    assert members(probe.ask("held", 0)) == empty
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=str)
 def test_downloaded_where_stored_sizes_are_wrong(damage, probe):
     """A reader who holds every third block goes on: nothing is written over what he holds, and what the blocks prove is mended."""
@@ -1094,7 +1125,7 @@ def test_every_allocation_fails_once(probe, flavour):
 
 @pytest.mark.parametrize("cut", [0, 1])
 @pytest.mark.parametrize("blocks", [1, 8193, 20000])
-@pytest.mark.parametrize("true, stated", [(3584, 3328), (3328, 3584), (3584, 3584), (3328, 3328)])
+@pytest.mark.parametrize("true, stated", [(3584, 3328), (3328, 3584), (3584, 3584), (3328, 3328), (3073, 3073)])
 def test_a_header_that_lies_about_the_pages_of_the_bitfield(probe, true, stated, blocks, cut):
     """The versions to 6.22.0 write 3328 whenever they open. The content decides, also where the file's end is cut off; the header is
     put right."""
@@ -1108,11 +1139,14 @@ def test_a_header_that_lies_about_the_pages_of_the_bitfield(probe, true, stated,
     assert (len(honest) - 32) % true == 0
     bitfield = sleep.encode_header(sleep.BITFIELD, stated) + honest[32:len(honest) - cut]
     probe.ask("disk-set", 0, BITFIELD, bitfield)
-    probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
-    assert probe.number("info", 0) == blocks
-    assert probe.numbers("check", 0, SEED, 1, 1) == [blocks, blocks]
-    probe.ask("close", 0)
-    assert probe.bytes("disk-get", 0, BITFIELD) == bitfield
+    secret = probe.bytes("disk-get", 0, drive.SECRET_KEY)
+    for key in (secret, b"", secret):  # an owner would mend what is read wrong
+        probe.ask("disk-set", 0, drive.SECRET_KEY, key)
+        probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
+        assert probe.number("info", 0) == blocks
+        assert probe.numbers("check", 0, SEED, 1, 1) == [blocks, blocks]
+        probe.ask("close", 0)
+        assert probe.bytes("disk-get", 0, BITFIELD) == bitfield
     owner(probe, 0, 0, where="disk:0")
     assert probe.number("info", 0) == blocks
     assert probe.numbers("check", 0, SEED, 1, 1) == [blocks, blocks]
@@ -1123,6 +1157,16 @@ def test_a_header_that_lies_about_the_pages_of_the_bitfield(probe, true, stated,
         assert found[:32] == honest[:32] and (len(found) - 32) % true == 0
     probe.ask("open", 0, "disk:0", 0, None, None)
     assert probe.numbers("check", 0, SEED, 1, 1) == [blocks + 1, blocks + 1]
+
+
+def test_pages_without_room_for_an_index_are_none(probe):
+    probe.ask("disk", 0)
+    owner(probe, 0, 3, where="disk:0")
+    probe.ask("close", 0)
+    body = probe.bytes("disk-get", 0, BITFIELD)[32:]
+    for size in (1, 1024, 3072):
+        probe.ask("disk-set", 0, BITFIELD, sleep.encode_header(sleep.BITFIELD, size) + body)
+        assert probe.code("open", 0, "disk:0", 0, None, None) == drive.CORRUPT
 
 
 @pytest.mark.parametrize("flags", [0, CREATE, drive.READ_ONLY])
@@ -1161,6 +1205,18 @@ def test_salvage_tells_what_is_good_without_the_bitfield(probe, header, held):
     assert int(good) == len(set(held)) and not bad & set(held), faults
     probe.ask("close", 0)
     assert found_on(probe, 0) == before
+
+
+def test_salvage_ends_where_the_signatures_do(probe):
+    """What lies behind the last length that is signed is of another time."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, 5, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, BITFIELD, bytes(32))
+    probe.ask("disk-set", 0, SIGNATURES, probe.bytes("disk-get", 0, SIGNATURES)[:32 + 15 * 64])
+    probe.ask("open", 0, "disk:0", drive.READ_ONLY | SALVAGE, PUBLIC, None)
+    assert probe.number("info", 0) == 15 and members(probe.ask("held", 0)) == set(range(15))
+    assert members(probe.ask("nodes", 0)) == set(range(29)) - {15, 23, 27} and probe.ask("audit", 0) == ["15"]
 
 
 def test_an_empty_secret_key_is_none(probe):

@@ -652,6 +652,7 @@ def test_random_histories_are_read_by_what_happened_last(deployed, probe):
         lost += made.log.listing(None) != there
         reading.load(0, made)
         assert reading.listing(0) == there, seed
+        assert {e.path for e in reading.list(0, deep=False)} == {"/" + path.split("/")[1] for path in there}, seed
         for path in there:
             assert reading.find(0, path).version == there[path]
         reading.close(0)

@@ -951,6 +951,8 @@ def test_every_allocation_of_a_session_fails_once(probe):
                     [feed.answer(request(i)) for i in range(5)] + [request(2), request(3), Info(True, True)]:
                 codes.append(probe.code("peer-in", 0, 1, 0, sender.encode(wire.encode_message(0, m))))
                 probe.code("peer-out", 0, 1, 1 << 20)
+            for m in (Feed(bytes(32)), Have(5)):  # it is kept until that feed is opened here
+                codes.append(probe.code("peer-in", 0, 1, 0, sender.encode(wire.encode_message(1, m))))
             codes.append(probe.numbers("peer-info", 0)[0])
             probe.ask("peer-free", 0)
         left = probe.number("memory-fail", 0)

@@ -4,6 +4,7 @@ Whatever is not as it must be ends the case with a `Departure`, which says what 
 came. The peer is judged by its bytes and its SLEEP files; of the process only the exit code counts, and that it ends.
 """
 
+import contextlib
 import os
 import queue
 import shutil
@@ -227,13 +228,15 @@ class Adapter:
             reader.start()
 
     def _read_out(self):
-        for line in iter(self.process.stdout.readline, b""):
-            self.lines.put(line.decode(errors="replace").strip())
+        with contextlib.suppress(ValueError):  # it is closed when the case is over, whoever has its other end
+            for line in iter(self.process.stdout.readline, b""):
+                self.lines.put(line.decode(errors="replace").strip())
         self.lines.put(None)
 
     def _read_err(self):
-        for part in iter(lambda: self.process.stderr.read1(65536), b""):
-            self.err = (self.err + part)[-WORDS:]
+        with contextlib.suppress(ValueError):
+            for part in iter(lambda: self.process.stderr.read1(65536), b""):
+                self.err = (self.err + part)[-WORDS:]
 
     def line(self, timeout):
         """Its next line, None at the end of its output."""

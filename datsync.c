@@ -4,10 +4,10 @@
  *
  * Rooms, bottom up; a room calls only rooms above it in this file:
  *
- *   switches · memory and bytes · messages · crypto · flat tree · bitfield and run-length code · storage ·
+ *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage ·
  *   feed: tree cache, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer: state,
- *   output, asking, messages, session · networks in memory · drive: entries, history, stores, opening, what is here,
- *   writing, importing, serving, laying out · synchronizer · errors
+ *   output, asking, messages, session · networks in memory · drive: entries, history, files, where the bytes are, stores,
+ *   opening, what is here, writing, importing, serving, laying out · synchronizer · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -608,6 +608,68 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
     return p - buf;
 }
 
+/* ================================================================ flat tree ===================================== */
+
+unsigned datsync_flat_depth(uint64_t index)
+{
+    unsigned depth = 0;
+    while (index & 1) {
+        index >>= 1;
+        depth++;
+    }
+    return depth;
+}
+
+static uint64_t flat_index(unsigned depth, uint64_t offset)
+{
+    return (offset << 1 << depth) | (((uint64_t)1 << depth) - 1);
+}
+
+static uint64_t flat_offset(uint64_t index, unsigned depth)
+{
+    return index >> depth >> 1;
+}
+
+uint64_t datsync_flat_parent(uint64_t index)
+{
+    unsigned d = datsync_flat_depth(index);
+    return flat_index(d + 1, flat_offset(index, d) >> 1);
+}
+
+uint64_t datsync_flat_sibling(uint64_t index)
+{
+    unsigned d = datsync_flat_depth(index);
+    return flat_index(d, flat_offset(index, d) ^ 1);
+}
+
+uint64_t datsync_flat_left_span(uint64_t index)
+{
+    return index - (((uint64_t)1 << datsync_flat_depth(index)) - 1);
+}
+
+uint64_t datsync_flat_right_span(uint64_t index)
+{
+    return index + (((uint64_t)1 << datsync_flat_depth(index)) - 1);
+}
+
+static uint64_t flat_left_child(uint64_t index) /* of a parent */
+{
+    return index - ((uint64_t)1 << (datsync_flat_depth(index) - 1));
+}
+
+size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
+{
+    size_t n = 0;
+    uint64_t at = 0; /* blocks to the left */
+    int d;
+    for (d = 62; d >= 0; d--)
+        if (blocks >> d & 1) {
+            out[n++] = 2 * at + (((uint64_t)1 << d) - 1);
+            at += (uint64_t)1 << d;
+        }
+    return n;
+}
+
 /* ================================================================ crypto ======================================== */
 
 void datsync_cipher_init(datsync_cipher *c, const uint8_t key[32], const uint8_t nonce[24])
@@ -840,68 +902,6 @@ void datsync_root_hash(uint8_t out[32], const datsync_node *roots, size_t count)
         (void)crypto_generichash_update(&st, buf, 48);
     }
     (void)crypto_generichash_final(&st, out, 32);
-}
-
-/* ================================================================ flat tree ===================================== */
-
-unsigned datsync_flat_depth(uint64_t index)
-{
-    unsigned depth = 0;
-    while (index & 1) {
-        index >>= 1;
-        depth++;
-    }
-    return depth;
-}
-
-static uint64_t flat_index(unsigned depth, uint64_t offset)
-{
-    return (offset << 1 << depth) | (((uint64_t)1 << depth) - 1);
-}
-
-static uint64_t flat_offset(uint64_t index, unsigned depth)
-{
-    return index >> depth >> 1;
-}
-
-uint64_t datsync_flat_parent(uint64_t index)
-{
-    unsigned d = datsync_flat_depth(index);
-    return flat_index(d + 1, flat_offset(index, d) >> 1);
-}
-
-uint64_t datsync_flat_sibling(uint64_t index)
-{
-    unsigned d = datsync_flat_depth(index);
-    return flat_index(d, flat_offset(index, d) ^ 1);
-}
-
-uint64_t datsync_flat_left_span(uint64_t index)
-{
-    return index - (((uint64_t)1 << datsync_flat_depth(index)) - 1);
-}
-
-uint64_t datsync_flat_right_span(uint64_t index)
-{
-    return index + (((uint64_t)1 << datsync_flat_depth(index)) - 1);
-}
-
-static uint64_t flat_left_child(uint64_t index) /* of a parent */
-{
-    return index - ((uint64_t)1 << (datsync_flat_depth(index) - 1));
-}
-
-size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
-{
-    size_t n = 0;
-    uint64_t at = 0; /* blocks to the left */
-    int d;
-    for (d = 62; d >= 0; d--)
-        if (blocks >> d & 1) {
-            out[n++] = 2 * at + (((uint64_t)1 << d) - 1);
-            at += (uint64_t)1 << d;
-        }
-    return n;
 }
 
 /* ================================================================ bitfield and run-length code ================== */
@@ -2053,6 +2053,11 @@ static int bitfield_flush(datsync_feed *f)
     return r;
 }
 
+int datsync_feed_writable(const datsync_feed *f)
+{
+    return (f->has_secret_key || (f->is_static && !f->has_key)) && !(f->flags & DATSYNC_READ_ONLY);
+}
+
 /* ================================================================ feed: commit ================================== */
 
 static int feed_sync(datsync_feed *f, int part)
@@ -2910,11 +2915,6 @@ const uint8_t *datsync_feed_discovery_key(const datsync_feed *f)
 const uint8_t *datsync_feed_secret_key(const datsync_feed *f)
 {
     return f->has_secret_key ? f->secret_key : NULL;
-}
-
-int datsync_feed_writable(const datsync_feed *f)
-{
-    return (f->has_secret_key || (f->is_static && !f->has_key)) && !(f->flags & DATSYNC_READ_ONLY);
 }
 
 uint64_t datsync_feed_length(const datsync_feed *f)
@@ -4552,6 +4552,13 @@ static int flights_expire(channel *c)
     return 0;
 }
 
+int datsync_peer_wants(const datsync_peer *p, const datsync_feed *feed, uint64_t index)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index) && !bits_get(&feed->have, index) &&
+           !bits_get(&feed->reserved, index) && next_wanted(feed, index, index + 1) == index;
+}
+
 /* ================================================================ peer: messages ================================ */
 
 static void on_added(watcher *w, uint64_t start, uint64_t end)
@@ -5640,13 +5647,6 @@ int datsync_peer_tick(datsync_peer *p, uint64_t now)
     return peer_step(p);
 }
 
-int datsync_peer_wants(const datsync_peer *p, const datsync_feed *feed, uint64_t index)
-{
-    const channel *c = channel_by_feed(p, feed);
-    return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index) && !bits_get(&feed->have, index) &&
-           !bits_get(&feed->reserved, index) && next_wanted(feed, index, index + 1) == index;
-}
-
 uint64_t datsync_peer_remote_length(const datsync_peer *p, const datsync_feed *feed)
 {
     const channel *c = channel_by_feed(p, feed);
@@ -6594,6 +6594,38 @@ static int index_list(datsync_drive *d, uint64_t version, const char *path, int 
     return (int)r;
 }
 
+datsync_feed *datsync_drive_metadata(const datsync_drive *d)
+{
+    return d->metadata;
+}
+
+datsync_feed *datsync_drive_content(const datsync_drive *d)
+{
+    return d->content;
+}
+
+int datsync_drive_archive(const datsync_drive *d)
+{
+    return d->archive;
+}
+
+int datsync_drive_writable(const datsync_drive *d)
+{
+    return datsync_feed_writable(d->metadata) && d->content && datsync_feed_writable(d->content);
+}
+
+uint64_t datsync_drive_version(const datsync_drive *d)
+{
+    uint64_t length = datsync_feed_length(d->metadata) + d->node_count;
+    return length ? length - 1 : 0;
+}
+
+/* Is this where the drive is written? Also when it is open for reading only. */
+static int drive_is_owner(const datsync_drive *d)
+{
+    return d->metadata->has_secret_key && d->content && d->content->has_secret_key;
+}
+
 /* ================================================================ drive: history ================================ */
 
 /* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there, and if that is a
@@ -6848,7 +6880,7 @@ int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int
     return r == 0 || r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_MORE : r;
 }
 
-/* ================================================================ drive: stores ================================= */
+/* ================================================================ drive: files ==================================== */
 
 static uint64_t time_apart(uint64_t a, uint64_t b)
 {
@@ -6859,6 +6891,16 @@ static uint64_t time_apart(uint64_t a, uint64_t b)
 static int looks_same(const datsync_file_info *info, const datsync_stat *stat)
 {
     return (info->mode & MODE_TYPE) == MODE_FILE && info->size == stat->size && time_apart(info->mtime, stat->mtime) <= 1;
+}
+
+static int tree_sync(datsync_drive *d)
+{
+    int r = 0;
+    if (d->unsynced && !(d->flags & (DATSYNC_NO_SYNC | DATSYNC_READ_ONLY)))
+        r = d->tree.sync(d->tree.ctx);
+    if (r == 0)
+        d->unsynced = 0;
+    return r;
 }
 
 static void aside_name(char out[48], uint64_t seq, const char *suffix)
@@ -6909,18 +6951,9 @@ static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path
     return 0;
 }
 
-/* The last of the places that begin at or before this byte. */
-static const drive_place *place_find(const datsync_drive *d, uint64_t at)
+static uint64_t target_end(const target *t)
 {
-    size_t lo = 0, hi = d->place_count;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (d->places[mid].at <= at)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo && at - d->places[lo - 1].at < d->places[lo - 1].size ? &d->places[lo - 1] : NULL;
+    return t->offset + t->blocks;
 }
 
 /* The first target that ends behind this block. */
@@ -6956,468 +6989,49 @@ static target *target_of_byte(const datsync_drive *d, uint64_t at)
     return lo < d->target_count && d->targets[lo].at <= at && !d->targets[lo].copy ? &d->targets[lo] : NULL;
 }
 
-static int survey_here(datsync_drive *d);
-
-/* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
- * no harm. Stops early where a file is not all there; what keeps the first from being read is an error. */
-static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
+static void target_fail(datsync_drive *d, target *t, int error)
 {
-    size_t done = 0;
-    int r = d->surveyed == NONE ? survey_here(d) : 0;
-    if (r < 0)
-        return r;
-    while (done < len) {
-        const target *t = target_of_byte(d, at + done);
-        const drive_place *p = t ? NULL : d->being_put.size && at + done >= d->being_put.at ? &d->being_put : place_find(d, at + done);
-        uint64_t begin = t ? t->at : p ? p->at : 0, size = t ? t->size : p ? p->size : 0, inside = at + done - begin;
-        size_t n = (size_t)MIN((uint64_t)(len - done), size > inside ? size - inside : 0);
-        char path[DATSYNC_MAX_PATH + 2];
-        datsync_entry e;
-        intptr_t handle;
-        int64_t got;
-        if (!t && !p)
-            break;
-        path[0] = 0;
-        if (inside >= size)
-            break;
-        if (p == &d->being_put)
-            strcpy(path, d->put_path + 1);
-        else if (p && (r = entry_load(d, p->seq, &e)) == 0)
-            memcpy(path, e.path + 1, strlen(e.path));
-        if (r < 0 || (r = file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle)) < 0)
-            break;
-        got = d->tree.read(d->tree.ctx, handle, inside, buf + done, n);
-        if (got > 0)
-            done += (size_t)got;
-        r = got < 0 ? (int)got : 0;
-        if (got < (int64_t)n)
-            break;
+    if (!t->error && t->missing)
+        d->ended++;
+    if (!t->error)
+        t->error = error;
+    if (!d->all) /* nobody is to be asked for more of it */
+        (void)bits_fill(&d->env, &d->content->wanted, t->offset, target_end(t), 0);
+}
+
+static void content_added(watcher *w, uint64_t start, uint64_t end)
+{
+    datsync_drive *d = (datsync_drive *)w;
+    size_t i;
+    d->progress = d->now;
+    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
+        target *t = &d->targets[i];
+        uint64_t n = MIN(end, target_end(t)) - MAX(start, t->offset);
+        t->missing -= MIN(n, t->missing);
+        d->wanted -= MIN(n, d->wanted);
+        if (n && !t->missing && !t->error)
+            d->ended++;
     }
-    return !done && is_fatal(r) && r != DATSYNC_E_NO_ENTRY ? r : (int64_t)done;
 }
 
-static void target_fail(datsync_drive *d, target *t, int error);
-
-/* A block that came is laid aside. It belongs to the file that has its number, whatever entries claim of bytes. What can't be written
- * is the matter of its file alone. */
-static void content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
+static void content_cleared(watcher *w, uint64_t start, uint64_t end)
 {
-    uint64_t index = d->content->putting;
-    target *t = target_of_block(d, index);
-    intptr_t handle;
-    int r;
-    if (!t || t->error) {
-        d->content->unplaced = 1;
-        return;
+    datsync_drive *d = (datsync_drive *)w;
+    size_t i;
+    d->data_index = NONE;
+    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
+        target *t = &d->targets[i];
+        uint64_t missing = t->blocks - datsync_feed_count(d->content, t->offset, target_end(t));
+        if (missing && !t->missing && !t->error)
+            d->ended--;
+        d->wanted += missing > t->missing ? missing - t->missing : 0;
+        t->missing = missing;
     }
-    r = at < t->at || at - t->at > t->size || len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
-    if (r == 0)
-        r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, len);
-    if (r < 0) {
-        d->content->unplaced = 1;
-        target_fail(d, t, r);
-    }
-    d->unsynced = 1;
-    d->aside_bytes += len;
 }
-
-static int tree_sync(datsync_drive *d)
-{
-    int r = 0;
-    if (d->unsynced && !(d->flags & (DATSYNC_NO_SYNC | DATSYNC_READ_ONLY)))
-        r = d->tree.sync(d->tree.ctx);
-    if (r == 0)
-        d->unsynced = 0;
-    return r;
-}
-
-/* ------------------------------------------------ the two feeds' stores: the given ones, but for the content's bytes, which lie in
- * the files, and the secret keys, which don't lie in the folder */
-
-static int in_files(const datsync_drive *d, int part)
-{
-    return part == DATSYNC_PART_DATA && !d->archive;
-}
-
-static int64_t content_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY)
-        return 0;
-    return in_files(d, part) ? content_files_read(d, offset, buf, len)
-                             : d->content_store.read(d->content_store.ctx, part, offset, buf, len);
-}
-
-static int content_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY || (in_files(d, part) && (!d->downloading || !len)))
-        return 0; /* it is derived; an owner's bytes lie in his files already */
-    if (!in_files(d, part))
-        return d->content_store.write(d->content_store.ctx, part, offset, buf, len);
-    content_files_write(d, offset, buf, len);
-    return 0;
-}
-
-static int64_t content_size(void *ctx, int part)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY)
-        return DATSYNC_E_NO_ENTRY;
-    return in_files(d, part) ? INT64_MAX : d->content_store.size(d->content_store.ctx, part);
-}
-
-static int content_truncate(void *ctx, int part, uint64_t size)
-{
-    datsync_drive *d = ctx;
-    return in_files(d, part) ? 0 : d->content_store.truncate(d->content_store.ctx, part, size);
-}
-
-static int content_sync(void *ctx, int part)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY)
-        return 0;
-    return in_files(d, part) ? tree_sync(d) : d->content_store.sync(d->content_store.ctx, part);
-}
-
-static int content_punch(void *ctx, int part, uint64_t offset, uint64_t len)
-{
-    datsync_drive *d = ctx;
-    return in_files(d, part) || !d->content_store.punch ? 0 : d->content_store.punch(d->content_store.ctx, part, offset, len);
-}
-
-static int content_lock(void *ctx)
-{
-    datsync_drive *d = ctx;
-    return d->content_store.lock ? d->content_store.lock(d->content_store.ctx) : 0;
-}
-
-static int64_t metadata_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
-        return 0;
-    return d->metadata_store.read(d->metadata_store.ctx, part, offset, buf, len);
-}
-
-/* The mark of an owner's folder, without which the deployed implementation looks for no secret key. */
-static int owner_mark(datsync_drive *d)
-{
-    intptr_t handle;
-    int r = d->has_tree ? d->tree.open(d->tree.ctx, ".dat/metadata.ogd", 1, &handle) : DATSYNC_E_UNSUPPORTED;
-    if (!d->has_tree)
-        return 0;
-    if (r < 0)
-        return r;
-    r = d->tree.write(d->tree.ctx, handle, 0, "", 1);
-    d->tree.close(d->tree.ctx, handle);
-    d->unsynced = 1;
-    return r < 0 ? r : tree_sync(d);
-}
-
-static int metadata_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
-{
-    datsync_drive *d = ctx;
-    uint8_t discovery_key[32];
-    int r;
-    if (part != DATSYNC_PART_SECRET_KEY || !d->secrets.load)
-        return d->metadata_store.write(d->metadata_store.ctx, part, offset, buf, len);
-    datsync_discovery_key(discovery_key, (const uint8_t *)buf + 32);
-    if ((r = d->secrets.save(d->secrets.ctx, discovery_key, buf)) < 0 || (r = owner_mark(d)) < 0)
-        return r;
-    d->secret_saved = 1;
-    return 0;
-}
-
-static int64_t metadata_size(void *ctx, int part)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
-        return d->secret_saved ? 64 : DATSYNC_E_NO_ENTRY;
-    return d->metadata_store.size(d->metadata_store.ctx, part);
-}
-
-static int metadata_truncate(void *ctx, int part, uint64_t size)
-{
-    datsync_drive *d = ctx;
-    return d->metadata_store.truncate(d->metadata_store.ctx, part, size);
-}
-
-static int metadata_sync(void *ctx, int part)
-{
-    datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
-        return 0;
-    return d->metadata_store.sync(d->metadata_store.ctx, part);
-}
-
-static int metadata_lock(void *ctx)
-{
-    datsync_drive *d = ctx;
-    return d->metadata_store.lock ? d->metadata_store.lock(d->metadata_store.ctx) : 0;
-}
-
-/* ================================================================ drive: opening ================================ */
-
-static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], const uint8_t metadata_secret_key[64])
-{
-    uint8_t seed[crypto_sign_SEEDBYTES];
-    (void)crypto_kdf_derive_from_key(seed, sizeof seed, 1, "hyperdri", metadata_secret_key);
-    (void)crypto_sign_seed_keypair(public_key, secret_key, seed);
-    sodium_memzero(seed, sizeof seed);
-}
-
-static void content_added(watcher *w, uint64_t start, uint64_t end);
-static void content_cleared(watcher *w, uint64_t start, uint64_t end);
 
 static void content_committed(watcher *w)
 {
     (void)w;
-}
-
-/* The header is known, or is this owner's to write: open the content. */
-static int drive_open_content(datsync_drive *d)
-{
-    datsync_feed_options o;
-    datsync_bytes block;
-    uint8_t key[32], secret[64];
-    const uint8_t *own = datsync_feed_secret_key(d->metadata);
-    int r;
-    memset(&o, 0, sizeof o);
-    if (own)
-        derive_content_key(key, secret, own);
-    if (datsync_feed_has(d->metadata, 0)) {
-        if ((r = metadata_block(d, 0, &block)) < 0 || (r = header_decode(block, d->metadata->key, key)) < 0)
-            return r;
-        if (own && memcmp(key, secret + 32, 32) != 0)
-            own = NULL; /* another key than the derived one: it can be read, and not be written */
-    } else if (!own && d->content_store.read(d->content_store.ctx, DATSYNC_PART_KEY, 0, key, 32) != 32) {
-        return 0; /* the folder does not know it either */
-    } else if (own && datsync_feed_length(d->metadata)) {
-        return 0;
-    }
-    o.env = &d->env;
-    o.key = key;
-    o.secret_key = own ? secret : NULL;
-    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE)) | (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
-    o.store.ctx = d;
-    o.store.read = content_read;
-    o.store.write = content_write;
-    o.store.size = content_size;
-    o.store.truncate = content_truncate;
-    o.store.sync = content_sync;
-    o.store.punch = content_punch;
-    o.store.lock = content_lock;
-    r = datsync_feed_open(&d->content, &o);
-    sodium_memzero(secret, sizeof secret);
-    if (r < 0)
-        return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
-    d->metadata->companion = d->content;
-    if (!d->archive) {
-        r = claims_part(d->content);
-        d->content->loose = 1;
-    }
-    d->watch.added = content_added;
-    d->watch.cleared = content_cleared;
-    d->watch.committed = content_committed;
-    d->watch.next = d->content->watchers;
-    d->content->watchers = &d->watch;
-    if (r >= 0 && d->archive && !(d->flags & DATSYNC_READ_ONLY)) /* that it is an archive is to be seen */
-        r = content_write(d, DATSYNC_PART_DATA, 0, "", 0);
-    return r < 0 ? r : 0;
-}
-
-static int drive_write_header(datsync_drive *d)
-{
-    uint8_t buf[64], *p;
-    datsync_bytes b;
-    int64_t r;
-    b.data = (const uint8_t *)DRIVE_TYPE;
-    b.len = sizeof DRIVE_TYPE - 1;
-    p = bytes_encode(buf, 1 << 3 | 2, b);
-    b.data = d->content->key;
-    b.len = 32;
-    p = bytes_encode(p, 2 << 3 | 2, b);
-    b.data = buf;
-    b.len = (size_t)(p - buf);
-    r = datsync_feed_append(d->metadata, &b, 1);
-    return r < 0 ? (int)r : datsync_feed_flush(d->metadata);
-}
-
-static int drive_open(datsync_drive *d, const datsync_drive_options *given)
-{
-    datsync_feed_options o;
-    uint8_t key[32], secret[64], discovery_key[32];
-    datsync_file_info info;
-    int64_t n, size;
-    int r, exists;
-    if (!d->metadata_store.read && (r = datsync_memory_store(&d->env, &d->metadata_store)) < 0)
-        return r;
-    if (!d->content_store.read && (r = datsync_memory_store(&d->env, &d->content_store)) < 0)
-        return r;
-    n = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32);
-    if (n < 0 && n != DATSYNC_E_NO_ENTRY)
-        return (int)n;
-    exists = n == 32;
-    size = d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA);
-    if (size < 0 && size != DATSYNC_E_NO_ENTRY)
-        return (int)size;
-    d->archive = !d->has_tree || (!exists && (d->flags & DATSYNC_ARCHIVE)) || size >= 0;
-    memset(&o, 0, sizeof o);
-    o.env = &d->env;
-    o.key = given->key;
-    o.secret_key = given->secret_key;
-    o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE);
-    memset(&info, 0, sizeof info);
-    r = d->has_tree ? d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) : 0;
-    if (r < 0 && r != DATSYNC_E_NO_ENTRY)
-        return r;
-    if (r == 0 && (info.size || !d->has_tree) && exists && !o.secret_key && d->secrets.load) {
-        datsync_discovery_key(discovery_key, key);
-        r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
-        if (r < 0 && r != DATSYNC_E_NOT_FOUND)
-            return r;
-        o.secret_key = r == 0 ? secret : NULL;
-        d->secret_saved = r == 0;
-    }
-    o.store.ctx = d;
-    o.store.read = metadata_read;
-    o.store.write = metadata_write;
-    o.store.size = metadata_size;
-    o.store.truncate = metadata_truncate;
-    o.store.sync = metadata_sync;
-    o.store.lock = metadata_lock;
-    r = datsync_feed_open(&d->metadata, &o);
-    sodium_memzero(secret, sizeof secret);
-    if (r == 0)
-        r = drive_open_content(d);
-    if (r == 0 && datsync_feed_writable(d->metadata) && datsync_feed_length(d->metadata) == 0)
-        r = drive_write_header(d);
-    return r;
-}
-
-int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
-{
-    datsync_env env;
-    datsync_drive *d;
-    int r;
-    *out = NULL;
-    if (sodium_init() < 0)
-        return DATSYNC_E_RANDOM;
-    env_init(&env, o->env);
-    d = mem_zeroed(&env, sizeof *d);
-    if (!d) {
-        if (o->metadata.close)
-            o->metadata.close(o->metadata.ctx);
-        if (o->content.close)
-            o->content.close(o->content.ctx);
-        if (o->tree.close_tree)
-            o->tree.close_tree(o->tree.ctx);
-        if (o->secrets.close)
-            o->secrets.close(o->secrets.ctx);
-        return DATSYNC_E_NOMEM;
-    }
-    d->env = env;
-    d->metadata_store = o->metadata;
-    d->content_store = o->content;
-    d->tree = o->tree;
-    d->has_tree = o->tree.open != NULL;
-    d->secrets = o->secrets;
-    d->flags = o->flags;
-    d->surveyed = d->data_index = d->aside_since = d->history.version = NONE;
-    env.random(env.ctx, d->hash_key, sizeof d->hash_key);
-    r = drive_open(d, o);
-    if (r < 0) {
-        (void)datsync_drive_close(d);
-        return r;
-    }
-    *out = d;
-    return 0;
-}
-
-static void drive_free(datsync_drive *d)
-{
-    datsync_env env = d->env;
-    size_t i;
-    if (d->metadata_store.close)
-        d->metadata_store.close(d->metadata_store.ctx);
-    if (d->content_store.close)
-        d->content_store.close(d->content_store.ctx);
-    if (d->tree.close_tree)
-        d->tree.close_tree(d->tree.ctx);
-    if (d->secrets.close)
-        d->secrets.close(d->secrets.ctx);
-    for (i = 0; i < d->level_cap; i++)
-        mem_free(&env, d->levels[i].v);
-    mem_free(&env, d->levels);
-    mem_free(&env, d->block);
-    mem_free(&env, d->data);
-    mem_free(&env, d->batch);
-    mem_free(&env, d->nodes);
-    mem_free(&env, d->places);
-    mem_free(&env, d->old);
-    mem_free(&env, d->targets);
-    mem_free(&env, d->verdicts.v);
-    bits_free(&env, &d->live);
-    bits_free(&env, &d->older);
-    bits_free(&env, &d->doubts);
-    bits_free(&env, &d->away);
-    history_clear(d);
-    bits_free(&env, &d->history.agrees);
-    mem_free(&env, d);
-}
-
-static int batch_flush(datsync_drive *d);
-
-int datsync_drive_close(datsync_drive *d)
-{
-    int r = 0, k;
-    if (!d)
-        return 0;
-    if (d->content)
-        r = datsync_drive_flush(d);
-    file_close(d, NONE);
-    k = datsync_feed_close(d->metadata);
-    r = r < 0 ? r : k;
-    if (d->content)
-        d->content->watchers = NULL; /* peers are gone; what is left is the drive's own */
-    k = datsync_feed_close(d->content);
-    r = r < 0 ? r : k;
-    drive_free(d);
-    return r;
-}
-
-datsync_feed *datsync_drive_metadata(const datsync_drive *d)
-{
-    return d->metadata;
-}
-
-datsync_feed *datsync_drive_content(const datsync_drive *d)
-{
-    return d->content;
-}
-
-int datsync_drive_writable(const datsync_drive *d)
-{
-    return datsync_feed_writable(d->metadata) && d->content && datsync_feed_writable(d->content);
-}
-
-int datsync_drive_archive(const datsync_drive *d)
-{
-    return d->archive;
-}
-
-uint64_t datsync_drive_version(const datsync_drive *d)
-{
-    uint64_t length = datsync_feed_length(d->metadata) + d->node_count;
-    return length ? length - 1 : 0;
-}
-
-/* Is this where the drive is written? Also when it is open for reading only. */
-static int drive_is_owner(const datsync_drive *d)
-{
-    return d->metadata->has_secret_key && d->content && d->content->has_secret_key;
 }
 
 /* `metadata.latest`: NONE if there is no such file. */
@@ -7458,7 +7072,7 @@ static int latest_write(datsync_drive *d, uint64_t version)
     return r;
 }
 
-/* ================================================================ drive: what is here =========================== */
+/* ================================================================ drive: where the bytes are ====================== */
 
 static int place_compare(const void *a, const void *b)
 {
@@ -7476,6 +7090,20 @@ static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int e
 {
     d->refused++;
     drive_tell(d, DATSYNC_EV_REFUSED, path, seq, 0, error);
+}
+
+/* The last of the places that begin at or before this byte. */
+static const drive_place *place_find(const datsync_drive *d, uint64_t at)
+{
+    size_t lo = 0, hi = d->place_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (d->places[mid].at <= at)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo && at - d->places[lo - 1].at < d->places[lo - 1].size ? &d->places[lo - 1] : NULL;
 }
 
 /* ------------------------------------------------ which version is here */
@@ -7669,6 +7297,418 @@ static int survey_here(datsync_drive *d)
     int r = version_here(d, &version);
     return r < 0 ? r : drive_survey(d, version, 0);
 }
+
+/* ================================================================ drive: stores ================================= */
+
+/* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
+ * no harm. Stops early where a file is not all there; what keeps the first from being read is an error. */
+static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
+{
+    size_t done = 0;
+    int r = d->surveyed == NONE ? survey_here(d) : 0;
+    if (r < 0)
+        return r;
+    while (done < len) {
+        const target *t = target_of_byte(d, at + done);
+        const drive_place *p = t ? NULL : d->being_put.size && at + done >= d->being_put.at ? &d->being_put : place_find(d, at + done);
+        uint64_t begin = t ? t->at : p ? p->at : 0, size = t ? t->size : p ? p->size : 0, inside = at + done - begin;
+        size_t n = (size_t)MIN((uint64_t)(len - done), size > inside ? size - inside : 0);
+        char path[DATSYNC_MAX_PATH + 2];
+        datsync_entry e;
+        intptr_t handle;
+        int64_t got;
+        if (!t && !p)
+            break;
+        path[0] = 0;
+        if (inside >= size)
+            break;
+        if (p == &d->being_put)
+            strcpy(path, d->put_path + 1);
+        else if (p && (r = entry_load(d, p->seq, &e)) == 0)
+            memcpy(path, e.path + 1, strlen(e.path));
+        if (r < 0 || (r = file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle)) < 0)
+            break;
+        got = d->tree.read(d->tree.ctx, handle, inside, buf + done, n);
+        if (got > 0)
+            done += (size_t)got;
+        r = got < 0 ? (int)got : 0;
+        if (got < (int64_t)n)
+            break;
+    }
+    return !done && is_fatal(r) && r != DATSYNC_E_NO_ENTRY ? r : (int64_t)done;
+}
+
+/* A block that came is laid aside. It belongs to the file that has its number, whatever entries claim of bytes. What can't be written
+ * is the matter of its file alone. */
+static void content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
+{
+    uint64_t index = d->content->putting;
+    target *t = target_of_block(d, index);
+    intptr_t handle;
+    int r;
+    if (!t || t->error) {
+        d->content->unplaced = 1;
+        return;
+    }
+    r = at < t->at || at - t->at > t->size || len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
+    if (r == 0)
+        r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, len);
+    if (r < 0) {
+        d->content->unplaced = 1;
+        target_fail(d, t, r);
+    }
+    d->unsynced = 1;
+    d->aside_bytes += len;
+}
+
+/* ------------------------------------------------ the two feeds' stores: the given ones, but for the content's bytes, which lie in
+ * the files, and the secret keys, which don't lie in the folder */
+
+static int in_files(const datsync_drive *d, int part)
+{
+    return part == DATSYNC_PART_DATA && !d->archive;
+}
+
+static int64_t content_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY)
+        return 0;
+    return in_files(d, part) ? content_files_read(d, offset, buf, len)
+                             : d->content_store.read(d->content_store.ctx, part, offset, buf, len);
+}
+
+static int content_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY || (in_files(d, part) && (!d->downloading || !len)))
+        return 0; /* it is derived; an owner's bytes lie in his files already */
+    if (!in_files(d, part))
+        return d->content_store.write(d->content_store.ctx, part, offset, buf, len);
+    content_files_write(d, offset, buf, len);
+    return 0;
+}
+
+static int64_t content_size(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY)
+        return DATSYNC_E_NO_ENTRY;
+    return in_files(d, part) ? INT64_MAX : d->content_store.size(d->content_store.ctx, part);
+}
+
+static int content_truncate(void *ctx, int part, uint64_t size)
+{
+    datsync_drive *d = ctx;
+    return in_files(d, part) ? 0 : d->content_store.truncate(d->content_store.ctx, part, size);
+}
+
+static int content_sync(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY)
+        return 0;
+    return in_files(d, part) ? tree_sync(d) : d->content_store.sync(d->content_store.ctx, part);
+}
+
+static int content_punch(void *ctx, int part, uint64_t offset, uint64_t len)
+{
+    datsync_drive *d = ctx;
+    return in_files(d, part) || !d->content_store.punch ? 0 : d->content_store.punch(d->content_store.ctx, part, offset, len);
+}
+
+static int content_lock(void *ctx)
+{
+    datsync_drive *d = ctx;
+    return d->content_store.lock ? d->content_store.lock(d->content_store.ctx) : 0;
+}
+
+static int64_t metadata_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
+        return 0;
+    return d->metadata_store.read(d->metadata_store.ctx, part, offset, buf, len);
+}
+
+/* The mark of an owner's folder, without which the deployed implementation looks for no secret key. */
+static int owner_mark(datsync_drive *d)
+{
+    intptr_t handle;
+    int r = d->has_tree ? d->tree.open(d->tree.ctx, ".dat/metadata.ogd", 1, &handle) : DATSYNC_E_UNSUPPORTED;
+    if (!d->has_tree)
+        return 0;
+    if (r < 0)
+        return r;
+    r = d->tree.write(d->tree.ctx, handle, 0, "", 1);
+    d->tree.close(d->tree.ctx, handle);
+    d->unsynced = 1;
+    return r < 0 ? r : tree_sync(d);
+}
+
+static int metadata_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    datsync_drive *d = ctx;
+    uint8_t discovery_key[32];
+    int r;
+    if (part != DATSYNC_PART_SECRET_KEY || !d->secrets.load)
+        return d->metadata_store.write(d->metadata_store.ctx, part, offset, buf, len);
+    datsync_discovery_key(discovery_key, (const uint8_t *)buf + 32);
+    if ((r = d->secrets.save(d->secrets.ctx, discovery_key, buf)) < 0 || (r = owner_mark(d)) < 0)
+        return r;
+    d->secret_saved = 1;
+    return 0;
+}
+
+static int64_t metadata_size(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
+        return d->secret_saved ? 64 : DATSYNC_E_NO_ENTRY;
+    return d->metadata_store.size(d->metadata_store.ctx, part);
+}
+
+static int metadata_truncate(void *ctx, int part, uint64_t size)
+{
+    datsync_drive *d = ctx;
+    return d->metadata_store.truncate(d->metadata_store.ctx, part, size);
+}
+
+static int metadata_sync(void *ctx, int part)
+{
+    datsync_drive *d = ctx;
+    if (part == DATSYNC_PART_SECRET_KEY && d->secrets.load)
+        return 0;
+    return d->metadata_store.sync(d->metadata_store.ctx, part);
+}
+
+static int metadata_lock(void *ctx)
+{
+    datsync_drive *d = ctx;
+    return d->metadata_store.lock ? d->metadata_store.lock(d->metadata_store.ctx) : 0;
+}
+
+/* Both feeds, the content first, and the files, whatever went wrong before (`r`): the first error. */
+static int stores_flush(datsync_drive *d, int r)
+{
+    int k = d->content ? datsync_feed_flush(d->content) : 0;
+    r = r < 0 ? r : k;
+    k = datsync_feed_flush(d->metadata);
+    r = r < 0 ? r : k;
+    k = d->has_tree ? tree_sync(d) : 0;
+    return r < 0 ? r : k;
+}
+
+/* ================================================================ drive: opening ================================ */
+
+static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], const uint8_t metadata_secret_key[64])
+{
+    uint8_t seed[crypto_sign_SEEDBYTES];
+    (void)crypto_kdf_derive_from_key(seed, sizeof seed, 1, "hyperdri", metadata_secret_key);
+    (void)crypto_sign_seed_keypair(public_key, secret_key, seed);
+    sodium_memzero(seed, sizeof seed);
+}
+
+static int drive_free(datsync_drive *d)
+{
+    datsync_env env = d->env;
+    size_t i;
+    int r, k;
+    file_close(d, NONE);
+    r = datsync_feed_close(d->metadata);
+    if (d->content)
+        d->content->watchers = NULL; /* peers are gone; what is left is the drive's own */
+    k = datsync_feed_close(d->content);
+    if (d->metadata_store.close)
+        d->metadata_store.close(d->metadata_store.ctx);
+    if (d->content_store.close)
+        d->content_store.close(d->content_store.ctx);
+    if (d->tree.close_tree)
+        d->tree.close_tree(d->tree.ctx);
+    if (d->secrets.close)
+        d->secrets.close(d->secrets.ctx);
+    for (i = 0; i < d->level_cap; i++)
+        mem_free(&env, d->levels[i].v);
+    mem_free(&env, d->levels);
+    mem_free(&env, d->block);
+    mem_free(&env, d->data);
+    mem_free(&env, d->batch);
+    mem_free(&env, d->nodes);
+    mem_free(&env, d->places);
+    mem_free(&env, d->old);
+    mem_free(&env, d->targets);
+    mem_free(&env, d->verdicts.v);
+    bits_free(&env, &d->live);
+    bits_free(&env, &d->older);
+    bits_free(&env, &d->doubts);
+    bits_free(&env, &d->away);
+    history_clear(d);
+    bits_free(&env, &d->history.agrees);
+    mem_free(&env, d);
+    return r < 0 ? r : k;
+}
+
+/* The header is known, or is this owner's to write: open the content. */
+static int drive_open_content(datsync_drive *d)
+{
+    datsync_feed_options o;
+    datsync_bytes block;
+    uint8_t key[32], secret[64];
+    const uint8_t *own = datsync_feed_secret_key(d->metadata);
+    int r;
+    memset(&o, 0, sizeof o);
+    if (own)
+        derive_content_key(key, secret, own);
+    if (datsync_feed_has(d->metadata, 0)) {
+        if ((r = metadata_block(d, 0, &block)) < 0 || (r = header_decode(block, d->metadata->key, key)) < 0)
+            return r;
+        if (own && memcmp(key, secret + 32, 32) != 0)
+            own = NULL; /* another key than the derived one: it can be read, and not be written */
+    } else if (!own && d->content_store.read(d->content_store.ctx, DATSYNC_PART_KEY, 0, key, 32) != 32) {
+        return 0; /* the folder does not know it either */
+    } else if (own && datsync_feed_length(d->metadata)) {
+        return 0;
+    }
+    o.env = &d->env;
+    o.key = key;
+    o.secret_key = own ? secret : NULL;
+    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE)) | (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
+    o.store.ctx = d;
+    o.store.read = content_read;
+    o.store.write = content_write;
+    o.store.size = content_size;
+    o.store.truncate = content_truncate;
+    o.store.sync = content_sync;
+    o.store.punch = content_punch;
+    o.store.lock = content_lock;
+    r = datsync_feed_open(&d->content, &o);
+    sodium_memzero(secret, sizeof secret);
+    if (r < 0)
+        return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
+    d->metadata->companion = d->content;
+    if (!d->archive) {
+        r = claims_part(d->content);
+        d->content->loose = 1;
+    }
+    d->watch.added = content_added;
+    d->watch.cleared = content_cleared;
+    d->watch.committed = content_committed;
+    d->watch.next = d->content->watchers;
+    d->content->watchers = &d->watch;
+    if (r >= 0 && d->archive && !(d->flags & DATSYNC_READ_ONLY)) /* that it is an archive is to be seen */
+        r = content_write(d, DATSYNC_PART_DATA, 0, "", 0);
+    return r < 0 ? r : 0;
+}
+
+static int drive_write_header(datsync_drive *d)
+{
+    uint8_t buf[64], *p;
+    datsync_bytes b;
+    int64_t r;
+    b.data = (const uint8_t *)DRIVE_TYPE;
+    b.len = sizeof DRIVE_TYPE - 1;
+    p = bytes_encode(buf, 1 << 3 | 2, b);
+    b.data = d->content->key;
+    b.len = 32;
+    p = bytes_encode(p, 2 << 3 | 2, b);
+    b.data = buf;
+    b.len = (size_t)(p - buf);
+    r = datsync_feed_append(d->metadata, &b, 1);
+    return r < 0 ? (int)r : datsync_feed_flush(d->metadata);
+}
+
+static int drive_open(datsync_drive *d, const datsync_drive_options *given)
+{
+    datsync_feed_options o;
+    uint8_t key[32], secret[64], discovery_key[32];
+    datsync_file_info info;
+    int64_t n, size;
+    int r, exists;
+    if (!d->metadata_store.read && (r = datsync_memory_store(&d->env, &d->metadata_store)) < 0)
+        return r;
+    if (!d->content_store.read && (r = datsync_memory_store(&d->env, &d->content_store)) < 0)
+        return r;
+    n = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32);
+    if (n < 0 && n != DATSYNC_E_NO_ENTRY)
+        return (int)n;
+    exists = n == 32;
+    size = d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA);
+    if (size < 0 && size != DATSYNC_E_NO_ENTRY)
+        return (int)size;
+    d->archive = !d->has_tree || (!exists && (d->flags & DATSYNC_ARCHIVE)) || size >= 0;
+    memset(&o, 0, sizeof o);
+    o.env = &d->env;
+    o.key = given->key;
+    o.secret_key = given->secret_key;
+    o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE);
+    memset(&info, 0, sizeof info);
+    r = d->has_tree ? d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) : 0;
+    if (r < 0 && r != DATSYNC_E_NO_ENTRY)
+        return r;
+    if (r == 0 && (info.size || !d->has_tree) && exists && !o.secret_key && d->secrets.load) {
+        datsync_discovery_key(discovery_key, key);
+        r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
+        if (r < 0 && r != DATSYNC_E_NOT_FOUND)
+            return r;
+        o.secret_key = r == 0 ? secret : NULL;
+        d->secret_saved = r == 0;
+    }
+    o.store.ctx = d;
+    o.store.read = metadata_read;
+    o.store.write = metadata_write;
+    o.store.size = metadata_size;
+    o.store.truncate = metadata_truncate;
+    o.store.sync = metadata_sync;
+    o.store.lock = metadata_lock;
+    r = datsync_feed_open(&d->metadata, &o);
+    sodium_memzero(secret, sizeof secret);
+    if (r == 0)
+        r = drive_open_content(d);
+    if (r == 0 && datsync_feed_writable(d->metadata) && datsync_feed_length(d->metadata) == 0)
+        r = drive_write_header(d);
+    return r;
+}
+
+int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
+{
+    datsync_env env;
+    datsync_drive *d;
+    int r;
+    *out = NULL;
+    if (sodium_init() < 0)
+        return DATSYNC_E_RANDOM;
+    env_init(&env, o->env);
+    d = mem_zeroed(&env, sizeof *d);
+    if (!d) {
+        if (o->metadata.close)
+            o->metadata.close(o->metadata.ctx);
+        if (o->content.close)
+            o->content.close(o->content.ctx);
+        if (o->tree.close_tree)
+            o->tree.close_tree(o->tree.ctx);
+        if (o->secrets.close)
+            o->secrets.close(o->secrets.ctx);
+        return DATSYNC_E_NOMEM;
+    }
+    d->env = env;
+    d->metadata_store = o->metadata;
+    d->content_store = o->content;
+    d->tree = o->tree;
+    d->has_tree = o->tree.open != NULL;
+    d->secrets = o->secrets;
+    d->flags = o->flags;
+    d->surveyed = d->data_index = d->aside_since = d->history.version = NONE;
+    env.random(env.ctx, d->hash_key, sizeof d->hash_key);
+    r = drive_open(d, o);
+    if (r < 0) {
+        (void)drive_free(d);
+        return r;
+    }
+    *out = d;
+    return 0;
+}
+
+/* ================================================================ drive: what is here =========================== */
 
 /* A content block, held against the tree, into the drive's buffer: its size. */
 static int64_t content_block(datsync_drive *d, uint64_t index)
@@ -8888,7 +8928,7 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
     if (r == 0 && im->stopped)
         r = DATSYNC_E_AGAIN;
     mem_free(&d->env, im);
-    k = datsync_drive_flush(d);
+    k = stores_flush(d, batch_flush(d));
     return r < 0 ? r : k < 0 ? k : changes;
 }
 
@@ -9088,51 +9128,6 @@ static int serve_step(datsync_drive *d, uint64_t now)
 }
 
 /* ================================================================ drive: laying out ============================= */
-
-static uint64_t target_end(const target *t)
-{
-    return t->offset + t->blocks;
-}
-
-static void content_added(watcher *w, uint64_t start, uint64_t end)
-{
-    datsync_drive *d = (datsync_drive *)w;
-    size_t i;
-    d->progress = d->now;
-    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
-        target *t = &d->targets[i];
-        uint64_t n = MIN(end, target_end(t)) - MAX(start, t->offset);
-        t->missing -= MIN(n, t->missing);
-        d->wanted -= MIN(n, d->wanted);
-        if (n && !t->missing && !t->error)
-            d->ended++;
-    }
-}
-
-static void content_cleared(watcher *w, uint64_t start, uint64_t end)
-{
-    datsync_drive *d = (datsync_drive *)w;
-    size_t i;
-    d->data_index = NONE;
-    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
-        target *t = &d->targets[i];
-        uint64_t missing = t->blocks - datsync_feed_count(d->content, t->offset, target_end(t));
-        if (missing && !t->missing && !t->error)
-            d->ended--;
-        d->wanted += missing > t->missing ? missing - t->missing : 0;
-        t->missing = missing;
-    }
-}
-
-static void target_fail(datsync_drive *d, target *t, int error)
-{
-    if (!t->error && t->missing)
-        d->ended++;
-    if (!t->error)
-        t->error = error;
-    if (!d->all) /* nobody is to be asked for more of it */
-        (void)bits_fill(&d->env, &d->content->wanted, t->offset, target_end(t), 0);
-}
 
 static void aside_remove(datsync_drive *d, uint64_t seq)
 {
@@ -9842,18 +9837,20 @@ static int targets_commit(datsync_drive *d)
 
 int datsync_drive_flush(datsync_drive *d)
 {
-    int r = d->content ? batch_flush(d) : 0, k;
+    int r = d->content ? batch_flush(d) : 0;
     if (r == 0 && d->content && d->target_count)
         r = targets_commit(d);
-    k = d->content ? datsync_feed_flush(d->content) : 0;
-    r = r < 0 ? r : k;
-    k = datsync_feed_flush(d->metadata);
-    r = r < 0 ? r : k;
-    if (d->has_tree) {
-        k = tree_sync(d);
-        r = r < 0 ? r : k;
-    }
-    return r;
+    return stores_flush(d, r);
+}
+
+int datsync_drive_close(datsync_drive *d)
+{
+    int r, k;
+    if (!d)
+        return 0;
+    r = d->content ? datsync_drive_flush(d) : 0;
+    k = drive_free(d);
+    return r < 0 ? r : k;
 }
 
 void datsync_drive_layout(datsync_drive *d, const datsync_layout *layout)

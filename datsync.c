@@ -1512,6 +1512,18 @@ typedef struct watcher {
     void (*committed)(struct watcher *w);
 } watcher;
 
+/* Who has a feed and more to say of it than the feed itself: a drive, whose content lies in files. The feed asks, and need not know
+ * who answers. All NULL: it stands by itself. */
+typedef struct feed_keeper {
+    void *ctx;
+    /* This block came and was verified: 1 if it is kept, 0 if it has no place any more, and is not held. With this function a
+     * feed's bytes lie where anybody can change them: each block is held against the tree before it goes out. */
+    int (*keep)(void *ctx, uint64_t index, uint64_t at, datsync_bytes block);
+    int (*lost)(void *ctx, uint64_t index); /* it was asked for, and is not as it was */
+    int (*held_back)(void *ctx);            /* more is going to be wanted: nobody is told that this is all */
+    datsync_feed *companion; /* it is committed first, and a connection is done with both or with none */
+} feed_keeper;
+
 struct datsync_feed {
     datsync_env env;
     datsync_store store;
@@ -1530,12 +1542,10 @@ struct datsync_feed {
     bits have, tree;
     bits dropped; /* claims that opening found to be false, for the audit to tell */
     /* What the bitfield says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is away for the
-     * moment; of a drive whose bytes lie in files that anybody changes (`loose`: each block is held against the tree before it
-     * goes out) it also holds what is kept aside and not claimed yet. */
-    int apart, loose;
+     * moment; where a keeper has the bytes, it also holds what is kept aside and not claimed yet. */
+    int apart;
     bits claimed;
     uint64_t away_since; /* when the data part was looked at last, which lacks what is claimed */
-    bits lost; /* were asked for, and are not as they were: a drive tells whose they are */
     size_t entry;     /* bytes of a bitfield page on disk */
     bits dirty_pages; /* of the bitfield */
     uint64_t page_count;
@@ -1565,11 +1575,7 @@ struct datsync_feed {
     uint64_t stuck; /* where the last proof that lacked nodes could not climb on */
     int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
 
-    datsync_feed *companion; /* a drive's content, for its metadata: it is committed first, and a connection is done with both
-                                or with none */
-    uint64_t putting; /* the block that is being written: a drive's store goes by it */
-    int unplaced;     /* and may have no place for it any more: then it is not held */
-    int hold; /* more is going to be wanted: nobody is told that this is all */
+    feed_keeper keeper;
 };
 
 static int feed_read_exact(datsync_feed *f, int part, uint64_t offset, void *buf, size_t len)
@@ -1720,7 +1726,7 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
         return r;
     if (value && bits_set(&f->env, &f->dropped, index, 0) < 0) /* it has come back */
         return DATSYNC_E_NOMEM;
-    if (value && f->apart && !f->loose && (r = claims_settle(f)) < 0)
+    if (value && f->apart && !f->keeper.keep && (r = claims_settle(f)) < 0)
         return r;
     if (f->apart && (!value || f->has_secret_key) && bits_set(&f->env, &f->claimed, index, value) < 0)
         return DATSYNC_E_NOMEM; /* a reader's are claimed when their file is in its place */
@@ -1765,7 +1771,7 @@ static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t l
     if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
         (r = gather_flush(f)) < 0)
         return r;
-    if (len >= DIRECT_BYTES || f->loose)
+    if (len >= DIRECT_BYTES || f->keeper.keep)
         return feed_write(f, DATSYNC_PART_DATA, at, buf, len);
     if (!f->gather && !(f->gather = mem_resize(&f->env, NULL, GATHER_BYTES)))
         return DATSYNC_E_NOMEM;
@@ -2115,10 +2121,10 @@ int datsync_feed_flush(datsync_feed *f)
     int r;
     if (f->flags & DATSYNC_READ_ONLY)
         return 0;
-    if (f->companion && f->companion->uncommitted && (r = datsync_feed_flush(f->companion)) < 0)
+    if (f->keeper.companion && f->keeper.companion->uncommitted && (r = datsync_feed_flush(f->keeper.companion)) < 0)
         return r;
     r = commit(f);
-    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f) && !f->loose)
+    if (r == DATSYNC_E_NO_SPACE && !datsync_feed_writable(f) && !f->keeper.keep)
         r = commit_make_room(f);
     if (r < 0)
         return r;
@@ -2136,7 +2142,7 @@ static int group_add(datsync_feed *f, uint64_t n)
 {
     f->uncommitted = 1;
     f->group_bytes += n;
-    if (f->group_bytes < DATSYNC_GROUP_BYTES || (f->loose && !f->has_secret_key)) /* a clone's drive commits, with its files */
+    if (f->group_bytes < DATSYNC_GROUP_BYTES || (f->keeper.keep && !f->has_secret_key)) /* a clone's keeper commits, with what it keeps */
         return 0;
     return datsync_feed_flush(f);
 }
@@ -2214,7 +2220,7 @@ static int data_look(datsync_feed *f)
 int datsync_feed_tick(datsync_feed *f, uint64_t now)
 {
     int r;
-    if (f->apart && !f->loose && now - f->away_since >= LOOK_MS) {
+    if (f->apart && !f->keeper.keep && now - f->away_since >= LOOK_MS) {
         f->away_since = now;
         if ((r = data_look(f)) < 0)
             return r;
@@ -2848,7 +2854,6 @@ static void feed_free(datsync_feed *f)
     bits_free(&env, &f->dirty_pages);
     bits_free(&env, &f->dropped);
     bits_free(&env, &f->claimed);
-    bits_free(&env, &f->lost);
     bits_free(&env, &f->wanted);
     bits_free(&env, &f->reserved);
     mem_free(&env, f->gather);
@@ -3459,12 +3464,12 @@ static int put_store(datsync_feed *f, putting *p)
     if (p->value.data && !bits_get(&f->have, p->index)) {
         if ((r = block_offset(f, p->index, &offset)) < 0)
             return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
-        f->putting = p->index;
-        f->unplaced = 0;
-        if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0)
+        if (f->keeper.keep && p->value.len) {
+            if ((r = f->keeper.keep(f->keeper.ctx, p->index, offset, p->value)) <= 0)
+                return r;
+        } else if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0) {
             return r;
-        if (f->unplaced)
-            return 0;
+        }
         block_offset_next(f, p->index, offset, p->value.len);
         if ((fresh = block_claim(f, p->index, 1)) < 0)
             return fresh;
@@ -3620,7 +3625,7 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
     for (i = bits_next(&f->dropped, 0, NONE, 1); i < bits_length(&f->dropped); i = bits_next(&f->dropped, i + 1, NONE, 1))
         fn(ctx, i, bits_get(&f->tree, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
     bits_free(&f->env, &f->dropped);
-    if (f->apart && !f->loose && !(f->flags & DATSYNC_READ_ONLY) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
+    if (f->apart && !f->keeper.keep && !(f->flags & DATSYNC_READ_ONLY) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
         r = claims_settle(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
     for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
         int part = r = audit_block(f, i, &buf, &cap, &good_length, &done);
@@ -4202,12 +4207,12 @@ static int answer_request(datsync_peer *p, request *q)
     if ((r = out_message(p, &m, &gap)) < 0)
         return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
     before = p->out_end;
-    if (!q->hash && (r = (f->loose ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
+    if (!q->hash && (r = (f->keeper.keep ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
         p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
         env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
-        if (r != DATSYNC_E_CORRUPT && (!f->loose || r == DATSYNC_E_NOMEM)) /* a file that can't be read is no end of the others */
+        if (r != DATSYNC_E_CORRUPT && (!f->keeper.keep || r == DATSYNC_E_NOMEM)) /* a file that can't be read is no end of the others */
             return r;
-        r = bits_set(&f->env, &f->lost, q->index, 1);
+        r = f->keeper.lost ? f->keeper.lost(f->keeper.ctx, q->index) : 0;
         return r < 0 ? r : feed_hide(f, q->index, q->index + 1);
     }
     if (!q->hash)
@@ -4447,7 +4452,8 @@ static int channel_complete(const channel *c)
 static int channel_end(channel *c)
 {
     int r = 0, downloads = (c->mode & DATSYNC_DOWNLOAD) != 0;
-    if (c->peer->opt.live || c->finished || c->feed->hold)
+    const feed_keeper *k = &c->feed->keeper;
+    if (c->peer->opt.live || c->finished || (k->held_back && k->held_back(k->ctx)))
         return 0;
     if (downloads && !c->told_done && channel_complete(c)) {
         if ((r = datsync_feed_flush(c->feed)) < 0)
@@ -4498,9 +4504,9 @@ static int peer_work(datsync_peer *p)
         }
         if (r == 0 && p->handshaken)
             r = channel_end(c);
-        other = c->feed->companion ? channel_by_feed(p, c->feed->companion) : NULL;
+        other = c->feed->keeper.companion ? channel_by_feed(p, c->feed->keeper.companion) : NULL;
         open += c->remote >= 0 || c->local == 0;
-        finished += c->finished && (!c->feed->companion || (other && other->finished));
+        finished += c->finished && (!c->feed->keeper.companion || (other && other->finished));
     }
     return r < 0 ? r : open && open == finished ? DATSYNC_E_DONE : 0;
 }
@@ -6090,7 +6096,7 @@ struct datsync_drive {
     int has_aside; /* something was laid aside before this plan */
 
     /* files that are served: which of them must be read before they are, and which are not as recorded */
-    bits doubts, away;
+    bits doubts, away, lost; /* lost: blocks that were asked for, and were not as recorded */
     uint64_t doubt, doubt_block, doubt_at, looked_at; /* the one that is being read, and how far; when `away` was looked at */
     int doubt_bad;
     datsync_file_info doubt_info;
@@ -6098,7 +6104,7 @@ struct datsync_drive {
     int importing;       /* the import reads what is doubtful */
 
     /* downloading */
-    int downloading, planned, told;
+    int downloading, planned, told, held_back; /* held_back: more may be wanted than is asked for by now */
     int all; /* the whole history is wanted, not only what is laid out */
     datsync_layout layout;
     uint64_t plan, cursor, refused;
@@ -7340,25 +7346,22 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
 
 /* A block that came is laid aside. It belongs to the file that has its number, whatever entries claim of bytes. What can't be written
  * is the matter of its file alone. */
-static void content_files_write(datsync_drive *d, uint64_t at, const uint8_t *buf, size_t len)
+static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes block)
 {
-    uint64_t index = d->content->putting;
+    datsync_drive *d = ctx;
     target *t = target_of_block(d, index);
     intptr_t handle;
     int r;
-    if (!t || t->error) {
-        d->content->unplaced = 1;
-        return;
-    }
-    r = at < t->at || at - t->at > t->size || len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
+    if (!t || t->error)
+        return 0;
+    r = at < t->at || at - t->at > t->size || block.len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
     if (r == 0)
-        r = d->tree.write(d->tree.ctx, handle, at - t->at, buf, len);
-    if (r < 0) {
-        d->content->unplaced = 1;
+        r = d->tree.write(d->tree.ctx, handle, at - t->at, block.data, block.len);
+    if (r < 0)
         target_fail(d, t, r);
-    }
     d->unsynced = 1;
-    d->aside_bytes += len;
+    d->aside_bytes += block.len;
+    return r == 0;
 }
 
 /* ------------------------------------------------ the two feeds' stores: the given ones, but for the content's bytes, which lie in
@@ -7381,12 +7384,22 @@ static int64_t content_read(void *ctx, int part, uint64_t offset, void *buf, siz
 static int content_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
 {
     datsync_drive *d = ctx;
-    if (part == DATSYNC_PART_SECRET_KEY || (in_files(d, part) && (!d->downloading || !len)))
-        return 0; /* it is derived; an owner's bytes lie in his files already */
-    if (!in_files(d, part))
-        return d->content_store.write(d->content_store.ctx, part, offset, buf, len);
-    content_files_write(d, offset, buf, len);
-    return 0;
+    if (part == DATSYNC_PART_SECRET_KEY || in_files(d, part))
+        return 0; /* it is derived; an owner's bytes lie in his files already, and a reader's are kept by content_keep */
+    return d->content_store.write(d->content_store.ctx, part, offset, buf, len);
+}
+
+/* A block was asked for, and was not as it was: serving finds out whose it is. */
+static int content_lost(void *ctx, uint64_t index)
+{
+    datsync_drive *d = ctx;
+    return bits_put(&d->env, &d->lost, index, 1);
+}
+
+static int drive_held_back(void *ctx)
+{
+    const datsync_drive *d = ctx;
+    return d->held_back;
 }
 
 static int64_t content_size(void *ctx, int part)
@@ -7542,6 +7555,7 @@ static int drive_free(datsync_drive *d)
     bits_free(&env, &d->older);
     bits_free(&env, &d->doubts);
     bits_free(&env, &d->away);
+    bits_free(&env, &d->lost);
     history_clear(d);
     bits_free(&env, &d->history.agrees);
     mem_free(&env, d);
@@ -7585,10 +7599,13 @@ static int drive_open_content(datsync_drive *d)
     sodium_memzero(secret, sizeof secret);
     if (r < 0)
         return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
-    d->metadata->companion = d->content;
+    d->metadata->keeper.companion = d->content;
+    d->content->keeper.ctx = d;
+    d->content->keeper.held_back = drive_held_back;
     if (!d->archive) {
         r = claims_part(d->content);
-        d->content->loose = 1;
+        d->content->keeper.keep = content_keep;
+        d->content->keeper.lost = content_lost;
     }
     d->watch.added = content_added;
     d->watch.cleared = content_cleared;
@@ -7662,8 +7679,11 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
     o.store.lock = metadata_lock;
     r = datsync_feed_open(&d->metadata, &o);
     sodium_memzero(secret, sizeof secret);
-    if (r == 0)
+    if (r == 0) {
+        d->metadata->keeper.ctx = d;
+        d->metadata->keeper.held_back = drive_held_back;
         r = drive_open_content(d);
+    }
     if (r == 0 && datsync_feed_writable(d->metadata) && datsync_feed_length(d->metadata) == 0)
         r = drive_write_header(d);
     return r;
@@ -7833,7 +7853,7 @@ static int entry_claim(datsync_drive *d, const datsync_stat *stat)
     for (i = stat->offset; i < end && r >= 0; i++)
         if ((r = block_claim(d->content, i, 1)) > 0)
             tell_added(d->content, i, i + 1);
-    if (r >= 0 && d->content->loose)
+    if (r >= 0 && d->content->keeper.keep)
         r = feed_settle_claims(d->content, stat->offset, end);
     return r < 0 ? r : 0;
 }
@@ -8060,7 +8080,7 @@ int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t of
     if ((r = datsync_feed_seek(d->content, at, &index, &inside)) < 0)
         return r;
     for (; done < len; index++, inside = 0) {
-        int64_t size = datsync_feed_has(d->content, index) || d->content->loose ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
+        int64_t size = datsync_feed_has(d->content, index) || d->content->keeper.keep ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
         size_t n;
         if (size == DATSYNC_E_HASH && !datsync_feed_has(d->content, index))
             size = DATSYNC_E_NOT_FOUND; /* it was not said to be here */
@@ -9093,15 +9113,15 @@ static int doubts_step(datsync_drive *d)
 static int serve_lost(datsync_drive *d)
 {
     datsync_feed *c = d->content;
-    uint64_t i, at, end = bits_length(&c->lost);
+    uint64_t i, at, end = bits_length(&d->lost);
     int r = 0;
-    for (i = bits_next(&c->lost, 0, end, 1); i < end && r >= 0; i = bits_next(&c->lost, i + 1, end, 1)) {
+    for (i = bits_next(&d->lost, 0, end, 1); i < end && r >= 0; i = bits_next(&d->lost, i + 1, end, 1)) {
         const drive_place *p = block_offset(c, i, &at) == 0 ? place_find(d, at) : NULL;
         verdicts_forget(d); /* size and time have not told this time */
         if (p)
             r = bits_set(&d->env, &d->doubts, p->seq, 1);
     }
-    bits_free(&d->env, &c->lost);
+    bits_free(&d->env, &d->lost);
     return r < 0 ? r : 0;
 }
 
@@ -9772,7 +9792,7 @@ static int targets_rename(datsync_drive *d)
     }
     if (r == 0)
         r = tree_sync(d);
-    for (i = 0; i < d->target_count && r == 0 && d->content->loose; i++)
+    for (i = 0; i < d->target_count && r == 0 && d->content->keeper.keep; i++)
         if (!d->targets[i].missing && !d->targets[i].error && d->targets[i].blocks)
             r = feed_settle_claims(d->content, d->targets[i].offset, target_end(&d->targets[i]));
     return r;
@@ -9861,13 +9881,6 @@ void datsync_drive_layout(datsync_drive *d, const datsync_layout *layout)
 
 /* ------------------------------------------------ the synchronizer's side */
 
-static void drive_hold(datsync_drive *d, int hold)
-{
-    d->metadata->hold = hold;
-    if (d->content)
-        d->content->hold = hold;
-}
-
 /* What was on its way in an earlier session is noted, and begun anew. */
 static int targets_leave(datsync_drive *d)
 {
@@ -9890,7 +9903,7 @@ static int drive_ready(datsync_drive *d, unsigned mode)
     if (r < 0)
         return r;
     d->downloading = (mode & DATSYNC_DOWNLOAD) && !datsync_drive_writable(d) && !(d->flags & DATSYNC_READ_ONLY);
-    drive_hold(d, d->downloading);
+    d->held_back = d->downloading;
     if (!d->content)
         return 0;
     d->all = d->archive && d->has_tree && !d->layout.select && !d->layout.version;
@@ -9988,7 +10001,7 @@ static int drive_step(datsync_drive *d, uint64_t now, int complete, int history)
         if ((r = datsync_drive_flush(d)) < 0)
             return r;
         d->told = 1;
-        drive_hold(d, 0);
+        d->held_back = 0;
         drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan, d->refused, 0);
     }
     return more || (d->cursor <= d->plan && !d->target_count);
@@ -10578,7 +10591,7 @@ static void drives_step(datsync *ds)
             r = more < 0 ? more : MAX(r, more);
         }
         s->busy = r > 0;
-        ds->kick |= d->wanted != wanted || (d->told && !d->metadata->hold && r >= 0 && !s->told);
+        ds->kick |= d->wanted != wanted || (d->told && !d->held_back && r >= 0 && !s->told);
         s->told = d->told;
         if (r < 0) {
             s->failed = 1;
@@ -10610,7 +10623,7 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
             ds->feed_count--;
     }
     if (r < 0) {
-        drive_hold(d, 0);
+        d->held_back = 0;
         d->on_event = NULL;
         mem_free(&ds->env, s);
         return r;
@@ -10845,7 +10858,7 @@ int datsync_free(datsync *ds)
         s->drive->on_event = NULL;
         if (!s->failed && (k = datsync_drive_flush(s->drive)) < 0 && r == 0)
             r = k;
-        drive_hold(s->drive, 0);
+        s->drive->held_back = 0;
         mem_free(&env, s);
     }
     mem_free(&env, ds->fds);

@@ -261,6 +261,7 @@ deps:
 		test -e "$$what" || command -v "$$what" >/dev/null 2>&1 || want="$$want $${pair#*:}"; done; \
 	/usr/bin/python3 -c 'import pytest' 2>/dev/null || python3 -c 'import pytest' 2>/dev/null || want="$$want python3 python3-pytest"; \
 	/usr/bin/python3 -c 'import jsonschema' 2>/dev/null || want="$$want python3-jsonschema"; \
+	/usr/bin/python3 -c 'import xdist' 2>/dev/null || want="$$want python3-pytest-xdist"; \
 	if test -z "$$want"; then echo "datsync: nothing is missing"; exit 0; fi; \
 	if ! command -v apt-get >/dev/null 2>&1; then \
 		echo "datsync: install these, as your system calls them:$$want" >&2; exit 1; fi; \
@@ -273,17 +274,25 @@ deps:
 # The distribution's Python if it has pytest (a Python of one's own may shadow it), else what there is.
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
-UNDER_TEST = DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
-	DATSYNC_API=$(CURDIR)/$(1)/api$(2)
+# $(call TEST,MARKS,TESTS): as many at once as there are processors, if pytest-xdist is there; and then, one after the other, those that do
+# many things side by side themselves. (5: there were none of these.)
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+XDIST = $(eval XDIST := $$(shell $$(PYTHON) -c 'import xdist' 2>/dev/null && echo -n $$(JOBS) --dist loadgroup))$(XDIST)
+define TEST
+$(PYTEST) $(XDIST) -m '($(1)) and not crowd' $(2); first=$$?; $(PYTEST) -m '($(1)) and crowd' $(2); \
+	case $$first$$? in 00|05|50) ;; *) exit 1;; esac
+endef
+UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
+	DATSYNC_API=$(CURDIR)/$(1)/api$(2);
 
 .PHONY: check check-clang conformance interop valgrind bench demo
 check: all $(call programs_of,asan) warnings | need-pytest
-	$(call UNDER_TEST,build/asan) DATSYNC_FAST=$(CURDIR)/build/datsync $(PYTEST) -m 'not interop and not everywhere' $(TESTS)
+	$(call UNDER_TEST,build/asan) export DATSYNC_FAST=$(CURDIR)/build/datsync; $(call TEST,not interop and not everywhere,$(TESTS))
 
 # A part of it under clang's sanitizers: the messages, peers and the C interface.
 CLANG_TESTS := api vectors peer
 check-clang: build/clang/probe build/clang/api build/datsync | need-pytest
-	$(call UNDER_TEST,build/clang) $(PYTEST) -m 'not interop and not everywhere' $(call TESTS_OR,$(CLANG_TESTS))
+	$(call UNDER_TEST,build/clang) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(CLANG_TESTS)))
 
 # PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
 conformance: $(if $(PEER),,build/asan/adapter) | need-pytest
@@ -313,11 +322,10 @@ build/js/old/installed: conformance/js/old/package.json conformance/js/old/packa
 	touch $@
 
 interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/installed | need-pytest
-	$(call UNDER_TEST,build/asan) DATSYNC_JS=$(CURDIR)/build/js $(PYTEST) -m 'interop and not everywhere' $(TESTS)
+	$(call UNDER_TEST,build/asan) export DATSYNC_JS=$(CURDIR)/build/js; $(call TEST,interop and not everywhere,$(TESTS))
 
 valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
-	$(call UNDER_TEST,build) DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full' \
-		$(PYTEST) -m valgrind $(TESTS)
+	$(call UNDER_TEST,build) export DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full'; $(call TEST,valgrind,$(TESTS))
 
 # ---------------------------------------------------------------- everywhere --------------------------------------
 
@@ -329,15 +337,15 @@ i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile tree
 s390x_TESTS := feed peer drive tree
 win32_TESTS := win32 cli cli_drive people layouts
 # What a build is compared with.
-ON_ANOTHER = DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/build/js
+ON_ANOTHER = export DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/build/js;
 
 POSIX_WAYS := $(filter-out win32,$(WAYS))
 .PHONY: check-all $(WAYS:%=check-%)
 $(foreach way,$(WAYS),$(eval check-$(way): $(call programs_of,$(way))))
 $(WAYS:%=check-%): build/datsync build/js/installed | need-pytest
 $(POSIX_WAYS:%=check-%): check-%:
-	$(call UNDER_TEST,build/$*) DATSYNC_WRAPPER='$($*_RUN)' $(ON_ANOTHER) $(PYTEST) -m 'everywhere or not interop' \
-		$(call TESTS_OR,$(EVERYWHERE_TESTS) $($*_TESTS))
+	$(call UNDER_TEST,build/$*) export DATSYNC_WRAPPER='$($*_RUN)'; $(ON_ANOTHER) \
+		$(call TEST,everywhere or not interop,$(call TESTS_OR,$(EVERYWHERE_TESTS) $($*_TESTS)))
 
 # wine has a system and a home of its own in build/wine, and one server for all tests: without it each program would start the
 # whole system anew.
@@ -349,7 +357,7 @@ check-win32:
 	-$(WINE_ENV) $(WINESERVER) -k 2>/dev/null; rm -rf build/wine; mkdir -p build/wine
 	$(WINE_ENV) $(WINESERVER) -p
 	$(WINE_ENV) HOME=$(CURDIR)/build/wine timeout 120 $(WINE) wineboot -i >/dev/null 2>&1
-	$(WINE_ENV) $(call UNDER_TEST,build/win32,.exe) DATSYNC_WRAPPER='$(win32_RUN)' $(ON_ANOTHER) \
+	$(call UNDER_TEST,build/win32,.exe) export DATSYNC_WRAPPER='$(win32_RUN)' $(WINE_ENV); $(ON_ANOTHER) \
 		$(PYTEST) -m 'not posix and (everywhere or not interop)' --expect conformance/wine.json $(call TESTS_OR,$(EVERYWHERE_TESTS) $(win32_TESTS)); \
 		result=$$?; $(WINE_ENV) $(WINESERVER) -k; exit $$result
 

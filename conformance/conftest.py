@@ -22,7 +22,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     for mark in ("interop: needs the JavaScript peers", "valgrind: is run under valgrind too",
-                 "everywhere: is about a build for another system, processor or compiler", "posix: needs what Windows has not (modes, links, signals, socket files)"):
+                 "everywhere: is about a build for another system, processor or compiler",
+                 "crowd: does many things side by side itself, and waits for them", "posix: needs what Windows has not (modes, links, signals, socket files)"):
         config.addinivalue_line("markers", mark)
     if not config.pluginmanager.hasplugin("xdist"):
         config.addinivalue_line("markers", "xdist_group: which tests one of several processes runs")

@@ -11,6 +11,8 @@ from suite import runner
 
 ALL = runner.load()
 
+pytestmark = pytest.mark.crowd
+
 
 def test_the_table():
     assert len(bugs.BUGS) >= 34

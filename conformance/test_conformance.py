@@ -10,6 +10,8 @@ from suite import runner
 
 IDS = [c.id for c in runner.load()]
 
+pytestmark = pytest.mark.crowd
+
 
 @pytest.mark.parametrize("id", IDS)
 def test_case(id, conformance_run):

@@ -25,6 +25,8 @@ NULL_PEER = [sys.executable, "-IS", os.path.join(HERE, "adapters", "null.py")]
 PYTHON_PEER = [sys.executable, os.path.join(HERE, "adapters", "python.py")]
 ALL = runner.load()
 
+pytestmark = pytest.mark.crowd
+
 
 def script(tmp_path, text):
     """An adapter of a few lines."""

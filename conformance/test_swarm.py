@@ -11,6 +11,8 @@ from tools import DONE, clone, share
 
 SEED = 20190701
 
+pytestmark = pytest.mark.crowd
+
 
 def honest(event):
     """Complete is what has every block below the verified length, and nothing less."""

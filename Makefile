@@ -277,7 +277,7 @@ PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cach
 # $(call TEST,MARKS,TESTS): as many at once as there are processors, if pytest-xdist is there; and then, one after the other, those that do
 # many things side by side themselves. (5: there were none of these.)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-XDIST = $(eval XDIST := $$(shell $$(PYTHON) -c 'import xdist' 2>/dev/null && echo -n $$(JOBS) --dist loadgroup))$(XDIST)
+XDIST = $(eval XDIST := $$(shell $$(PYTHON) -c 'import xdist' 2>/dev/null && printf %s '-n $$(JOBS) --dist loadgroup'))$(XDIST)
 define TEST
 $(PYTEST) $(XDIST) -m '($(1)) and not crowd' $(2); first=$$?; $(PYTEST) -m '($(1)) and crowd' $(2); \
 	case $$first$$? in 00|05|50) ;; *) exit 1;; esac

@@ -274,12 +274,12 @@ deps:
 # The distribution's Python if it has pytest (a Python of one's own may shadow it), else what there is.
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
-# $(call TEST,MARKS,TESTS): as many at once as there are processors, if pytest-xdist is there; and then, one after the other, those that do
-# many things side by side themselves. (5: there were none of these.)
+# $(call TEST,MARKS,TESTS): as many at once as there are processors, if pytest-xdist is there; those that do many things side by side
+# themselves after the others, which would be too slow beside them. (5: there were none of these.)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 XDIST = $(eval XDIST := $$(shell $$(PYTHON) -c 'import xdist' 2>/dev/null && printf %s '-n $$(JOBS) --dist loadgroup'))$(XDIST)
 define TEST
-$(PYTEST) $(XDIST) -m '($(1)) and not crowd' $(2); first=$$?; $(PYTEST) -m '($(1)) and crowd' $(2); \
+$(PYTEST) $(XDIST) -m '($(1)) and not crowd' $(2); first=$$?; $(PYTEST) $(XDIST) -m '($(1)) and crowd' $(2); \
 	case $$first$$? in 00|05|50) ;; *) exit 1;; esac
 endef
 UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \

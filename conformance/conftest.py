@@ -30,6 +30,7 @@ def pytest_configure(config):
     config.conformance = None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
 def pytest_collection_modifyitems(items):
     """Where several processes run the tests (-n N --dist loadgroup), one of them runs all that share a fixture of their module."""
     for item in items:

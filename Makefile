@@ -1,9 +1,10 @@
-# datsync. GNU make. The targets:
+# datsync. GNU make. The targets (make help):
 #
 #   all        build/datsync, build/libdatsync.a, build/libdatsync.so
 #   deps       install what is missing to build and test (Debian; elsewhere it says what to install); with ALL=1 what the
 #              builds for other systems and packages need, too (2 GB)
 #   demo       a feed made of this project's own files, cloned between two processes
+#   quick      the vectors, the tests of the core and the suite's first conversation, without sanitizers: a minute
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   check-clang  the messages, peers and the C interface among them under clang's sanitizers
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
@@ -23,7 +24,7 @@
 #   warnings format format-check clean
 #
 # CC, CFLAGS, CPPFLAGS, LDFLAGS and LDLIBS are the user's; WERROR= lets warnings be. TESTS='conformance/test_x.py -k y' narrows
-# each check.
+# each check; JOBS=N runs N tests at once.
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -114,8 +115,11 @@ build/pic/%.o: %.c datsync.h | need-cc need-sodium
 build/api: conformance/api.c build/libdatsync.a datsync.h
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
 
-build/probe: conformance/probe.c build/net_posix.o datsync.c datsync.h
-	$(COMPILE) $(CFLAGS) -I. -o $@ $< build/net_posix.o $(LDFLAGS) $(LIBS)
+build/probe build/adapter: build/net_posix.o datsync.c datsync.h
+build/probe: conformance/probe.c
+build/adapter: conformance/adapters/datsync.c
+build/probe build/adapter:
+	$(COMPILE) $(CFLAGS) -I. -o $@ $(filter conformance/%,$^) build/net_posix.o $(LDFLAGS) $(LIBS)
 
 build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
@@ -285,7 +289,15 @@ endef
 UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
 	DATSYNC_API=$(CURDIR)/$(1)/api$(2);
 
-.PHONY: check check-clang conformance interop valgrind bench demo
+.PHONY: help quick check check-clang conformance interop valgrind bench demo
+help:
+	@sed -n '/^#   /,/^$$/s/^# \{0,1\}//p' Makefile
+
+QUICK_TESTS := vectors api tree feed peer drive walls
+quick: build/datsync build/api build/probe build/adapter | need-pytest
+	$(call UNDER_TEST,build) $(call TEST,not interop and not everywhere,$(QUICK_TESTS:%=conformance/test_%.py) \
+		'conformance/test_conformance.py::test_case[sanity/first]')
+
 check: all $(call programs_of,asan) warnings | need-pytest
 	$(call UNDER_TEST,build/asan) export DATSYNC_FAST=$(CURDIR)/build/datsync; $(call TEST,not interop and not everywhere,$(TESTS))
 

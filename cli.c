@@ -2218,17 +2218,42 @@ static void on_bad_rule(void *ctx, size_t line, const char *why)
     }
 }
 
-/* A feed's or a drive's, wherever it lies: by its name, alone or after a dot, and its size. */
-static int is_secret_file(const datsync_tree *tree, const char *path)
+/* Do the two halves of a secret key belong together? */
+static int is_secret_key(const uint8_t secret[64])
+{
+    datsync_feed_options options;
+    datsync_feed *feed;
+
+    memset(&options, 0, sizeof options);
+    options.secret_key = secret;
+    options.key = secret + 32;
+    options.flags = DATSYNC_CREATE;
+    return datsync_feed_open(&feed, &options) == 0 && datsync_feed_close(feed) == 0;
+}
+
+/* Is this the name of one? `secret_key`, `metadata.secret_key`, or the digits under which the folder of secret keys has it: `ab/cdef...` */
+static int names_secret_key(const char *path)
 {
     static const char known[] = "secret_key";
-    datsync_file_info info;
-    size_t len = strlen(path);
+    size_t len = strlen(path), digits = strspn(path + (len > 62 ? len - 62 : 0), "0123456789abcdef");
 
-    if (len < sizeof known || strcmp(path + len - (sizeof known - 1), known) != 0) {
-        return 0;
+    if (len > 65 && digits == 62) {
+        return path[len - 63] == '/' && path[len - 66] == '/' && strspn(path + len - 65, "0123456789abcdef") == 2;
     }
-    return strchr("/.", path[len - sizeof known]) != NULL && tree->stat(tree->ctx, path + 1, &info) == 0 && info.size == 64;
+    return len >= sizeof known && strcmp(path + len - (sizeof known - 1), known) == 0 && strchr("/.", path[len - sizeof known]) != NULL;
+}
+
+/* A feed's or a drive's, wherever it lies. */
+static int is_secret_file(const datsync_tree *tree, const char *path)
+{
+    growing text;
+    int found = 0;
+
+    if (names_secret_key(path) && read_whole(tree, path + 1, &text) == 0) {
+        found = text.len == 64 && is_secret_key((const uint8_t *)text.text);
+        free(text.text);
+    }
+    return found;
 }
 
 /* A secret key is left out whatever the rules say: who has it writes in the owner's name, and what is published once can't be taken
@@ -4180,19 +4205,6 @@ static int secret_of_text(const char *text, size_t len, uint8_t secret[64])
     }
     memset(digits, 0, sizeof digits);
     return hex_digits || raw;
-}
-
-/* Do the two halves of a secret key belong together? */
-static int is_secret_key(const uint8_t secret[64])
-{
-    datsync_feed_options options;
-    datsync_feed *feed;
-
-    memset(&options, 0, sizeof options);
-    options.secret_key = secret;
-    options.key = secret + 32;
-    options.flags = DATSYNC_CREATE;
-    return datsync_feed_open(&feed, &options) == 0 && datsync_feed_close(feed) == 0;
 }
 
 /* It is not what it should be: what is it? */

@@ -1516,8 +1516,9 @@ typedef struct watcher {
  * who answers. All NULL: it stands by itself. */
 typedef struct feed_keeper {
     void *ctx;
-    /* This block came and was verified: 1 if it is kept, 0 if it has no place any more, and is not held. With this function a
-     * feed's bytes lie where anybody can change them: each block is held against the tree before it goes out. */
+    /* If there is a `keep`, the feed's bytes lie where anybody can change them: each block is held against the tree before it goes
+     * out, and the keeper commits what it keeps. It is called with a block that came, was verified and is not empty: 1 if it is
+     * kept, 0 if it has no place any more, and is not held. The store's `sync` of the data part syncs what was kept. */
     int (*keep)(void *ctx, uint64_t index, uint64_t at, datsync_bytes block);
     int (*lost)(void *ctx, uint64_t index); /* it was asked for, and is not as it was */
     int (*held_back)(void *ctx);            /* more is going to be wanted: nobody is told that this is all */
@@ -1758,6 +1759,13 @@ static int ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len
     return a_len && b_len && a < b + b_len && b < a + a_len;
 }
 
+/* These bytes are going to be others: what was read ahead of them counts no more. */
+static void ahead_drop(datsync_feed *f, uint64_t at, size_t len)
+{
+    if (ranges_overlap(at, len, f->ahead_at, f->ahead_len))
+        f->ahead_len = 0;
+}
+
 static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t len)
 {
     int r;
@@ -1766,8 +1774,7 @@ static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t l
             return 0;
         return feed_write(f, DATSYNC_PART_DATA, 0, "", 0);
     }
-    if (ranges_overlap(at, len, f->ahead_at, f->ahead_len))
-        f->ahead_len = 0;
+    ahead_drop(f, at, len);
     if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
         (r = gather_flush(f)) < 0)
         return r;
@@ -3465,6 +3472,8 @@ static int put_store(datsync_feed *f, putting *p)
         if ((r = block_offset(f, p->index, &offset)) < 0)
             return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
         if (f->keeper.keep && p->value.len) {
+            ahead_drop(f, offset, p->value.len);
+            f->unsynced |= 1u << DATSYNC_PART_DATA;
             if ((r = f->keeper.keep(f->keeper.ctx, p->index, offset, p->value)) <= 0)
                 return r;
         } else if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0) {
@@ -7352,6 +7361,8 @@ static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes bl
     target *t = target_of_block(d, index);
     intptr_t handle;
     int r;
+    if (!d->downloading)
+        return 1; /* an owner's bytes lie in his files already */
     if (!t || t->error)
         return 0;
     r = at < t->at || at - t->at > t->size || block.len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
@@ -7385,7 +7396,7 @@ static int content_write(void *ctx, int part, uint64_t offset, const void *buf, 
 {
     datsync_drive *d = ctx;
     if (part == DATSYNC_PART_SECRET_KEY || in_files(d, part))
-        return 0; /* it is derived; an owner's bytes lie in his files already, and a reader's are kept by content_keep */
+        return 0; /* it is derived; the bytes of a block are kept by content_keep */
     return d->content_store.write(d->content_store.ctx, part, offset, buf, len);
 }
 
@@ -9538,7 +9549,7 @@ static int aside_copy(datsync_drive *d, const target *t, uint64_t index)
     uint64_t offset;
     intptr_t handle;
     int64_t n = content_block(d, index);
-    int r = n == DATSYNC_E_NOMEM ? DATSYNC_E_NOMEM : n < 0 ? DATSYNC_E_HASH : block_offset(d->content, index, &offset); /* it comes anew */
+    int r = n < 0 ? (int)n : block_offset(d->content, index, &offset);
     if (r == 0 && (offset < t->at || offset - t->at + (uint64_t)n > t->size))
         r = DATSYNC_E_RANGE;
     if (r == 0)
@@ -9555,7 +9566,10 @@ static int aside_gather(datsync_drive *d, const target *t)
     uint64_t i;
     int r = 0;
     for (i = t->offset; r == 0 && (i = bits_next(&d->content->have, i, target_end(t), 1)) < target_end(t); i++) {
-        r = aside_copy(d, t, i);
+        int64_t n = datsync_feed_block_size(d->content, i);
+        if (n >= 0 && (n = content_block(d, i)) < 0 && n != DATSYNC_E_NOMEM)
+            n = DATSYNC_E_HASH; /* what can't be read out of the file comes anew */
+        r = n < 0 ? (int)n : aside_copy(d, t, i);
         if (r < 0 && !is_fatal(r))
             r = feed_retract(d->content, i, i + 1);
     }

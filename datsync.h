@@ -574,7 +574,8 @@ uint64_t datsync_drive_laid_out(datsync_drive *drive);
  * out->path NULL if there is none). Versions: 0 is the empty drive. */
 /* The entry with this number, 1 to datsync_drive_version(). */
 int datsync_drive_entry(datsync_drive *drive, uint64_t number, datsync_entry *out, uint64_t *needed);
-/* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other history. */
+/* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other history. With an
+ * error, but as is said above, *out tells nothing. */
 int datsync_drive_find(datsync_drive *drive, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed);
 /* fn is called for each file and folder entry of a version beneath `path` (`/`: all), in the order of the index; with `deep` 0 only
  * for those in the folder itself, and for a folder with files beneath it that has no entry of its own (or one of a file: both can be

@@ -13,7 +13,7 @@ LINKED = ("datsync", "api")
 
 # These test the Python side alone, or what is around the programs, and never run what is built from datsync.c here.
 OTHERS = ("adapters", "bugs", "decode", "drive_reference", "everywhere", "manual", "mutate", "packaging", "python", "reference",
-          "report", "suite", "win32")
+          "report", "suite", "walls", "win32")
 
 
 def libraries():

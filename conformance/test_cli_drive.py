@@ -302,15 +302,29 @@ def test_bad_lines_of_datignore_are_named(owner, tmp_path):
     assert names(owner, tmp_path / "a") == ["dat.json", "y"]
 
 
-@pytest.mark.parametrize("name", ["secret_key", "sub/secret_key", "sub/metadata.secret_key", ".hidden/.dat/metadata.secret_key"])
+@pytest.mark.parametrize("name", ["secret_key", "sub/secret_key", "sub/metadata.secret_key", ".hidden/.dat/metadata.secret_key",
+                                  "keys/ab/" + "c" * 62, "ab/" + "0" * 62])
 def test_a_secret_key_is_never_imported(name, owner, tmp_path):
     """That of a feed beside the files, or of another drive: one command would publish it for ever."""
-    write(tmp_path / "a", {".datignore": b"!secret_key\n", name: bytes(64), "my_secret_key": bytes(64), "x/secret_key": b"a text",
-                           "secret_key.txt": bytes(64)})
+    key = drives.Drive(seed=b"s" * 32).metadata.secret_key
+    others = {"my_secret_key": key, "x/secret_key": b"a text", "y/secret_key": bytes(64), "secret_key.txt": key, "c" * 62: key,
+              "ef/" + "d" * 62: bytes(64), "gh/" + "d" * 62: key, "ab/" + "d" * 63: key}
+    write(tmp_path / "a", {".datignore": b"!secret_key\n", name: key, **others})
     with owner.serve("share", "--no-ignore-hidden", tmp_path / "a") as server:
         server.stop()
         assert len([line for line in server.err if "/%s: not imported: it is a secret key" % name in line]) == 1
-    assert {"my_secret_key", "x/secret_key", "secret_key.txt"} == set(names(owner, tmp_path / "a")) - {"dat.json", ".datignore"}
+    assert set(others) == set(names(owner, tmp_path / "a")) - {"dat.json", ".datignore"}
+
+
+def test_the_own_secret_key_is_not_imported_either(tmp_path):
+    """`--secret-dir` within the folder."""
+    home = Home(tmp_path / "home")
+    home.secrets = str(tmp_path / "a" / "keys")
+    write(tmp_path / "a", {"x": b"1"})
+    assert home("create", tmp_path / "a").err.count("it is a secret key") == 1
+    with home.share(tmp_path / "a") as server:
+        server.stop()
+    assert names(home, tmp_path / "a") == ["dat.json", "x"] and os.listdir(home.secrets)
 
 
 def test_a_datignore_that_is_too_long(owner, tmp_path):

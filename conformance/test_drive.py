@@ -1005,6 +1005,28 @@ def source(drives):
     return Source(drives, made)
 
 
+def test_a_block_that_comes_is_read_where_it_is_now(drives):
+    """What was read ahead while it was missing held a hole in its place."""
+    made = Drive(secret_key=SECRET)
+    small(made, "/long", random.Random(1).randbytes(16000), 40)
+    source = Source(drives, made)
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, made.key)
+    drives.share(1, driver.BOTH, 0)
+    while not any(path.startswith(".dat/partial/") for path in drives.dump(1)):
+        assert not drives.run(1, most=5)
+    drives.unshare(0)
+    drives.feeds(1, 1, 2)
+    for came in (*range(1, 10), 15):
+        drives.probe.ask("give", 2, 63, 0, came)
+    for index in (7, 8):
+        assert drives.probe.bytes("get", 2, index) == source.made.content.blocks[index]
+    drives.probe.ask("give", 2, 63, 0, 10)
+    assert drives.probe.bytes("get", 2, 10) == source.made.content.blocks[10]
+    drives.unshare(1)
+    drives.close(1)
+
+
 def test_clone(source, drives):
     refused, events = source.pull()
     assert refused == {} and only_files(drives, 1) == expected_files(source.made)

@@ -611,7 +611,7 @@ def test_runs_are_those_of_peers_whatever_a_drive_has_read(probe):
         for length in [n for n in range(end, end - 8, -1) if n in lengths]:
             assert len(drives.entry(1, lengths.index(length) + 1).path) == length + 1
         one, two = (Downloaded(probe, at, 63, public) for at in (0, 1))
-        for peer, first in ((one, 0), (two, 50)):  # block 0 had no place, so it is not held
+        for peer, first in ((one, 1), (two, 51)):
             asked = of(Request, peer.talk(*offer(*range(401))))
             assert [r.index for r in asked] == list(range(first, first + 16)), end
         for peer in (one, two):

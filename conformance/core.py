@@ -12,7 +12,7 @@ PROGRAMS = {"datsync": "cli.c", "probe": "conformance/probe.c", "adapter": "conf
 LINKED = ("datsync", "api")
 
 # These test the Python side alone, or what is around the programs, and never run what is built from datsync.c here.
-OTHERS = ("adapters", "bugs", "decode", "drive_reference", "everywhere", "manual", "mutate", "packaging", "python", "reference",
+OTHERS = ("adapters", "bugs", "decode", "drive_reference", "everywhere", "manual", "mutate", "packaging", "protocol", "python", "reference",
           "report", "suite", "walls", "win32")
 
 

@@ -1,0 +1,79 @@
+"""docs/PROTOCOL.md and the suite: each case of the sections that are treated stands beneath exactly one rule, and each rule has a
+case or a reason; the examples are what they are said to be."""
+
+import fnmatch
+import os
+import re
+
+import pytest
+
+from dat import wire
+from suite import runner
+
+DOCUMENT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "PROTOCOL.md")
+TREATED = ("framing", "opening", "handshake", "channels", "extension", "time", "fields")
+# Of the codecs, those of a chapter that is there.
+CODECS = ("codec.decode/*", "codec.encode/*", "codec.refuse/*", "codec.rle/*", "codec.crypto/discovery-key", "codec.crypto/keystream")
+
+
+def text():
+    with open(DOCUMENT, encoding="utf-8") as file:
+        return file.read()
+
+
+def rules():
+    """{number: (its text, [patterns of cases])}."""
+    found = {}
+    for number, body in re.findall(r"^\*\*([\d.]+)\*\* (.*?)(?=^\*\*[\d.]+\*\* |^#|\Z)", text(), re.M | re.S):
+        assert number not in found, number
+        said, _, cases = body.partition("*Cases:*")
+        found[number] = (said, re.findall(r"`([^`]+)`", cases))
+    return found
+
+
+RULES = rules()
+CASES = [c.id for c in runner.load() if c.section in TREATED or any(fnmatch.fnmatchcase(c.id, p) for p in CODECS)]
+
+
+@pytest.mark.parametrize("number", RULES)
+def test_a_rule_has_cases_or_says_why_not(number):
+    said, patterns = RULES[number]
+    assert patterns or "*No case:*" in said
+    assert not patterns or "*No case:*" not in said
+    for pattern in patterns:
+        assert fnmatch.filter(CASES, pattern), "%s names %s, which is no case of these sections" % (number, pattern)
+
+
+@pytest.mark.parametrize("id", CASES)
+def test_a_case_stands_beneath_one_rule(id):
+    assert len([n for n, (_, patterns) in RULES.items() if any(fnmatch.fnmatchcase(id, p) for p in patterns)]) == 1
+
+
+def test_rules_are_numbered_by_their_chapters():
+    chapters = re.findall(r"^## (\d+)\. |^\*\*(\d+)\.(\d+)\*\* ", text(), re.M)
+    chapter, last = 0, 0
+    for heading, of, number in chapters:
+        if heading:
+            assert int(heading) == chapter + 1
+            chapter, last = int(heading), 0
+        else:
+            assert (int(of), int(number)) == (chapter, last + 1)
+            last += 1
+    assert len(RULES) > 30
+
+
+EXAMPLES = re.findall(r"^\| `([0-9a-f ]+)` \| channel (\d+): (\w+), (.*?) \|$", text(), re.M)
+
+
+@pytest.mark.parametrize("frame, channel, name, fields", EXAMPLES, ids=[e[0].replace(" ", "") for e in EXAMPLES])
+def test_examples(frame, channel, name, fields):
+    """They decode to what is said, and are what the encoder writes."""
+    frame = bytes.fromhex(frame)
+    kinds, values = {f.name: f.kind for f in getattr(wire, name).FIELDS}, {}
+    for key, value in map(str.split, fields.split(", ")):
+        values[key] = bytes.fromhex(value) if kinds[key] == wire.BYTES else bool(int(value)) if kinds[key] == wire.BOOL else int(value)
+    assert wire.encode_message(int(channel), getattr(wire, name)(**values)) == frame
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 5

@@ -1946,7 +1946,7 @@ static void block_offset_next(datsync_feed *f, uint64_t index, uint64_t offset, 
 
 /* ------------------------------------------------ the bitfield part */
 
-/* The index of the bitfield (PROTOCOL 3) tells of each quarter of a node's span whether all, none or some of its blocks
+/* The index of the bitfield (PROTOCOL 17.4) tells of each quarter of a node's span whether all, none or some of its blocks
  * are there. `limit` is the first index byte that the file has no room for: such children count as none. */
 
 static unsigned index_code(unsigned nibble)
@@ -2557,7 +2557,7 @@ static uint64_t tree_blocks(const datsync_feed *f)
     return bits_get(&f->tree, top) ? tree_verified_by(f, top) / 2 : 0;
 }
 
-/* The right edge of the largest tree that can be verified from this node (PROTOCOL 2.5): climb while parent and sibling
+/* The right edge of the largest tree that can be verified from this node (PROTOCOL 12.2): climb while parent and sibling
  * are held, then step right. */
 static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index)
 {
@@ -4075,8 +4075,8 @@ static int out_info(channel *c, int uploading, int downloading)
     return out_message(c->peer, &m, NULL);
 }
 
-/* A writer's blocks are told and given only once they are committed (DESIGN: what was announced can never be appended
- * differently). */
+/* A writer's blocks are told and given only once they are committed: what was announced can never be appended
+ * differently. */
 static int feed_settle(datsync_feed *f)
 {
     return datsync_feed_writable(f) && f->durable_length < f->length ? datsync_feed_flush(f) : 0;
@@ -4120,7 +4120,7 @@ static int out_acks(channel *c)
     return r;
 }
 
-/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 2.4). */
+/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 10.4, 10.5). */
 static int out_bitfield(channel *c, uint64_t start, uint64_t length)
 {
     datsync_feed *f = c->feed;
@@ -4349,7 +4349,7 @@ static size_t flight_depth(const channel *c)
     return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
 }
 
-/* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 2.9): one of before 6.10.3 any Have, or it crashes; one
+/* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 21.5): one of before 6.10.3 any Have, or it crashes; one
  * of before 6.18.2 sends a block once on a channel, and again only where that was denied. */
 static int ask_old(channel *c, uint64_t index)
 {
@@ -4457,7 +4457,7 @@ static int channel_complete(const channel *c)
     return c->peer->handshaken && c->remote >= 0 && c->wants_answered && c->wants_out == 0 && channel_idle(c);
 }
 
-/* The ending (PROTOCOL 2.6). */
+/* The ending (PROTOCOL 15.1). */
 static int channel_end(channel *c)
 {
     int r = 0, downloads = (c->mode & DATSYNC_DOWNLOAD) != 0;
@@ -4826,7 +4826,7 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code, uint
 }
 
 /* Which of the open Wants does a Have answer? One with a Want's length that of its own start. A bitfield without a length (it
- * reads as 0 or 1) is the whole one, from its start on: so every Want was answered to version 6.22.0 (PROTOCOL 2.9).
+ * reads as 0 or 1) is the whole one, from its start on: so every Want was answered to version 6.22.0 (PROTOCOL 21.1).
  * Returns how many were counted off. */
 static unsigned wants_count_off(channel *c, uint64_t start, int whole)
 {
@@ -5954,7 +5954,7 @@ void datsync_memory_net_free(datsync_memory_net *n)
 
 /* ================================================================ drive: entries ================================ */
 
-/* hyperdrive 9 (PROTOCOL 4): metadata block 0 is the header, each other one a Node of append-tree 2: a name, a Stat (none: what was
+/* hyperdrive 9 (PROTOCOL 18): metadata block 0 is the header, each other one a Node of append-tree 2: a name, a Stat (none: what was
  * there is deleted) and `paths`, which lists, for each folder on the way to the name, the newest entry of each of its children. */
 
 #define DRIVE_TYPE "hyperdrive"
@@ -6645,7 +6645,7 @@ static int drive_is_owner(const datsync_drive *d)
 
 /* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there, and if that is a
  * deletion, nothing is. But deletions by append-tree before 2.3.5 carry wrong paths, and those after it still lose some files
- * (PROTOCOL 2.9). So where all entries are here and something was ever deleted, the two are held against each other, and where they
+ * (PROTOCOL 18.7). So where all entries are here and something was ever deleted, the two are held against each other, and where they
  * differ the history is right; so it is where the index leads nowhere. Where entries are missing, the index leads to those that are needed; what can be known without
  * them is what the history of the others says. */
 
@@ -8255,7 +8255,7 @@ static size_t list_encode(uint8_t *out, const level *l, uint64_t without, uint64
     return (size_t)(p - out);
 }
 
-/* `paths` of an entry (PROTOCOL 4). A put lists all levels, and each list ends with its own number, which is left out. A deletion
+/* `paths` of an entry (PROTOCOL 18.6). A put lists all levels, and each list ends with its own number, which is left out. A deletion
  * lists them down to the deepest folder that has another child, and is itself in all but the last. */
 static size_t paths_encode(datsync_drive *d, datsync_bytes name, int deleted, size_t levels, uint64_t seq, uint8_t *out)
 {
@@ -10089,7 +10089,7 @@ struct datsync {
     int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
 };
 
-static const unsigned dial_delays[] = {1000, 1000, 5000, 15000}; /* PROTOCOL 5 */
+static const unsigned dial_delays[] = {1000, 1000, 5000, 15000}; /* as discovery-swarm 5.1 */
 
 static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *address, uint64_t index, uint64_t size, int error)
 {
@@ -10140,7 +10140,7 @@ static void link_open_feed(link *l, const uint8_t *discovery_key)
         link_fail(l, DATSYNC_E_UNKNOWN_FEED);
 }
 
-/* Two connections to one peer: the one that was dialled by the smaller id stays (PROTOCOL 5), of two in the same
+/* Two connections to one peer: the one that was dialled by the smaller id stays (as discovery-swarm 5.1 has it), of two in the same
  * direction the older. */
 static void link_check_duplicate(link *l)
 {

@@ -57,7 +57,7 @@ extern "C" {
 #define DATSYNC_MAX_BLOCKS ((uint64_t)1 << 32)
 /* Nodes in one proof: at most one uncle a level and one root a level, of a tree of DATSYNC_MAX_BLOCKS. */
 #define DATSYNC_MAX_PROOF 80u
-/* Requests of a peer that are queued, and our own in flight at one peer (DESIGN: reading pauses when it is full). */
+/* Requests of a peer that are queued, and our own in flight at one peer: reading pauses when it is full. */
 #define DATSYNC_MAX_REQUESTS 1024u
 /* Answers are built only while a peer's output holds less than this. */
 #define DATSYNC_MAX_OUTPUT 1048576u

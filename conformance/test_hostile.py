@@ -153,7 +153,7 @@ def test_all_wrong_messages_in_any_order(server, made):
 
 
 def test_a_second_feed_on_one_number(server, made):
-    """PROTOCOL 2.2: it ends the connection; with an unknown key twice it stopped the deployed one."""
+    """PROTOCOL 5.5: it ends the connection; with an unknown key twice it stopped the deployed one."""
     stranger = tools.key_pair(99)[0]
     with opened(server, made) as peer:
         peer.open(stranger, channel=1)
@@ -330,7 +330,7 @@ def test_truncated_frames(server, made):
 # ---- what a peer does, or doesn't ---------------------------------------------------------------------
 
 def test_requests_with_nobody_reading(server, made):
-    """PROTOCOL 2.7: 20,000 Requests, no answer read; the deployed code took 1.46 GB for it."""
+    """PROTOCOL 11.6: 20,000 Requests, no answer read; the deployed code took 1.46 GB for it."""
     before = tools.status(server.pid, "VmRSS")
     requests = b"".join(wire.encode_message(0, wire.request(i % BLOCKS)) for i in range(20000))
     flooding = []

@@ -745,7 +745,7 @@ def test_too_many_bytes_on_unopened_feeds(probe):
     assert code == EARLY and probe.numbers("memory")[1] < 3 << 20
 
 
-# ---- hostile messages (PROTOCOL 2.7) ------------------------------------------------------------
+# ---- hostile messages (PROTOCOL 2.5 to 2.7) -----------------------------------------------------
 
 def hostile():
     frame, raw = wire.encode_frame, wire.encode_raw

@@ -10,7 +10,8 @@ import pytest
 from dat import bitfield, drive, tree, wire
 from suite import runner
 
-DOCUMENT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "PROTOCOL.md")
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DOCUMENT = os.path.join(ROOT, "docs", "PROTOCOL.md")
 def text():
     with open(DOCUMENT, encoding="utf-8") as file:
         return file.read()
@@ -42,6 +43,24 @@ def test_a_rule_has_cases_or_says_why_not(number):
 @pytest.mark.parametrize("id", CASES)
 def test_a_case_stands_beneath_one_rule(id):
     assert len([n for n, (_, patterns) in RULES.items() if any(fnmatch.fnmatchcase(id, p) for p in patterns)]) == 1
+
+
+FILES = ["datsync.c", "datsync.h", "net_posix.c", "net_win32.c", "cli.c", "conformance", "bench", "bindings", "examples", "vectors/README.md"]
+
+
+def test_the_code_cites_rules_that_are_there():
+    """`PROTOCOL 2.1`, or a chapter of it."""
+    cited = 0
+    for name in FILES:
+        name = os.path.join(ROOT, name)
+        found = [os.path.join(at, file) for at, _, files in os.walk(name) for file in files if file.endswith((".py", ".c", ".js", ".md"))] or [name]
+        for path in found:
+            with open(path, encoding="utf-8") as file:
+                for numbers in re.findall(r"(?<![:\w])PROTOCOL ((?:\d+(?:\.\d+)?(?:, | to )?)+)", file.read()):
+                    for number in re.findall(r"[\d.]*\d", numbers):
+                        cited += 1
+                        assert number in RULES or re.search(r"^## %s\. " % re.escape(number), text(), re.M), (path, number)
+    assert cited > 25
 
 
 def test_rules_are_numbered_by_their_chapters():

@@ -552,7 +552,7 @@ def test_two_held_children_imply_their_parent():
 
 
 def test_recorded_proofs():
-    full = tree.Holding(2 * b for b in range(5))  # the metadata feed of PROTOCOL 2.8
+    full = tree.Holding(2 * b for b in range(5))  # the metadata feed of the conversation below
     remote = tree.Holding()
     for block, nodes in ((4, [3]), (0, [2, 5, 8]), (3, [4, 1, 8]), (1, [0, 5, 8]), (2, [6, 1, 8])):
         assert tree.proof_indexes(full, 2 * block, 0, remote=remote) == (nodes, 5)
@@ -1040,7 +1040,7 @@ def test_clone_of_two_feeds_on_one_connection():
 
 
 def test_conversation_as_recorded():
-    """The frames of PROTOCOL 2.8 between a scripted downloader and our server."""
+    """The frames of a conversation of dat 13 between a scripted downloader and our server."""
     listener, thread = served(make_feed([[3] * 5]))
     with peer.connect(listener.port, KEY) as visitor:
         visitor.start(live=True)
@@ -1112,7 +1112,7 @@ def test_live_append_is_announced_and_followed():
     assert haves == [Have(1), Have(2, 2), Have(4)]
 
 
-HOSTILE = {  # PROTOCOL 2.7
+HOSTILE = {  # each stops the deployed code
     "a truncated bitfield": [Have(0, 1 << 20, b"\x04\xaa")],
     "a run of 2^40": [Have(0, 1 << 20, wire.encode_varint((1 << 40) << 2 | 3))],
     "a Have of 2^40": [Have(0, 1 << 40)],

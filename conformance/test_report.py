@@ -72,7 +72,7 @@ def sample(names=NAMES):
                 r = dict(r, verdict=verdict, departure=fields, stderr="thread 'main' panicked at src/protocol.rs:211\n",
                          notes=["the connection was left open"], seconds=5.01)
             elif n == 2 and turn == 5:
-                r = dict(r, verdict="FAIL", expected_failure="hypercore 6.26 crashes on it (PROTOCOL 2.7)",
+                r = dict(r, verdict="FAIL", expected_failure="hypercore 6.26 crashes on it",
                          departure={"sent": "Have{start: 4, bitfield: 02f8}", "expected": "the connection goes on",
                                     "got": "the peer ended by signal 6"}, stderr="RangeError: out of bounds\n")
             elif c["section"] == "drive" and n in (1, 3):

@@ -1,7 +1,7 @@
 """Bits, the run-length code of Have.bitfield, and the page of the SLEEP bitfield file.
 
 Everywhere the most significant bit of a byte comes first: bit i is in byte i / 8, mask
-80h >> (i & 7). (PROTOCOL 2.4 and 3; DEP 0009.)
+80h >> (i & 7). (PROTOCOL 10.7, 17.3, 17.4; DEP 0009.)
 """
 
 from . import flat

@@ -1,4 +1,4 @@
-"""A drive: a folder of files in two feeds (PROTOCOL 4; hyperdrive 9, append-tree 2.4).
+"""A drive: a folder of files in two feeds (PROTOCOL 18; hyperdrive 9, append-tree 2.4).
 
 Block 0 of the metadata feed is an Index, which names the content feed; each other block is a Node,
 one change of one path. A Node's `paths` index every folder on the way to it: for the root, then

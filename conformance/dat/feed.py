@@ -1,4 +1,4 @@
-"""A feed in memory: append and sign, prove, verify and put (PROTOCOL 2.5, 3)."""
+"""A feed in memory: append and sign, prove, verify and put (PROTOCOL 9, 11, 12)."""
 
 from . import flat, sodium
 from .bitfield import Bits

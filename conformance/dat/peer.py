@@ -1,4 +1,4 @@
-"""A scripted peer on a TCP socket, and a simple correct one built on it (PROTOCOL 2.2 to 2.6).
+"""A scripted peer on a TCP socket, and a simple correct one built on it (PROTOCOL 3 to 15).
 
 `Peer` does what it is told: it sends messages, raw bodies or raw bytes, says what came, and
 keeps a log of every byte. `Conversation` behaves: it serves and downloads feeds; `serve` and
@@ -367,7 +367,7 @@ class _Channel:
 
 
 class Conversation:
-    """Serves feeds and, with `download`, fills them; ends as PROTOCOL 2.6 says unless `live`.
+    """Serves feeds and, with `download`, fills them; ends as PROTOCOL 15.1 says unless `live`.
 
     The first of the feeds is the first one of the connection.
     """
@@ -608,7 +608,7 @@ class Conversation:
 # ---- peers of other years ----------------------------------------------------------------------
 
 class Manner(NamedTuple):
-    """What a remote sees of a version of hypercore (PROTOCOL 2.9), where it is not as 6.26."""
+    """What a remote sees of a version of hypercore (PROTOCOL 21), where it is not as 6.26."""
     whole: bool = False  # answers any Want with Have{0, bitfield} of everything, wants {0} at once, also as a writer
     blind: bool = False  # dies of a Request ahead of any Have
     once: bool = False  # sends no block twice, nor one that the remote has claimed, before an Unhave

@@ -1,4 +1,4 @@
-"""SLEEP folders: a feed on disk (PROTOCOL 3; DEP 0009).
+"""SLEEP folders: a feed on disk (PROTOCOL 17; DEP 0009).
 
 Each file but key, secret_key and data starts with a 32-byte header: `05 02 57`, the file's type,
 version 0, u16be entry size, name length, name, zeros.

@@ -1,4 +1,4 @@
-"""The Merkle tree: hashes, digests, proofs, verification (PROTOCOL 2.5; DEP 0002).
+"""The Merkle tree: hashes, digests, proofs, verification (PROTOCOL 9, 11, 12; DEP 0002).
 
 A `Holding` says which nodes somebody holds; a `Tree` is one's own, with their hashes.
 """

@@ -1,4 +1,4 @@
-"""Frames and messages (PROTOCOL 2.1; DEP 0010).
+"""Frames and messages (PROTOCOL 1, 2; DEP 0010).
 
 A frame is `varint length`, then `varint (channel << 4 | type)` and a protobuf body. A message
 here is a small dataclass: a field that is None was, or will be, absent. Each class carries the

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dat import bitfield, drive, tree, wire
+from dat import bitfield, cipher, drive, feed, sodium, tree, wire
 from suite import runner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -107,6 +107,18 @@ def test_examples_of_digests(held, nodes):
 @pytest.mark.parametrize("entry, paths, lists", INDEXES)
 def test_examples_of_indexes(entry, paths, lists):
     assert drive.deflate(int(entry), [list(map(int, level.split())) for level in lists.split("; ")]) == bytes.fromhex(paths)
+
+
+def test_the_values_of_a_small_feed():
+    said = dict(re.findall(r"^\| ([a-z][a-z0-9 ,`.]+) \| `([0-9a-f]+)`(?:\.\.\.)? \|$", text(), re.M))
+    made = feed.Feed(secret_key=sodium.keypair(bytes(32))[1])
+    made.append(b"a", b"bc")
+    root = tree.root_hash(made.tree.roots(2))
+    stream = sodium.xsalsa20_xor_ic(bytes(8), bytes(range(24)), 0, made.key)
+    values = {"public key": made.key, "discovery key": cipher.discovery_key(made.key), "keystream, nonce `00 01 ... 17`": stream,
+              "node 0": made.tree.get(0).hash, "node 2": made.tree.get(2).hash, "node 1": made.tree.get(1).hash, "root": root,
+              "signature": sodium.sign(root, made.secret_key)}
+    assert {name: value.hex() for name, value in values.items()} == said
 
 
 def test_there_are_examples():

@@ -57,6 +57,7 @@ def adapter(name, value):
 
 # ---- frames and messages --------------------------------------------------------------------------
 
+# Whether what stands before a keep-alive was taken when the connection ends depends on what comes in one read.
 @bug("keep-alive-is-an-error", "A frame of length 0 ends the connection.", chance=("dep-0009.files/sparse-clone",))
 def _():
     @wrap(wire.FrameDecoder, "next")

@@ -1789,6 +1789,18 @@ static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t l
     return 0;
 }
 
+/* A block that came goes to where the feed's bytes are: 1, or 0 if it has no place any more. */
+static int data_keep(datsync_feed *f, uint64_t index, uint64_t at, datsync_bytes block)
+{
+    if (!f->keeper.keep || !block.len) {
+        int r = data_write(f, at, block.data, block.len);
+        return r < 0 ? r : 1;
+    }
+    ahead_drop(f, at, block.len);
+    f->unsynced |= 1u << DATSYNC_PART_DATA;
+    return f->keeper.keep(f->keeper.ctx, index, at, block);
+}
+
 /* All of it, or DATSYNC_E_CORRUPT if the part is too short. */
 static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
 {
@@ -3471,14 +3483,8 @@ static int put_store(datsync_feed *f, putting *p)
     if (p->value.data && !bits_get(&f->have, p->index)) {
         if ((r = block_offset(f, p->index, &offset)) < 0)
             return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_PROOF : r;
-        if (f->keeper.keep && p->value.len) {
-            ahead_drop(f, offset, p->value.len);
-            f->unsynced |= 1u << DATSYNC_PART_DATA;
-            if ((r = f->keeper.keep(f->keeper.ctx, p->index, offset, p->value)) <= 0)
-                return r;
-        } else if ((r = data_write(f, offset, p->value.data, p->value.len)) < 0) {
+        if ((r = data_keep(f, p->index, offset, p->value)) <= 0)
             return r;
-        }
         block_offset_next(f, p->index, offset, p->value.len);
         if ((fresh = block_claim(f, p->index, 1)) < 0)
             return fresh;
@@ -6895,7 +6901,7 @@ int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int
     return r == 0 || r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_MORE : r;
 }
 
-/* ================================================================ drive: files ==================================== */
+/* ================================================================ drive: files ================================== */
 
 static uint64_t time_apart(uint64_t a, uint64_t b)
 {
@@ -7087,18 +7093,12 @@ static int latest_write(datsync_drive *d, uint64_t version)
     return r;
 }
 
-/* ================================================================ drive: where the bytes are ====================== */
+/* ================================================================ drive: where the bytes are ==================== */
 
 static int place_compare(const void *a, const void *b)
 {
     const drive_place *x = a, *y = b;
     return x->at != y->at ? (x->at < y->at ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
-}
-
-static int child_compare(const void *a, const void *b)
-{
-    const child *x = a, *y = b;
-    return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
 static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int error)
@@ -7533,6 +7533,7 @@ static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], c
     sodium_memzero(seed, sizeof seed);
 }
 
+/* Closes whatever is open: the first error. What is gathered and not appended is lost. */
 static int drive_free(datsync_drive *d)
 {
     datsync_env env = d->env;
@@ -9282,6 +9283,12 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
     return 0;
 }
 
+static int child_compare(const void *a, const void *b)
+{
+    const child *x = a, *y = b;
+    return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
 static int plan_delete(datsync_drive *d, const bits *before)
 {
     child *live = NULL, *found, key;
@@ -9543,12 +9550,11 @@ static int aside_save(datsync_drive *d, target *t)
     return r;
 }
 
-/* Bring a block that is held elsewhere aside. */
-static int aside_copy(datsync_drive *d, const target *t, uint64_t index)
+/* Bring a block that is held elsewhere aside; n is what content_block returned of it. */
+static int aside_copy(datsync_drive *d, const target *t, uint64_t index, int64_t n)
 {
     uint64_t offset;
     intptr_t handle;
-    int64_t n = content_block(d, index);
     int r = n < 0 ? (int)n : block_offset(d->content, index, &offset);
     if (r == 0 && (offset < t->at || offset - t->at + (uint64_t)n > t->size))
         r = DATSYNC_E_RANGE;
@@ -9569,7 +9575,7 @@ static int aside_gather(datsync_drive *d, const target *t)
         int64_t n = datsync_feed_block_size(d->content, i);
         if (n >= 0 && (n = content_block(d, i)) < 0 && n != DATSYNC_E_NOMEM)
             n = DATSYNC_E_HASH; /* what can't be read out of the file comes anew */
-        r = n < 0 ? (int)n : aside_copy(d, t, i);
+        r = aside_copy(d, t, i, n);
         if (r < 0 && !is_fatal(r))
             r = feed_retract(d->content, i, i + 1);
     }
@@ -9736,7 +9742,7 @@ static int finish_check(datsync_drive *d, target *t)
         return DATSYNC_E_RANGE;
     if (t->copy)
         for (i = t->offset; i < target_end(t) && r == 0; i++)
-            r = aside_copy(d, t, i);
+            r = aside_copy(d, t, i, content_block(d, i));
     if (r == 0 && !t->size)
         r = file_open(d, t->seq, 1, "", &handle);
     return r;

@@ -3,6 +3,7 @@
 A room begins with a banner (`/* ==== name ==== */`); README.md's map and the head of the file name them in their order.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import tools
 
-SOURCE = tools.os.path.join(tools.ROOT, "datsync.c")
+SOURCE = os.path.join(tools.ROOT, "datsync.c")
 SODIUM = subprocess.run(["pkg-config", "--cflags", "libsodium"], stdout=subprocess.PIPE, check=False, encoding="utf-8").stdout.split() \
     if shutil.which("pkg-config") else []
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
@@ -77,6 +78,6 @@ def test_the_head_of_the_file_names_the_rooms():
 
 
 def test_the_map_names_the_rooms():
-    with open(tools.os.path.join(tools.ROOT, "README.md"), encoding="utf-8") as file:
+    with open(os.path.join(tools.ROOT, "README.md"), encoding="utf-8") as file:
         rows = re.findall(r"^\| · (.*?) \|", file.read(), re.M)
     assert listed(" · ".join(rows)) == [name for name, _ in rooms()]

@@ -361,11 +361,7 @@ def test_verify_of_truncated_data(folder):
 def test_verify_of_a_damaged_tree_or_signature(name, folder):
     """Nothing false is called good, and opening it is refused or told, never a crash."""
     tools.make_folder(folder, 20, 100, batch=20)
-    with open(os.path.join(folder, name), "r+b") as file:
-        file.seek(32 + (40 * 0 if name == "tree" else 64 * 19) + 5)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 1]))
+    tools.flip(os.path.join(folder, name), 32 + (40 * 0 if name == "tree" else 64 * 19) + 5)
     found = feed("verify", folder, code=FAILED)
     assert "ok 20" not in found.out
     one_line(found)

@@ -773,9 +773,7 @@ def test_verify_where_a_bitfield_has_no_header(half, owner, reader, origin, tmp_
 
 
 def test_verify_of_the_metadata(owner, origin):
-    with open(str(origin / ".dat" / "metadata.data"), "r+b") as file:
-        file.seek(80)
-        file.write(b"\xff")
+    tools.flip(origin / ".dat" / "metadata.data", 80)
     result = owner("verify", "--json", origin, code=FAILED)
     bad = [e for e in result.events if e["event"] == "bad"]
     assert bad and bad[0]["file"] == "metadata.data"

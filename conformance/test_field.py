@@ -263,9 +263,7 @@ def test_files_of_another_time_do_not_hold_up_an_owners_share(owner, reader, ori
     large(origin, "1.bin", "2.bin", "3.bin")
     with owner.share(origin) as server:
         server.stop()
-    with open(str(origin / "3.bin"), "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"!")
+    tools.flip(origin / "3.bin", (40 << 20) - 1)
     for name in ("1.bin", "2.bin", "3.bin"):
         os.utime(str(origin / name), (1e9, 1e9))
     with owner.start("share", "--json", "--listen", "127.0.0.1:0", origin) as server:

@@ -171,15 +171,11 @@ def test_verify_names_what_is_not_whole_and_forgets_nothing(layout, reader, tmp_
     os.rename(data, data + ".away")
     assert "bad /a.txt" in reader("verify", folder, code=FAILED).out
     os.rename(data + ".away", data)
-    with open(data, "r+b") as file:
-        byte = file.read(1)
-        file.seek(0)
-        file.write(bytes([byte[0] ^ 1]))
+    tools.flip(data, 0)
     result = reader("verify", folder, code=FAILED)
     assert result.lines == ["bad 0 content.data", "bad /dat.json: a hash does not match", "bad /sub/b.bin: not all of it was downloaded"]
     assert "good entries: 2" in one_line(result)
-    with open(data, "r+b") as file:
-        file.write(byte)
+    tools.flip(data, 0)
     assert hashes(tmp_path / "it") == before and state(reader, folder) == told
 
 

@@ -51,6 +51,15 @@ def assert_sane(code, err, args=()):
                         -signal.SIGPIPE, -signal.SIGILL, -signal.SIGXFSZ), "%s: %d %s" % (args, code, err)
 
 
+def flip(path, at):
+    """Change one byte of a file: whatever it was, it is another, and what it was after a second time."""
+    with open(str(path), "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+
 class Result:
     def __init__(self, args, code, out, err):
         self.args, self.code, self.raw, self.err = args, code, out, err

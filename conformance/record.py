@@ -13,9 +13,9 @@ from dataclasses import replace
 from cases.proof import digests
 from dat import feed as feeds
 from dat import wire
+from dat.content import content, secret_key
 from dat.tree import Holding, proof_indexes
 from suite import VERSION
-from probe import content, secret_key
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FILE = os.path.join(HERE, "..", "vectors", "proofs.json")
@@ -46,6 +46,16 @@ def make(blocks, size):
     for i in range(blocks):
         feed.append(content(1, i, size))
     return feed
+
+
+def reader(entry):
+    """Who is to take the Data of an entry of data: (the reader, what it has taken before)."""
+    feed = make(entry["blocks"], entry["size"])
+    made = feeds.Feed(feed.key)
+    held = [feed.answer(wire.request(i)) for i in entry["holds"]]
+    for data in held:
+        made.put(data)
+    return made, held
 
 
 def flip(data, at):

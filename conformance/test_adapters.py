@@ -1,6 +1,6 @@
 """The adapters that come with the suite keep the contract which it asks of all others (README.md).
 
-DATSYNC_ADAPTER is datsync's. The JavaScript one needs node and its packages: see test_interop.py.
+DATSYNC_ADAPTER is datsync's. The JavaScript one needs node and its packages: see javascript.py.
 """
 
 import json
@@ -10,17 +10,16 @@ import sys
 
 import pytest
 
-from conftest import ADAPTER
 from dat import drive as drives
 from dat import peer as peers
 from dat import sleep, sodium, wire
 from dat.feed import Feed
+from javascript import DEPS, NODE, REASON
 from suite.stage import Adapter
-from test_interop import DEPS, NODE, REASON
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMMANDS = {
-    "datsync": [ADAPTER],
+    "datsync": [os.environ.get("DATSYNC_ADAPTER")],
     "python": [sys.executable, os.path.join(HERE, "adapters", "python.py")],
     "hypercore": [NODE, os.path.join(HERE, "adapters", "hypercore.js")],
 }
@@ -29,7 +28,11 @@ JS = [pytest.mark.interop, pytest.mark.skipif(NODE is None or DEPS is None, reas
 ENV = dict(os.environ, DATSYNC_JS=DEPS or "")
 
 
-@pytest.fixture(params=[pytest.param(name, marks=JS if name == "hypercore" else []) for name in COMMANDS])
+C = pytest.mark.skipif("DATSYNC_ADAPTER" not in os.environ, reason="DATSYNC_ADAPTER is not set: make check")
+MARKS = {"datsync": C, "hypercore": JS, "python": []}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS[name]) for name in COMMANDS])
 def command(request):
     return COMMANDS[request.param]
 

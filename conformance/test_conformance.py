@@ -1,4 +1,4 @@
-"""The conformance suite on a peer: `--peer 'COMMAND'`, by default datsync's adapter.
+"""The conformance suite on a peer: `--peer 'COMMAND'`, by default the one that DATSYNC_ADAPTER names.
 
 Each case is a test; its verdict decides. The cases run side by side from the first test on, so that those which wait
 for timeouts wait together.

@@ -1,24 +1,21 @@
-"""Captures decoded: recorded conversations, captures written here with all that networks do, and a live one."""
+"""Captures decoded: recorded conversations, and captures written here with all that networks do."""
 
 import io
 import json
 import os
 import random
-import shutil
-import signal
 import struct
 import subprocess
 import sys
-import time
 
 import pytest
 
-import tools
 from dat import decode, pcap, peer, wire
 from dat.cipher import Sender, discovery_key
-from tools import ROOT
+from dat.content import VECTORS
 
-CONVERSATIONS = os.path.join(ROOT, "vectors", "conversations")
+HERE = os.path.dirname(os.path.abspath(__file__))
+CONVERSATIONS = os.path.join(VECTORS, "conversations")
 NAMES = sorted(n[:-5] for n in os.listdir(CONVERSATIONS) if n != "index.json")
 
 
@@ -422,7 +419,7 @@ def test_usage_and_errors(tmp_path):
 
 def test_as_a_script(tmp_path):
     (tmp_path / "raw").write_bytes(stream(KEY, WANT))
-    done = subprocess.run([sys.executable, os.path.join(ROOT, "conformance", "decode.py"), "--key", "dat://%s/" % KEY.hex(),
+    done = subprocess.run([sys.executable, os.path.join(HERE, "decode.py"), "--key", "dat://%s/" % KEY.hex(),
                            "--sent", str(tmp_path / "raw")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30)
     assert done.returncode == 0 and b"Want" in done.stdout and done.stderr == b""
 
@@ -456,41 +453,6 @@ def test_streams():
     assert made.pieces() == [(0, b"abcdefghijklmnop")]
     assert [text for _, text in made.notes] == ["bytes at offset 3 came again and differ; the first ones count"]
 
-
-# ---- a live capture ---------------------------------------------------------------------------------
-
-def test_a_live_capture(tmp_path):
-    """tcpdump on loopback, while one process clones a feed from another."""
-    if not shutil.which("tcpdump"):
-        pytest.skip("needs tcpdump: Debian's package tcpdump")
-    made = tools.make_folder(tmp_path / "a", 20, 3000)
-    with tools.share(tmp_path / "a") as server:
-        file = tmp_path / "live.pcap"
-        dump = subprocess.Popen(["tcpdump", "-i", "lo", "-U", "-s", "0", "-B", "4096", "-w", str(file), "-Z", "root",
-                                 "tcp port %d" % server.port], stderr=subprocess.PIPE)
-        try:
-            deadline = time.monotonic() + 10
-            while not (file.exists() and file.stat().st_size >= 24):
-                if dump.poll() is not None or time.monotonic() > deadline:
-                    pytest.skip("tcpdump may not capture here: %s" % dump.stderr.read().decode(errors="replace").strip()[-200:])
-                time.sleep(0.05)
-            time.sleep(0.2)
-            tools.clone_now(made.key, tmp_path / "b", port=server.port)
-            time.sleep(1)
-        finally:
-            dump.send_signal(signal.SIGINT)
-            try:
-                dump.wait(10)
-            except subprocess.TimeoutExpired:
-                dump.kill()
-                dump.wait()
-        server.stop()
-    code, out, err = run(file, "--key", made.key.hex(), "--json", "--full")
-    assert (code, err) == (0, ""), (err, out[-1000:])
-    found = events(out)
-    assert [e["message"] for e in messages(found, "sent")[:3]] == ["Feed", "Handshake", "Want"]
-    data = {e["fields"]["index"]: e["fields"]["value"] for e in messages(found, "received") if e["message"] == "Data"}
-    assert data == {i: made.blocks[i].hex() for i in range(20)}
 
 
 def test_the_log_of_a_peer():

@@ -1,29 +1,27 @@
 """The suite's own drives (dat/drive.py) and the deployed JavaScript hyperdrive, both ways, through js/drive.js.
 
-Needs node and the packages of js/package.json, as test_interop.py does.
+Needs node and the packages of js/package.json: see javascript.py.
 """
 
+import contextlib
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
 
-import tools
 from dat import drive, evil, peer
+from javascript import HERE, NODE, REASON, packages
+from suite.stage import Adapter
 
-ADAPTER = os.path.join(tools.HERE, "js", "drive.js")
-NODE = shutil.which("node")
-DEPS = next((d for d in (os.environ.get("DATSYNC_JS"), os.environ.get("DEPS"), os.path.join(tools.ROOT, "build", "js"))
-             if d and os.path.isdir(os.path.join(d, "node_modules", "dat-storage"))), None)
-REASON = "there is no node" if NODE is None else "the JavaScript packages are not installed: make interop"
+SCRIPT = os.path.join(HERE, "js", "drive.js")
+DEPS = packages("dat-storage")
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(NODE is None or DEPS is None, reason=REASON)]
 
 
 def js_argv(*args):
-    return [NODE, ADAPTER] + [str(a) for a in args]
+    return [NODE, SCRIPT] + [str(a) for a in args]
 
 
 def js(*args, code=0, stdin=b"", timeout=60):
@@ -42,14 +40,16 @@ def js(*args, code=0, stdin=b"", timeout=60):
     return json.loads(out) if out.startswith(b"{") else None
 
 
+@contextlib.contextmanager
 def js_share(folder, *options):
-    process = tools.Process(argv=js_argv("share", folder, "--listen", *options), stdin=subprocess.PIPE, env={"DEPS": DEPS})
+    """drive.js shares a folder; `port` is where it listens, and it must end by itself."""
+    process = Adapter(js_argv("share", folder, "--listen", *options), [], dict(os.environ, DEPS=DEPS))
     try:
-        process.port = int(process.line(r"^PORT (\d+)$", 30).group(1))
-    except BaseException:
+        process.port = int((process.line(30) or "").partition("PORT ")[2])
+        yield process
+        assert process.wait(20) == 0, process.last_words()
+    finally:
         process.kill()
-        raise
-    return process
 
 
 def python_clone(key, port):
@@ -96,8 +96,7 @@ def test_python_clones_from_js_a_drive_that_grows(tmp_path):
     assert (told["version"], told["puts"]) == (2, 2)
     with js_share(folder, "--secret-dir", secrets, "--live") as sharing:
         assert python_clone(key, sharing.port).files() == {"/a.txt": b"a" * 70000, "/sub/b.txt": b"b"}
-        sharing.write('{"op":"put","path":"/c","text":"c"}\n{"op":"del","path":"/sub/b.txt"}\nstop\n')
-        sharing.finish()
+        sharing.tell('{"op":"put","path":"/c","text":"c"}\n{"op":"del","path":"/sub/b.txt"}\nstop')
     read = drive.read_folder(folder, secrets)
     assert read.owner and drive.audit_folder(folder) == []
     assert read.drive.files() == {"/a.txt": b"a" * 70000, "/c": b"c"}
@@ -126,7 +125,6 @@ def test_both_sides_of_js(tmp_path):
         + [{"op": "mkdir", "path": "/empty", "mode": 0o700}, {"op": "del", "path": "/x/7"}]))
     with js_share(folder, "--secret-dir", secrets) as sharing:
         js("clone", copy, "--key", told["key"], "--port", sharing.port, stdin=None)
-        sharing.finish()
     assert js("list", copy)["entries"] == js("list", folder)["entries"]
     report = js("verify", copy)
     assert (report["files"], report["valid"], report["missing"]) == (29, 28, 0)

@@ -12,8 +12,8 @@ import shutil
 import pytest
 
 from dat import drive, peer, sodium, wire
+from dat.content import VECTORS, content
 from dat.drive import BadIndex, Drive, DriveError, Log, Node, NotFound, Stat
-from probe import VECTORS, content
 
 
 def load(name):

@@ -18,10 +18,10 @@ import xml.etree.ElementTree as xml
 import pytest
 
 from dat import decode, peer, wire
+from dat.content import VECTORS
 from suite import VERSION, case, page, report, runner
-from tools import ROOT
 
-SHOTS = os.path.join(ROOT, "build", "screenshots")
+SHOTS = os.environ.get("DATSYNC_SCREENSHOTS")  # where they are kept
 HOSTILE = "</script><script>document.title='owned'</script> ]]> <!-- & \x1b[2J\x00\x07\ud800 \u202e \uffff"
 NAMES = ("datsync 0.4", "python", "hypercore 6.26", "rust-dat 0.1")
 
@@ -30,7 +30,7 @@ NAMES = ("datsync 0.4", "python", "hypercore 6.26", "rust-dat 0.1")
 
 def recorded(name):
     """The log of a recorded conversation as a scripted client would have written it."""
-    with open(os.path.join(ROOT, "vectors", "conversations", name + ".json")) as file:
+    with open(os.path.join(VECTORS, "conversations", name + ".json")) as file:
         messages = json.load(file)["messages"]
     entries = []
     for i, m in enumerate(messages):
@@ -50,7 +50,7 @@ def result(verdict="PASS", talks=(), **more):
     return dict(made, **more)
 
 
-def tally(name, results, command="build/adapter", seconds=81.2):
+def tally(name, results, command="./adapter", seconds=81.2):
     verdicts = {v: sum(r["verdict"] == v for r in results.values()) for v in report.VERDICTS}
     return {"name": name, "command": command, "seconds": seconds, "verdicts": verdicts, "results": results}
 
@@ -80,7 +80,7 @@ def sample(names=NAMES):
             elif n == 3 and turn == 33:
                 r = result("ERROR", reason="OSError: too many open files")
             results[c["id"]] = r
-        peers.append(tally(name, results, "build/%s" % name.split()[0], 81.2 - 9 * n))
+        peers.append(tally(name, results, "./%s" % name.split()[0], 81.2 - 9 * n))
     return {"format": 1, "suite": VERSION, "sections": [{"id": i, "title": t} for i, t in case.SECTIONS.items()],
             "cases": cases, "peers": peers}
 
@@ -270,8 +270,9 @@ def measured(text):
 
 def shot(path, name, width, height, more="", *options):
     """A screenshot; that it has this size is checked."""
-    os.makedirs(SHOTS, exist_ok=True)
-    file = os.path.join(SHOTS, name + ".png")
+    folder = SHOTS or os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    file = os.path.join(folder, name + ".png")
     if os.path.exists(file):
         os.remove(file)
     chromium("file://%s%s" % (path, more), "--screenshot=" + file, "--window-size=%d,%d" % (width, height),

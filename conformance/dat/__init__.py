@@ -13,5 +13,6 @@ to be fast. It needs the Python standard library and libsodium. Bottom up:
     sleep     SLEEP folders: read, write, audit
     peer      a scripted peer on a TCP socket, and a correct simple server and downloader
     drive     drives: messages, index, log, a drive in memory, on disk and on a connection
+    content   the content of the vectors, by seed
     evil      drives that no honest owner would make
 """

@@ -22,6 +22,7 @@ from dat import sleep, sodium, wire
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
+SUITE = os.path.join(ROOT, "conformance")
 DATSYNC = os.environ.get("DATSYNC", os.path.join(ROOT, "build", "asan", "datsync"))
 WRAPPER = shlex.split(os.environ.get("DATSYNC_WRAPPER", ""))
 PATIENCE = 6.0 if WRAPPER else 1.0  # a wrapper makes everything slower

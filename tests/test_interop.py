@@ -14,14 +14,10 @@ import pytest
 import tools
 from dat import peer as peers
 from dat import sleep
+from javascript import DEPS, NODE, REASON
 from tools import DONE, clone, feed, share
 
-PEER = os.path.join(tools.HERE, "js", "peer.js")
-NODE = shutil.which("node")
-DEPS = next((d for d in (os.environ.get("DATSYNC_JS"), os.environ.get("DEPS"),
-                         os.path.join(tools.ROOT, "build", "js"))
-             if d and os.path.isdir(os.path.join(d, "node_modules", "hypercore"))), None)
-REASON = "there is no node" if NODE is None else "the JavaScript packages are not installed: make interop"
+PEER = os.path.join(tools.SUITE, "js", "peer.js")
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(NODE is None or DEPS is None, reason=REASON)]
 

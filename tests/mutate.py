@@ -375,7 +375,7 @@ class Programs:
         with open(os.path.join(folder, "datsync.c"), "w", encoding="latin-1") as file:
             file.write(PRELUDE + render(text, sites, numbers))
         running = [subprocess.Popen(["gcc", "-std=c99", "-w", *flags, "-I" + ROOT, "-c", "-o", self.path(o), path])
-                   for o, path in (("core.o", self.path("datsync.c")), ("probe.o", self.path("conformance/probe.c")))]
+                   for o, path in (("core.o", self.path("datsync.c")), ("probe.o", self.path("tests/probe.c")))]
         for process in running:
             if process.wait() != 0:
                 sys.exit("mutate: the program with the mutants does not compile")

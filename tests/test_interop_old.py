@@ -13,7 +13,7 @@ import pytest
 import test_drive_js as drives
 import tools
 from test_cli_drive import Home, key_of, write
-from test_drive_interop import TREE, listing, port_of, tree, with_content
+from test_drive_interop import TREE, js_share, listing, port_of, tree, with_content
 from test_interop import DEPS, NODE, REASON, Js, js, js_argv, js_make, same_blocks
 from tools import DONE, clone, feed, share
 
@@ -222,7 +222,7 @@ def by_it(*args, **more):
 
 
 def shared_by_it(folder, *options):
-    return drives.js_share(folder, *options, *THAT_DRIVE)
+    return js_share(folder, *options, *THAT_DRIVE)
 
 
 def cloned_by_datsync(home, key, folder, port):

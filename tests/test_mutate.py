@@ -107,6 +107,6 @@ def test_what_is_known_is_of_sites_that_are_there():
     assert set(known) <= ids and len(set(known) & ids) > 0.95 * len(ids), sorted(ids ^ set(known))
     assert all(re.match("(killed|same|left): .{10,}", what) for what in known.values())
     # one whose test is gone would be hunted with all tests, which takes most of an hour
-    listed = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "conformance"],
+    listed = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "conformance", "tests"],
                             cwd=mutate.ROOT, stdout=subprocess.PIPE, universal_newlines=True).stdout.splitlines()
     assert {what[8:] for what in known.values() if what.startswith("killed: ")} <= set(listed)

@@ -392,7 +392,7 @@ def test_indexed_files_are_refused_by_name(layout, part, reader, tmp_path):
 # ---- the deployed implementation ------------------------------------------------------------------
 
 needs_js = [pytest.mark.interop, pytest.mark.skipif(test_drive_js.NODE is None or test_drive_js.DEPS is None, reason=test_drive_js.REASON)]
-SCRIPT = os.path.join(tools.HERE, "js", "layout.js")
+SCRIPT = os.path.join(tools.SUITE, "js", "layout.js")
 
 
 def js(command, layout, folder, *args):

@@ -1,4 +1,4 @@
-"""Talks to the test driver, conformance/probe.c, which tells each command beside its function.
+"""Talks to the test driver, tests/probe.c, which tells each command beside its function.
 
 Environment: DATSYNC_PROBE is the driver (build/asan/probe), DATSYNC_WRAPPER what stands before it.
 """
@@ -9,12 +9,12 @@ import shlex
 import subprocess
 from typing import NamedTuple
 
-from dat import sodium, wire
+from dat import wire
+from dat.content import VECTORS, content, secret_key, sizes  # noqa: F401 (for the tests)
 from dat.wire import Node
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-VECTORS = os.path.join(ROOT, "vectors")
 PROBE = os.environ.get("DATSYNC_PROBE", os.path.join(ROOT, "build", "asan", "probe"))
 WRAPPER = shlex.split(os.environ.get("DATSYNC_WRAPPER", ""))
 
@@ -180,34 +180,6 @@ def message_words(channel, message):
         for v in value if f.rule == "repeated" else [] if value is None else [value]:
             words.append("%d=%s" % (f.tag, word(v.encode() if isinstance(v, str) else v)))
     return words
-
-
-# ---- content of the vectors (vectors/README.md) --------------------------------------------------
-
-def _chacha(seed, index, purpose, size):
-    import ctypes
-    out = ctypes.create_string_buffer(max(size, 1))
-    key = seed.to_bytes(8, "little") + bytes(24)
-    nonce = index.to_bytes(8, "little") + purpose.to_bytes(4, "little")
-    sodium._sodium.crypto_stream_chacha20_ietf(out, ctypes.c_ulonglong(size), nonce, key)
-    return out.raw[:size]
-
-
-def sizes(text):
-    """(least, most) of `MIN-MAX` or `SIZE`."""
-    low, _, high = str(text).partition("-")
-    return int(low), int(high or low)
-
-
-def content(seed, index, size):
-    low, high = sizes(size)
-    if high > low:
-        low += int.from_bytes(_chacha(seed, index, 1, 4), "little") % (high - low + 1)
-    return _chacha(seed, index, 0, low)
-
-
-def secret_key(seed):
-    return sodium.keypair(_chacha(seed, 0, 2, 32))[1]
 
 
 # ---- drives ------------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ import re
 
 import pytest
 
+import bugs
 from dat import bitfield, cipher, drive, feed, sodium, tree, wire
 from suite import runner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DOCUMENT = os.path.join(ROOT, "docs", "PROTOCOL.md")
+
+
 def text():
     with open(DOCUMENT, encoding="utf-8") as file:
         return file.read()
@@ -45,7 +48,7 @@ def test_a_case_stands_beneath_one_rule(id):
     assert len([n for n, (_, patterns) in RULES.items() if any(fnmatch.fnmatchcase(id, p) for p in patterns)]) == 1
 
 
-FILES = ["datsync.c", "datsync.h", "net_posix.c", "net_win32.c", "cli.c", "conformance", "bench", "bindings", "examples", "vectors/README.md"]
+FILES = ["datsync.c", "datsync.h", "net_posix.c", "net_win32.c", "cli.c", "conformance", "tests", "bench", "bindings", "examples", "vectors/README.md"]
 
 
 def test_the_code_cites_rules_that_are_there():
@@ -123,3 +126,13 @@ def test_the_values_of_a_small_feed():
 
 def test_there_are_examples():
     assert (len(EXAMPLES), len(BITFIELDS), len(DIGESTS), len(INDEXES)) == (5, 4, 5, 3)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGES.md"])
+def test_the_documents_know_how_many_cases_there_are(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+        text = file.read()
+    told = re.findall(r"(\d+)\s+(?:permanent )?cases(?: on any|,| of the)|of all\s+(\d+)", text)
+    assert told and {a or b for a, b in told} == {str(len(CASES))}, told
+    for count in re.findall(r"the (\d+) (?:planted )?bugs", text):
+        assert int(count) == len(bugs.BUGS)

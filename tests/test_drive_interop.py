@@ -1,7 +1,7 @@
 """datsync's drives and the deployed JavaScript ones: hyperdrive 9.16 with dat-storage, and dat 13 itself.
 
 Both ways on the wire, live and not, dialling and listening, and each in the other's folder. Needs node and the
-packages of js/package.json, as test_drive_js.py does. DATSYNC_BIG=1 adds 10,000 files. The tests of dat 13 need
+packages of conformance/js/package.json. DATSYNC_BIG=1 adds 10,000 files. The tests of dat 13 need
 DATSYNC_REAL_DAT: the folder in which dat 13 is installed (its node_modules is there).
 """
 
@@ -19,7 +19,7 @@ import pytest
 import tools
 from dat import drive as drives
 from test_cli_drive import Home, key_of, write
-from test_drive_js import DEPS, NODE, REASON, js, js_argv, js_share
+from test_drive_js import DEPS, NODE, REASON, js, js_argv
 from tools import DONE
 
 REAL_DAT = os.environ.get("DATSYNC_REAL_DAT")
@@ -51,6 +51,17 @@ def reader(tmp_path):
 def origin(tmp_path):
     write(tmp_path / "origin", TREE)
     return tmp_path / "origin"
+
+
+def js_share(folder, *options):
+    """drive.js shares a folder; `port` is where it listens."""
+    process = tools.Process(argv=js_argv("share", folder, "--listen", *options), stdin=subprocess.PIPE, env={"DEPS": DEPS})
+    try:
+        process.port = int(process.line(r"^PORT (\d+)$", 30).group(1))
+    except BaseException:
+        process.kill()
+        raise
+    return process
 
 
 # ---- what is the same in two folders ----------------------------------------------------------------

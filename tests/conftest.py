@@ -1,0 +1,24 @@
+"""Fixtures and marks of datsync's own tests. The suite's modules are theirs too."""
+
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "conformance"))
+
+from marks import add_marks, pytest_collection_modifyitems  # noqa: E402, F401 (a hook)
+
+
+def pytest_configure(config):
+    add_marks(config, ("valgrind: is run under valgrind too", "everywhere: is about a build for another system, processor or compiler",
+                       "posix: needs what Windows has not (modes, links, signals, socket files)"))
+
+
+@pytest.fixture
+def probe():
+    """The test driver; at the end it must have nothing to complain about and nothing left to free."""
+    from probe import Probe
+    driver = Probe()
+    yield driver
+    driver.close()

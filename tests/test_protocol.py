@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md and the suite: each case stands beneath exactly one rule, and each rule has a
+"""The documents. docs/PROTOCOL.md and the suite: each case stands beneath exactly one rule, and each rule has a
 case or a reason; the examples are what they are said to be."""
 
 import fnmatch
@@ -136,3 +136,12 @@ def test_the_documents_know_how_many_cases_there_are(name):
     assert told and {a or b for a, b in told} == {str(len(CASES))}, told
     for count in re.findall(r"the (\d+) (?:planted )?bugs", text):
         assert int(count) == len(bugs.BUGS)
+
+
+def test_every_file_of_the_tests_is_in_their_readme():
+    """And what its table names is there; a file of tests that it does not name is one that nobody finds."""
+    folder = os.path.join(ROOT, "tests")
+    with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
+        table = file.read().split("## What is here")[1]
+    named = {name for row in re.findall(r"^\| (`.*?`) \|", table, re.M) for name in re.findall(r"`([^`]+)`", row)}
+    assert named == {name for name in os.listdir(folder) if not name.startswith((".", "__"))} - {"README.md"}

@@ -4,10 +4,10 @@
  *
  * Rooms, bottom up; a room calls only rooms above it in this file:
  *
- *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage ·
- *   feed: tree cache, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer: state,
- *   output, asking, messages, session · networks in memory · drive: entries, history, files, where the bytes are, stores,
- *   opening, what is here, writing, importing, serving, laying out · synchronizer · errors
+ *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed: state,
+ *   tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer:
+ *   state, output, flights, asking, messages, session · networks in memory · drive: entries, history, files, where the
+ *   bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -1496,7 +1496,7 @@ static void sleep_header(uint8_t out[HEADER_BYTES], int part)
     memcpy(out + 8, name, strlen(name));
 }
 
-/* ================================================================ feed: tree cache ============================== */
+/* ================================================================ feed: state =================================== */
 
 typedef struct tree_page {
     uint64_t number;
@@ -1507,6 +1507,7 @@ typedef struct tree_page {
 /* Who wants to know of changes to a feed: the peer room registers here, so that the feed need not know it. */
 typedef struct watcher {
     struct watcher *next;
+    int downloads; /* it asks for the feed's blocks */
     void (*added)(struct watcher *w, uint64_t start, uint64_t end);
     void (*cleared)(struct watcher *w, uint64_t start, uint64_t end);
     void (*committed)(struct watcher *w);
@@ -1525,59 +1526,198 @@ typedef struct feed_keeper {
     datsync_feed *companion; /* it is committed first, and a connection is done with both or with none */
 } feed_keeper;
 
+/* What each room alone touches is in a struct of its own; room `opening and recovery` begins and ends all of it. */
 struct datsync_feed {
     datsync_env env;
     datsync_store store;
     unsigned flags;
     uint8_t key[32], discovery_key[32], secret_key[64];
-    int has_key, has_secret_key, is_static, has_data;
-    int salvaged; /* the bitfield is not to be read */
+    int has_key, has_secret_key, is_static;
+    feed_keeper keeper;
+    watcher *watchers;
 
     uint64_t length, byte_length;
     datsync_node roots[64]; /* of the tree of `length` blocks */
     size_t root_count;
-    uint64_t signed_length; /* the last signature that verified, so that it is not checked again */
-    uint8_t signed_root[32], signature[64];
-    uint64_t stored_length; /* the last signature that was written */
-
-    bits have, tree;
-    bits dropped; /* claims that opening found to be false, for the audit to tell */
-    /* What the bitfield says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is away for the
-     * moment; where a keeper has the bytes, it also holds what is kept aside and not claimed yet. */
-    int apart;
-    bits claimed;
-    uint64_t away_since; /* when the data part was looked at last, which lacks what is claimed */
-    size_t entry;     /* bytes of a bitfield page on disk */
-    bits dirty_pages; /* of the bitfield */
-    uint64_t page_count;
-
-    tree_page *cache[TREE_PAGES];
-    uint64_t tree_size;       /* bytes of the part, cached pages included */
-    bits proven;              /* nodes whose size was found right, since the feed was opened */
-    uint64_t offset_index, offset; /* where block offset_index begins, the first of a pair; the next is asked for most often */
-    uint8_t *gather;          /* bytes for the data part, not written yet */
-    uint64_t gather_at;
-    size_t gather_len;
-    uint8_t *ahead; /* bytes of the data part, read ahead */
-    uint64_t ahead_at, read_end;
-    size_t ahead_len;
-
-    uint64_t group_bytes, group_since; /* uncommitted; when the first was seen by datsync_feed_tick */
+    bits have, nodes; /* the blocks that are held; the nodes of the tree that are */
     int uncommitted;
-    unsigned unsynced;       /* bit for each part */
-    uint64_t durable_length; /* committed: what an owner may tell */
+    unsigned unsynced; /* bit for each part */
+    uint64_t stuck;    /* where the last proof that lacked nodes could not climb on */
 
-    int want_all;
-    bits wanted, reserved; /* what is to be downloaded; what is in flight at some peer */
-    watcher *watchers;
-    struct channel *downloaders;       /* the connections that ask for its blocks */
-    uint64_t shunned[SHUNNED];         /* asked for when a connection ended: asked for last; the newest is the last */
-    unsigned shunned_count;
-    uint64_t stuck; /* where the last proof that lacked nodes could not climb on */
-    int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
+    struct {
+        tree_page *pages[TREE_PAGES];
+        uint64_t part_size;     /* bytes of the part, cached pages included */
+        bits proven;            /* nodes whose size was found right, since the feed was opened */
+        uint64_t pair, pair_at; /* the first block of a pair, and where it begins; the next is asked for most often */
+    } tree;
 
-    feed_keeper keeper;
+    struct {
+        int exists;
+        uint8_t *gathered; /* bytes that are not written yet */
+        uint64_t gathered_at;
+        size_t gathered_len;
+        uint8_t *ahead; /* bytes that were read ahead */
+        uint64_t ahead_at, read_end;
+        size_t ahead_len;
+    } data;
+
+    struct {
+        size_t entry; /* bytes of a page on disk */
+        bits dirty;   /* pages that are to be written */
+        uint64_t page_count;
+        int salvaged; /* what is on disk is not to be read */
+        bits dropped; /* claims that opening found to be false, for the audit to tell */
+        /* What it says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is away for the moment;
+         * where a keeper has the bytes, it also holds what is kept aside and not claimed yet. */
+        int apart;
+        bits claimed;
+    } bitfield;
+
+    struct {
+        uint64_t bytes, since;   /* uncommitted; when the first was seen by datsync_feed_tick */
+        uint64_t durable_length; /* committed: what an owner may tell */
+        uint64_t away_since;     /* when the data part was looked at last, which lacks what is claimed */
+    } group;
+
+    struct {
+        uint64_t length; /* the last signature that verified, so that it is not checked again */
+        uint8_t root[32], signature[64];
+        uint64_t stored_length; /* the last one that was written */
+    } last;
+
+    struct {
+        int all;
+        bits wanted, reserved;     /* what is to be downloaded; what is in flight at some peer */
+        uint64_t shunned[SHUNNED]; /* asked for when a connection ended: asked for last; the newest is the last */
+        unsigned shunned_count;
+        int distrust; /* a peer turned out to lack nodes that were promised: no more digests that count on them */
+    } wanting;
 };
+
+const uint8_t *datsync_feed_key(const datsync_feed *f)
+{
+    return f->key;
+}
+
+/* A static feed has none before it is finalized. */
+static int feed_has_key(const datsync_feed *f)
+{
+    return f->has_key;
+}
+
+const uint8_t *datsync_feed_discovery_key(const datsync_feed *f)
+{
+    return f->discovery_key;
+}
+
+const uint8_t *datsync_feed_secret_key(const datsync_feed *f)
+{
+    return f->has_secret_key ? f->secret_key : NULL;
+}
+
+uint64_t datsync_feed_length(const datsync_feed *f)
+{
+    return f->length;
+}
+
+uint64_t datsync_feed_byte_length(const datsync_feed *f)
+{
+    return f->byte_length;
+}
+
+int datsync_feed_has(const datsync_feed *f, uint64_t index)
+{
+    return index < DATSYNC_MAX_BLOCKS && bits_get(&f->have, index);
+}
+
+uint64_t datsync_feed_count(const datsync_feed *f, uint64_t start, uint64_t end)
+{
+    end = MIN(end, f->length);
+    return start < end ? bits_count(&f->have, start, end) : 0;
+}
+
+int datsync_feed_has_node(const datsync_feed *f, uint64_t node)
+{
+    return node < 2 * DATSYNC_MAX_BLOCKS && bits_get(&f->nodes, node);
+}
+
+int datsync_feed_writable(const datsync_feed *f)
+{
+    return (f->has_secret_key || (f->is_static && !f->has_key)) && !(f->flags & DATSYNC_READ_ONLY);
+}
+
+static int feed_read_only(const datsync_feed *f)
+{
+    return f->flags & DATSYNC_READ_ONLY;
+}
+
+static int feed_holds_all(const datsync_feed *f, uint64_t start, uint64_t end)
+{
+    return bits_next(&f->have, start, end, 0) >= end;
+}
+
+/* The first block in [start, end) that is held, or end. */
+static uint64_t feed_next_held(const datsync_feed *f, uint64_t start, uint64_t end)
+{
+    return bits_next(&f->have, start, end, 1);
+}
+
+static uint64_t feed_next_lacked(const datsync_feed *f, uint64_t start, uint64_t end)
+{
+    return bits_next(&f->have, start, end, 0);
+}
+
+static void feed_watch(datsync_feed *f, watcher *w)
+{
+    w->next = f->watchers;
+    f->watchers = w;
+}
+
+static void feed_unwatch(datsync_feed *f, watcher *w)
+{
+    watcher **at = &f->watchers;
+    while (*at && *at != w)
+        at = &(*at)->next;
+    if (*at)
+        *at = w->next;
+}
+
+/* The first of them; their `next` leads on. */
+static watcher *feed_watchers(const datsync_feed *f)
+{
+    return f->watchers;
+}
+
+static void feed_set_keeper(datsync_feed *f, const feed_keeper *keeper)
+{
+    f->keeper = *keeper;
+}
+
+static int feed_is_kept(const datsync_feed *f)
+{
+    return f->keeper.keep != NULL;
+}
+
+static datsync_feed *feed_companion(const datsync_feed *f)
+{
+    return f->keeper.companion;
+}
+
+static int feed_held_back(const datsync_feed *f)
+{
+    return f->keeper.held_back && f->keeper.held_back(f->keeper.ctx);
+}
+
+/* Is there anything that a crash would take? */
+static int feed_is_uncommitted(const datsync_feed *f)
+{
+    return f->uncommitted;
+}
+
+static int is_fatal(int error) /* of the store or the allocator, and not a matter of what the bytes say */
+{
+    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
+}
 
 static int feed_read_exact(datsync_feed *f, int part, uint64_t offset, void *buf, size_t len)
 {
@@ -1596,6 +1736,8 @@ static int feed_write(datsync_feed *f, int part, uint64_t offset, const void *bu
     return f->store.write(f->store.ctx, part, offset, buf, len);
 }
 
+/* ================================================================ feed: tree ===================================== */
+
 static int tree_page_write(datsync_feed *f, tree_page *p)
 {
     int r;
@@ -1612,7 +1754,7 @@ static int tree_page_write(datsync_feed *f, tree_page *p)
 
 static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
 {
-    tree_page **slot = &f->cache[number % TREE_PAGES], *p = *slot;
+    tree_page **slot = &f->tree.pages[number % TREE_PAGES], *p = *slot;
     uint64_t at = HEADER_BYTES + 40 * number * TREE_PAGE_NODES;
     int r;
     if (p && p->number == number) {
@@ -1632,7 +1774,7 @@ static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
     if (r < 0)
         return r;
     p->number = NONE; /* not valid while it is read */
-    if (at >= f->tree_size)
+    if (at >= f->tree.part_size)
         memset(p->bytes, 0, sizeof p->bytes);
     else if ((r = feed_read_exact(f, DATSYNC_PART_TREE, at, p->bytes, sizeof p->bytes)) < 0)
         return r;
@@ -1660,7 +1802,7 @@ static int tree_read(datsync_feed *f, uint64_t index, datsync_node *out)
 
 static int tree_get(datsync_feed *f, uint64_t index, datsync_node *out)
 {
-    return bits_get(&f->tree, index) ? tree_read(f, index, out) : DATSYNC_E_NOT_FOUND;
+    return bits_get(&f->nodes, index) ? tree_read(f, index, out) : DATSYNC_E_NOT_FOUND;
 }
 
 static int tree_put(datsync_feed *f, const datsync_node *n)
@@ -1674,7 +1816,7 @@ static int tree_put(datsync_feed *f, const datsync_node *n)
     put_u64(p->bytes + 40 * at + 32, n->size);
     p->lo = MIN(p->lo, at);
     p->hi = MAX(p->hi, at + 1);
-    f->tree_size = MAX(f->tree_size, HEADER_BYTES + 40 * (n->index + 1));
+    f->tree.part_size = MAX(f->tree.part_size, HEADER_BYTES + 40 * (n->index + 1));
     return 0;
 }
 
@@ -1683,156 +1825,22 @@ static int tree_flush(datsync_feed *f)
     size_t i;
     int r;
     for (i = 0; i < TREE_PAGES; i++)
-        if (f->cache[i] && (r = tree_page_write(f, f->cache[i])) < 0)
+        if (f->tree.pages[i] && (r = tree_page_write(f, f->tree.pages[i])) < 0)
             return r;
     return 0;
 }
 
-/* Claim a node; as in the deployed index, two siblings claim their parent. */
-static int tree_claim(datsync_feed *f, uint64_t index)
+/* Bytes that tree_flush would write, at most. */
+static uint64_t tree_unwritten(const datsync_feed *f)
 {
-    int r;
-    while ((r = bits_set(&f->env, &f->tree, index, 1)) == 1) {
-        uint64_t page = index / (2 * PAGE_BITS);
-        if (bits_set(&f->env, &f->dirty_pages, page, 1) < 0)
-            return DATSYNC_E_NOMEM;
-        f->page_count = MAX(f->page_count, page + 1);
-        f->uncommitted = 1;
-        if (!bits_get(&f->tree, datsync_flat_sibling(index)))
-            break;
-        index = datsync_flat_parent(index);
-    }
-    return r < 0 ? r : 0;
+    uint64_t n = 0;
+    size_t i;
+    for (i = 0; i < TREE_PAGES; i++)
+        n += f->tree.pages[i] && f->tree.pages[i]->lo < f->tree.pages[i]->hi ? sizeof f->tree.pages[i]->bytes : 0;
+    return n;
 }
 
-/* The data part is written to again: what is not in it will not come back, and must not be taken for the holes of what is. */
-static int claims_settle(datsync_feed *f)
-{
-    uint64_t page;
-    int r = 0;
-    for (page = 0; page < f->page_count && r >= 0; page++)
-        if (bits_count(&f->claimed, page * PAGE_BITS, (page + 1) * PAGE_BITS) !=
-            bits_count(&f->have, page * PAGE_BITS, (page + 1) * PAGE_BITS))
-            r = bits_set(&f->env, &f->dirty_pages, page, 1);
-    bits_free(&f->env, &f->claimed);
-    f->apart = 0;
-    f->uncommitted = 1;
-    return r < 0 ? r : 0;
-}
-
-static int block_claim(datsync_feed *f, uint64_t index, int value)
-{
-    int r = bits_set(&f->env, &f->have, index, value);
-    if (r <= 0)
-        return r;
-    if (value && bits_set(&f->env, &f->dropped, index, 0) < 0) /* it has come back */
-        return DATSYNC_E_NOMEM;
-    if (value && f->apart && !f->keeper.keep && (r = claims_settle(f)) < 0)
-        return r;
-    if (f->apart && (!value || f->has_secret_key) && bits_set(&f->env, &f->claimed, index, value) < 0)
-        return DATSYNC_E_NOMEM; /* a reader's are claimed when their file is in its place */
-    f->uncommitted = 1;
-    f->page_count = MAX(f->page_count, index / PAGE_BITS + 1);
-    r = bits_set(&f->env, &f->dirty_pages, index / PAGE_BITS, 1);
-    return r < 0 ? r : 1;
-}
-
-static int is_fatal(int error) /* of the store or the allocator, and not a matter of what the bytes say */
-{
-    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
-}
-
-/* ------------------------------------------------ the data part: gathered writes, reads ahead */
-
-static int gather_flush(datsync_feed *f)
-{
-    int r = 0;
-    if (f->gather_len)
-        r = feed_write(f, DATSYNC_PART_DATA, f->gather_at, f->gather, f->gather_len);
-    if (r == 0)
-        f->gather_len = 0;
-    return r;
-}
-
-static int ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
-{
-    return a_len && b_len && a < b + b_len && b < a + a_len;
-}
-
-/* These bytes are going to be others: what was read ahead of them counts no more. */
-static void ahead_drop(datsync_feed *f, uint64_t at, size_t len)
-{
-    if (ranges_overlap(at, len, f->ahead_at, f->ahead_len))
-        f->ahead_len = 0;
-}
-
-static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t len)
-{
-    int r;
-    if (len == 0) { /* the deployed implementation opens no feed without a data part, however empty */
-        if (f->has_data || (f->has_data = f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0))
-            return 0;
-        return feed_write(f, DATSYNC_PART_DATA, 0, "", 0);
-    }
-    ahead_drop(f, at, len);
-    if (f->gather_len && (at != f->gather_at + f->gather_len || f->gather_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
-        (r = gather_flush(f)) < 0)
-        return r;
-    if (len >= DIRECT_BYTES || f->keeper.keep)
-        return feed_write(f, DATSYNC_PART_DATA, at, buf, len);
-    if (!f->gather && !(f->gather = mem_resize(&f->env, NULL, GATHER_BYTES)))
-        return DATSYNC_E_NOMEM;
-    if (!f->gather_len)
-        f->gather_at = at;
-    memcpy(f->gather + f->gather_len, buf, len);
-    f->gather_len += len;
-    return 0;
-}
-
-/* A block that came goes to where the feed's bytes are: 1, or 0 if it has no place any more. */
-static int data_keep(datsync_feed *f, uint64_t index, uint64_t at, datsync_bytes block)
-{
-    if (!f->keeper.keep || !block.len) {
-        int r = data_write(f, at, block.data, block.len);
-        return r < 0 ? r : 1;
-    }
-    ahead_drop(f, at, block.len);
-    f->unsynced |= 1u << DATSYNC_PART_DATA;
-    return f->keeper.keep(f->keeper.ctx, index, at, block);
-}
-
-/* All of it, or DATSYNC_E_CORRUPT if the part is too short. */
-static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
-{
-    int sequential = at == f->read_end;
-    int64_t n;
-    int r;
-    if (len == 0)
-        return 0;
-    if (at > (uint64_t)INT64_MAX - len)
-        return DATSYNC_E_CORRUPT;
-    if (ranges_overlap(at, len, f->gather_at, f->gather_len) && (r = gather_flush(f)) < 0)
-        return r;
-    f->read_end = at + len;
-    if (len < DIRECT_BYTES && sequential && !(at >= f->ahead_at && at + len <= f->ahead_at + f->ahead_len)) {
-        if (!f->ahead && !(f->ahead = mem_resize(&f->env, NULL, GATHER_BYTES)))
-            return DATSYNC_E_NOMEM;
-        f->ahead_len = 0;
-        n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, f->ahead, GATHER_BYTES);
-        if (n < 0)
-            return (int)n;
-        f->ahead_at = at;
-        f->ahead_len = (size_t)n;
-        if (ranges_overlap(at, f->ahead_len, f->gather_at, f->gather_len)) /* older than what is gathered */
-            f->ahead_len = (size_t)(f->gather_at > at ? f->gather_at - at : 0);
-    }
-    if (at >= f->ahead_at && at + len <= f->ahead_at + f->ahead_len) {
-        memcpy(buf, f->ahead + (at - f->ahead_at), len);
-        return 0;
-    }
-    n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, buf, len);
-    return n < 0 ? (int)n : (size_t)n < len ? DATSYNC_E_CORRUPT : 0;
-}
+/* ------------------------------------------------ sizes, and where a block begins */
 
 /* A node's hash covers its size: does it with this size, over these two children? */
 static int node_hashes(const datsync_node *n, uint64_t size, const datsync_node *left, const datsync_node *right)
@@ -1861,7 +1869,7 @@ static int node_get_proven(datsync_feed *f, uint64_t index, datsync_node *n)
     uint64_t sibling = datsync_flat_sibling(index);
     int below, above, r = tree_get(f, index, n);
     size_t i;
-    if (r < 0 || !(index & 1) || bits_get(&f->proven, index))
+    if (r < 0 || !(index & 1) || bits_get(&f->tree.proven, index))
         return r;
     for (i = 0; i < f->root_count; i++)
         if (f->roots[i].index == index) {
@@ -1883,7 +1891,7 @@ static int node_get_proven(datsync_feed *f, uint64_t index, datsync_node *n)
         r = above && (sibling < index ? node_hashes(&parent, n->size + left.size, &left, n)
                                       : node_hashes(&parent, n->size + left.size, n, &left));
     }
-    r = r ? bits_set(&f->env, &f->proven, index, 1) : DATSYNC_E_CORRUPT;
+    r = r ? bits_set(&f->env, &f->tree.proven, index, 1) : DATSYNC_E_CORRUPT;
     return r < 0 ? r : 0;
 }
 
@@ -1909,19 +1917,19 @@ static int pair_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
     datsync_node n;
     size_t i, count = datsync_flat_full_roots(roots, index);
     int r;
-    if (index != f->offset_index) {
-        f->offset_index = NONE;
-        f->offset = 0;
+    if (index != f->tree.pair) {
+        f->tree.pair = NONE;
+        f->tree.pair_at = 0;
         for (i = 0; i < count; i++) {
             if ((r = node_get_proven(f, roots[i], &n)) < 0)
                 return r;
-            if (n.size > (uint64_t)INT64_MAX - f->offset)
+            if (n.size > (uint64_t)INT64_MAX - f->tree.pair_at)
                 return DATSYNC_E_CORRUPT;
-            f->offset += n.size;
+            f->tree.pair_at += n.size;
         }
-        f->offset_index = index;
+        f->tree.pair = index;
     }
-    *offset = f->offset;
+    *offset = f->tree.pair_at;
     return 0;
 }
 
@@ -1952,11 +1960,220 @@ static void block_offset_next(datsync_feed *f, uint64_t index, uint64_t offset, 
 {
     if (!(index & 1))
         return;
-    f->offset_index = index + 1;
-    f->offset = offset + size;
+    f->tree.pair = index + 1;
+    f->tree.pair_at = offset + size;
 }
 
-/* ------------------------------------------------ the bitfield part */
+/* Sizes have changed: where a block begins is to be found anew. */
+static void block_offset_forget(datsync_feed *f)
+{
+    f->tree.pair = NONE;
+}
+
+/* ================================================================ feed: data part ================================ */
+
+static int gather_flush(datsync_feed *f)
+{
+    int r = 0;
+    if (f->data.gathered_len)
+        r = feed_write(f, DATSYNC_PART_DATA, f->data.gathered_at, f->data.gathered, f->data.gathered_len);
+    if (r == 0)
+        f->data.gathered_len = 0;
+    return r;
+}
+
+static int ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
+{
+    return a_len && b_len && a < b + b_len && b < a + a_len;
+}
+
+/* These bytes are going to be others: what was read ahead of them counts no more. */
+static void ahead_drop(datsync_feed *f, uint64_t at, size_t len)
+{
+    if (ranges_overlap(at, len, f->data.ahead_at, f->data.ahead_len))
+        f->data.ahead_len = 0;
+}
+
+/* The part ends here from now on: nothing behind that is to be written, or was read ahead. */
+static void data_forget(datsync_feed *f, uint64_t end)
+{
+    if (f->data.gathered_len && f->data.gathered_at + f->data.gathered_len > end)
+        f->data.gathered_len = (size_t)(f->data.gathered_at < end ? end - f->data.gathered_at : 0);
+    f->data.ahead_len = 0;
+}
+
+static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t len)
+{
+    int r;
+    if (len == 0) { /* the deployed implementation opens no feed without a data part, however empty */
+        if (f->data.exists || (f->data.exists = f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0))
+            return 0;
+        return feed_write(f, DATSYNC_PART_DATA, 0, "", 0);
+    }
+    ahead_drop(f, at, len);
+    if (f->data.gathered_len && (at != f->data.gathered_at + f->data.gathered_len || f->data.gathered_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
+        (r = gather_flush(f)) < 0)
+        return r;
+    if (len >= DIRECT_BYTES || f->keeper.keep)
+        return feed_write(f, DATSYNC_PART_DATA, at, buf, len);
+    if (!f->data.gathered && !(f->data.gathered = mem_resize(&f->env, NULL, GATHER_BYTES)))
+        return DATSYNC_E_NOMEM;
+    if (!f->data.gathered_len)
+        f->data.gathered_at = at;
+    memcpy(f->data.gathered + f->data.gathered_len, buf, len);
+    f->data.gathered_len += len;
+    return 0;
+}
+
+/* A block that came goes to where the feed's bytes are: 1, or 0 if it has no place any more. */
+static int data_keep(datsync_feed *f, uint64_t index, uint64_t at, datsync_bytes block)
+{
+    if (!f->keeper.keep || !block.len) {
+        int r = data_write(f, at, block.data, block.len);
+        return r < 0 ? r : 1;
+    }
+    ahead_drop(f, at, block.len);
+    f->unsynced |= 1u << DATSYNC_PART_DATA;
+    return f->keeper.keep(f->keeper.ctx, index, at, block);
+}
+
+/* All of it, or DATSYNC_E_CORRUPT if the part is too short. */
+static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
+{
+    int sequential = at == f->data.read_end;
+    int64_t n;
+    int r;
+    if (len == 0)
+        return 0;
+    if (at > (uint64_t)INT64_MAX - len)
+        return DATSYNC_E_CORRUPT;
+    if (ranges_overlap(at, len, f->data.gathered_at, f->data.gathered_len) && (r = gather_flush(f)) < 0)
+        return r;
+    f->data.read_end = at + len;
+    if (len < DIRECT_BYTES && sequential && !(at >= f->data.ahead_at && at + len <= f->data.ahead_at + f->data.ahead_len)) {
+        if (!f->data.ahead && !(f->data.ahead = mem_resize(&f->env, NULL, GATHER_BYTES)))
+            return DATSYNC_E_NOMEM;
+        f->data.ahead_len = 0;
+        n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, f->data.ahead, GATHER_BYTES);
+        if (n < 0)
+            return (int)n;
+        f->data.ahead_at = at;
+        f->data.ahead_len = (size_t)n;
+        if (ranges_overlap(at, f->data.ahead_len, f->data.gathered_at, f->data.gathered_len)) /* older than what is gathered */
+            f->data.ahead_len = (size_t)(f->data.gathered_at > at ? f->data.gathered_at - at : 0);
+    }
+    if (at >= f->data.ahead_at && at + len <= f->data.ahead_at + f->data.ahead_len) {
+        memcpy(buf, f->data.ahead + (at - f->data.ahead_at), len);
+        return 0;
+    }
+    n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, buf, len);
+    return n < 0 ? (int)n : (size_t)n < len ? DATSYNC_E_CORRUPT : 0;
+}
+
+/* ================================================================ feed: bitfield ================================= */
+
+/* What the bitfield is to say. */
+static const bits *feed_claims(const datsync_feed *f)
+{
+    return f->bitfield.apart ? &f->bitfield.claimed : &f->have;
+}
+
+/* The first block in [start, end) that the bitfield on disk says is held, or end. */
+static uint64_t feed_next_claimed(const datsync_feed *f, uint64_t start, uint64_t end)
+{
+    return bits_next(feed_claims(f), start, end, 1);
+}
+
+/* Claim a node; as in the deployed index, two siblings claim their parent. */
+static int tree_claim(datsync_feed *f, uint64_t index)
+{
+    int r;
+    while ((r = bits_set(&f->env, &f->nodes, index, 1)) == 1) {
+        uint64_t page = index / (2 * PAGE_BITS);
+        if (bits_set(&f->env, &f->bitfield.dirty, page, 1) < 0)
+            return DATSYNC_E_NOMEM;
+        f->bitfield.page_count = MAX(f->bitfield.page_count, page + 1);
+        f->uncommitted = 1;
+        if (!bits_get(&f->nodes, datsync_flat_sibling(index)))
+            break;
+        index = datsync_flat_parent(index);
+    }
+    return r < 0 ? r : 0;
+}
+
+/* The data part is written to again: what is not in it will not come back, and must not be taken for the holes of what is. */
+static int claims_rejoin(datsync_feed *f)
+{
+    uint64_t page;
+    int r = 0;
+    for (page = 0; page < f->bitfield.page_count && r >= 0; page++)
+        if (bits_count(&f->bitfield.claimed, page * PAGE_BITS, (page + 1) * PAGE_BITS) !=
+            bits_count(&f->have, page * PAGE_BITS, (page + 1) * PAGE_BITS))
+            r = bits_set(&f->env, &f->bitfield.dirty, page, 1);
+    bits_free(&f->env, &f->bitfield.claimed);
+    f->bitfield.apart = 0;
+    f->uncommitted = 1;
+    return r < 0 ? r : 0;
+}
+
+static int block_claim(datsync_feed *f, uint64_t index, int value)
+{
+    int r = bits_set(&f->env, &f->have, index, value);
+    if (r <= 0)
+        return r;
+    if (value && bits_set(&f->env, &f->bitfield.dropped, index, 0) < 0) /* it has come back */
+        return DATSYNC_E_NOMEM;
+    if (value && f->bitfield.apart && !f->keeper.keep && (r = claims_rejoin(f)) < 0)
+        return r;
+    if (f->bitfield.apart && (!value || f->has_secret_key) && bits_set(&f->env, &f->bitfield.claimed, index, value) < 0)
+        return DATSYNC_E_NOMEM; /* a reader's are claimed when their file is in its place */
+    f->uncommitted = 1;
+    f->bitfield.page_count = MAX(f->bitfield.page_count, index / PAGE_BITS + 1);
+    r = bits_set(&f->env, &f->bitfield.dirty, index / PAGE_BITS, 1);
+    return r < 0 ? r : 1;
+}
+
+/* What is claimed, apart from what is here. */
+static int claims_set_apart(datsync_feed *f)
+{
+    uint64_t i, j, end = bits_length(&f->have);
+    int r = 0;
+    for (i = bits_next(&f->have, 0, end, 1); i < end && r >= 0; i = bits_next(&f->have, j, end, 1)) {
+        j = bits_next(&f->have, i, end, 0);
+        r = bits_fill(&f->env, &f->bitfield.claimed, i, j, 1);
+    }
+    f->bitfield.apart = 1;
+    return r < 0 ? r : 0;
+}
+
+/* Blocks that are held already: the bitfield says so from the next commit on. */
+static int claims_add(datsync_feed *f, uint64_t start, uint64_t end)
+{
+    uint64_t page;
+    int r = bits_fill(&f->env, &f->bitfield.claimed, start, end, 1);
+    for (page = start / PAGE_BITS; page * PAGE_BITS < end && r >= 0; page++)
+        r = bits_set(&f->env, &f->bitfield.dirty, page, 1);
+    f->uncommitted = 1;
+    return r < 0 ? r : 0;
+}
+
+static int claims_are_apart(const datsync_feed *f)
+{
+    return f->bitfield.apart;
+}
+
+/* The next claim from a block on that opening found to be false, or NONE. */
+static uint64_t claims_next_dropped(const datsync_feed *f, uint64_t index)
+{
+    return bits_next(&f->bitfield.dropped, index, NONE, 1);
+}
+
+static void claims_forget_dropped(datsync_feed *f)
+{
+    bits_free(&f->env, &f->bitfield.dropped);
+}
+
+/* ------------------------------------------------ its index */
 
 /* The index of the bitfield (PROTOCOL 17.4) tells of each quarter of a node's span whether all, none or some of its blocks
  * are there. `limit` is the first index byte that the file has no room for: such children count as none. */
@@ -1969,12 +2186,6 @@ static unsigned index_code(unsigned nibble)
 static unsigned index_parent(unsigned left, unsigned right)
 {
     return index_code(left >> 4) << 6 | index_code(left & 15) << 4 | index_code(right >> 4) << 2 | index_code(right & 15);
-}
-
-/* What the bitfield is to say. */
-static const bits *feed_claims(const datsync_feed *f)
-{
-    return f->apart ? &f->claimed : &f->have;
 }
 
 /* The 511 index bytes whose span lies in one page of blocks. */
@@ -2017,11 +2228,11 @@ static unsigned index_high(const datsync_feed *f, uint64_t index, uint64_t limit
 
 static void bitfield_page(const datsync_feed *f, uint64_t page, uint8_t *out)
 {
-    size_t size = f->entry - BITFIELD_BITS; /* of the index in one page; 512, or 256 in old files */
-    uint64_t limit = f->page_count * size, first = page * size, i;
+    size_t size = f->bitfield.entry - BITFIELD_BITS; /* of the index in one page; 512, or 256 in old files */
+    uint64_t limit = f->bitfield.page_count * size, first = page * size, i;
     uint8_t local[512];
     bits_read(feed_claims(f), page * PAGE_BITS, out, PAGE_BYTES);
-    bits_read(&f->tree, page * 2 * PAGE_BITS, out + PAGE_BYTES, 2 * PAGE_BYTES);
+    bits_read(&f->nodes, page * 2 * PAGE_BITS, out + PAGE_BYTES, 2 * PAGE_BYTES);
     out += BITFIELD_BITS;
     for (i = 0; i < size; i++) {
         if (i == 0 || (first + i) % 512 == 0)
@@ -2036,13 +2247,13 @@ static void bitfield_page(const datsync_feed *f, uint64_t page, uint8_t *out)
 /* Index bytes above a changed page lie in other pages: these change too. */
 static int bitfield_mark_above(datsync_feed *f)
 {
-    uint64_t size = f->entry - BITFIELD_BITS, limit = f->page_count * size, page, end = f->page_count;
+    uint64_t size = f->bitfield.entry - BITFIELD_BITS, limit = f->bitfield.page_count * size, page, end = f->bitfield.page_count;
     bits more;
     int r = 0;
     memset(&more, 0, sizeof more);
-    for (page = bits_next(&f->dirty_pages, 0, end, 1); page < end; page = bits_next(&f->dirty_pages, page + 1, end, 1)) {
+    for (page = bits_next(&f->bitfield.dirty, 0, end, 1); page < end; page = bits_next(&f->bitfield.dirty, page + 1, end, 1)) {
         uint64_t index = page * 512 + 255;
-        while (r >= 0 && datsync_flat_left_span(index) < 2 * 256 * f->page_count) {
+        while (r >= 0 && datsync_flat_left_span(index) < 2 * 256 * f->bitfield.page_count) {
             if (index < limit)
                 r = bits_set(&f->env, &more, index / size, 1);
             if (datsync_flat_left_span(index) == 0 && datsync_flat_right_span(index) >= limit)
@@ -2051,7 +2262,7 @@ static int bitfield_mark_above(datsync_feed *f)
         }
     }
     for (page = bits_next(&more, 0, end, 1); page < end && r >= 0; page = bits_next(&more, page + 1, end, 1))
-        r = bits_set(&f->env, &f->dirty_pages, page, 1);
+        r = bits_set(&f->env, &f->bitfield.dirty, page, 1);
     bits_free(&f->env, &more);
     return r < 0 ? r : 0;
 }
@@ -2063,24 +2274,19 @@ static int bitfield_flush(datsync_feed *f)
     int r = bitfield_mark_above(f);
     if (r < 0)
         return r;
-    buf = mem_resize(&f->env, NULL, f->entry);
+    buf = mem_resize(&f->env, NULL, f->bitfield.entry);
     if (!buf)
         return DATSYNC_E_NOMEM;
     /* The last page first: the nodes that span several pages lie in the first of them, and must not be claimed alone. */
-    while (r == 0 && (page = bits_length(&f->dirty_pages)) > 0) {
+    while (r == 0 && (page = bits_length(&f->bitfield.dirty)) > 0) {
         page--;
         bitfield_page(f, page, buf);
-        r = feed_write(f, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->entry, buf, f->entry);
-        if (r == 0 && bits_set(&f->env, &f->dirty_pages, page, 0) < 0)
+        r = feed_write(f, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->bitfield.entry, buf, f->bitfield.entry);
+        if (r == 0 && bits_set(&f->env, &f->bitfield.dirty, page, 0) < 0)
             r = DATSYNC_E_NOMEM;
     }
     mem_free(&f->env, buf);
     return r;
-}
-
-int datsync_feed_writable(const datsync_feed *f)
-{
-    return (f->has_secret_key || (f->is_static && !f->has_key)) && !(f->flags & DATSYNC_READ_ONLY);
 }
 
 /* ================================================================ feed: commit ================================== */
@@ -2113,11 +2319,8 @@ static int commit_make_room(datsync_feed *f)
     uint64_t need = 65536, freed = 0, i = 1, offset = 0;
     datsync_node leaf;
     watcher *w;
-    size_t k;
     int r = 0;
-    for (k = 0; k < TREE_PAGES; k++)
-        need += f->cache[k] && f->cache[k]->lo < f->cache[k]->hi ? sizeof f->cache[k]->bytes : 0;
-    need += bits_count(&f->dirty_pages, 0, f->page_count) * f->entry;
+    need += tree_unwritten(f) + bits_count(&f->bitfield.dirty, 0, f->bitfield.page_count) * f->bitfield.entry;
     while (r >= 0 && freed < need && (i = bits_length(&f->have)) > 0) {
         if (tree_read(f, 2 * (i - 1), &leaf) < 0 || block_offset(f, i - 1, &offset) < 0 || pair_agrees(f, i - 1) != 1)
             return DATSYNC_E_NO_SPACE;
@@ -2128,8 +2331,7 @@ static int commit_make_room(datsync_feed *f)
         return DATSYNC_E_NO_SPACE;
     for (w = f->watchers; w; w = w->next)
         w->cleared(w, i - 1, f->length);
-    f->gather_len = f->gather_len && f->gather_at >= offset ? 0 : (size_t)MIN(f->gather_len, offset - f->gather_at);
-    f->ahead_len = 0;
+    data_forget(f, offset);
     r = f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, offset);
     return r < 0 ? r : commit(f);
 }
@@ -2147,21 +2349,33 @@ int datsync_feed_flush(datsync_feed *f)
         r = commit_make_room(f);
     if (r < 0)
         return r;
-    f->group_bytes = 0;
-    f->group_since = NONE;
+    f->group.bytes = 0;
+    f->group.since = NONE;
     f->uncommitted = 0;
-    f->durable_length = f->length;
+    f->group.durable_length = f->length;
     for (w = f->watchers; w; w = w->next)
         w->committed(w);
     return 0;
+}
+
+/* A writer's blocks are told and given only once they are committed: what was announced can never be appended differently. */
+static int feed_make_durable(datsync_feed *f)
+{
+    return datsync_feed_writable(f) && f->group.durable_length < f->length ? datsync_feed_flush(f) : 0;
+}
+
+/* Up to which block, of those before `end`, others may be told. */
+static uint64_t feed_durable_end(const datsync_feed *f, uint64_t end)
+{
+    return datsync_feed_writable(f) ? MIN(end, f->group.durable_length) : end;
 }
 
 /* After a write of n bytes: is the group full? */
 static int group_add(datsync_feed *f, uint64_t n)
 {
     f->uncommitted = 1;
-    f->group_bytes += n;
-    if (f->group_bytes < DATSYNC_GROUP_BYTES || (f->keeper.keep && !f->has_secret_key)) /* a clone's keeper commits, with what it keeps */
+    f->group.bytes += n;
+    if (f->group.bytes < DATSYNC_GROUP_BYTES || (f->keeper.keep && !f->has_secret_key)) /* a clone's keeper commits, with what it keeps */
         return 0;
     return datsync_feed_flush(f);
 }
@@ -2192,8 +2406,8 @@ static int feed_hide(datsync_feed *f, uint64_t start, uint64_t end)
 static int feed_show(datsync_feed *f, uint64_t start, uint64_t end)
 {
     int r = 0;
-    for (; r >= 0 && (start = bits_next(&f->claimed, start, end, 1)) < end; start++)
-        if (!bits_get(&f->have, start) && bits_get(&f->tree, 2 * start) && (r = bits_set(&f->env, &f->have, start, 1)) > 0)
+    for (; r >= 0 && (start = bits_next(&f->bitfield.claimed, start, end, 1)) < end; start++)
+        if (!bits_get(&f->have, start) && bits_get(&f->nodes, 2 * start) && (r = bits_set(&f->env, &f->have, start, 1)) > 0)
             tell_added(f, start, start + 1);
     return r < 0 ? r : 0;
 }
@@ -2221,16 +2435,16 @@ static int64_t data_size(datsync_feed *f)
 static int data_look(datsync_feed *f)
 {
     int64_t size = data_size(f);
-    uint64_t i, end = bits_length(&f->claimed);
+    uint64_t i, end = bits_length(&f->bitfield.claimed);
     int r = 0;
     if (size < 0)
         return (int)size;
-    for (i = bits_next(&f->claimed, 0, end, 1); i < end && r >= 0; i = bits_next(&f->claimed, i + 1, end, 1)) {
-        if (bits_get(&f->have, i) || !bits_get(&f->tree, 2 * i))
+    for (i = bits_next(&f->bitfield.claimed, 0, end, 1); i < end && r >= 0; i = bits_next(&f->bitfield.claimed, i + 1, end, 1)) {
+        if (bits_get(&f->have, i) || !bits_get(&f->nodes, 2 * i))
             continue;
         if ((r = data_reaches(f, i, size)) == 0)
             break;
-        if (r > 0 && (r = bits_set(&f->env, &f->have, i, 1)) >= 0 && (r = bits_set(&f->env, &f->dropped, i, 0)) >= 0)
+        if (r > 0 && (r = bits_set(&f->env, &f->have, i, 1)) >= 0 && (r = bits_set(&f->env, &f->bitfield.dropped, i, 0)) >= 0)
             tell_added(f, i, i + 1);
     }
     return r < 0 ? r : 0;
@@ -2239,16 +2453,16 @@ static int data_look(datsync_feed *f)
 int datsync_feed_tick(datsync_feed *f, uint64_t now)
 {
     int r;
-    if (f->apart && !f->keeper.keep && now - f->away_since >= LOOK_MS) {
-        f->away_since = now;
+    if (f->bitfield.apart && !f->keeper.keep && now - f->group.away_since >= LOOK_MS) {
+        f->group.away_since = now;
         if ((r = data_look(f)) < 0)
             return r;
     }
     if (!f->uncommitted)
         return 0;
-    if (f->group_since == NONE)
-        f->group_since = now;
-    if (now - f->group_since < DATSYNC_GROUP_MS)
+    if (f->group.since == NONE)
+        f->group.since = now;
+    if (now - f->group.since < DATSYNC_GROUP_MS)
         return 0;
     r = datsync_feed_flush(f);
     return r < 0 ? r : 1;
@@ -2261,24 +2475,13 @@ static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
     uint64_t i;
     int r = 0;
     for (i = bits_next(claims, start, end, 1); i < end && r >= 0; i = bits_next(claims, (i | (PAGE_BITS - 1)) + 1, end, 1)) {
-        f->page_count = MAX(f->page_count, i / PAGE_BITS + 1);
+        f->bitfield.page_count = MAX(f->bitfield.page_count, i / PAGE_BITS + 1);
         f->uncommitted = 1;
-        r = bits_set(&f->env, &f->dirty_pages, i / PAGE_BITS, 1);
+        r = bits_set(&f->env, &f->bitfield.dirty, i / PAGE_BITS, 1);
     }
-    if (r >= 0 && f->apart)
-        r = bits_fill(&f->env, &f->claimed, start, end, 0);
+    if (r >= 0 && f->bitfield.apart)
+        r = bits_fill(&f->env, &f->bitfield.claimed, start, end, 0);
     return r < 0 ? r : feed_hide(f, start, end);
-}
-
-/* Blocks that are held already: the bitfield says so from the next commit on. */
-static int feed_settle_claims(datsync_feed *f, uint64_t start, uint64_t end)
-{
-    uint64_t page;
-    int r = bits_fill(&f->env, &f->claimed, start, end, 1);
-    for (page = start / PAGE_BITS; page * PAGE_BITS < end && r >= 0; page++)
-        r = bits_set(&f->env, &f->dirty_pages, page, 1);
-    f->uncommitted = 1;
-    return r < 0 ? r : 0;
 }
 
 /* ================================================================ feed: opening and recovery ==================== */
@@ -2379,16 +2582,16 @@ static int64_t bitfield_misfits(datsync_feed *f, uint64_t bytes, size_t entry)
  * after that. */
 static int bitfield_entry(datsync_feed *f, uint64_t bytes)
 {
-    size_t other = f->entry == BITFIELD_ENTRY ? BITFIELD_ENTRY_OLD : BITFIELD_ENTRY;
+    size_t other = f->bitfield.entry == BITFIELD_ENTRY ? BITFIELD_ENTRY_OLD : BITFIELD_ENTRY;
     int64_t mine, others;
-    if ((f->entry != BITFIELD_ENTRY && f->entry != BITFIELD_ENTRY_OLD) || bytes / BITFIELD_ENTRY_OLD > DATSYNC_MAX_BLOCKS / PAGE_BITS)
+    if ((f->bitfield.entry != BITFIELD_ENTRY && f->bitfield.entry != BITFIELD_ENTRY_OLD) || bytes / BITFIELD_ENTRY_OLD > DATSYNC_MAX_BLOCKS / PAGE_BITS)
         return 0;
-    if ((mine = bitfield_misfits(f, bytes, f->entry)) < 0)
+    if ((mine = bitfield_misfits(f, bytes, f->bitfield.entry)) < 0)
         return (int)mine;
     if ((others = bitfield_misfits(f, bytes, other)) < 0)
         return (int)others;
-    if (others < mine || (others == mine && bytes % other == 0 && bytes % f->entry != 0))
-        f->entry = other;
+    if (others < mine || (others == mine && bytes % other == 0 && bytes % f->bitfield.entry != 0))
+        f->bitfield.entry = other;
     return 0;
 }
 
@@ -2403,13 +2606,13 @@ static int bitfield_header(datsync_feed *f, uint64_t bytes)
         return r;
     if (all_zero(header, 3) ? all_zero(header, sizeof header) : memcmp(header, "\5\2\127\0\0\0\0", 7) == 0)
         return DATSYNC_E_OVERWRITTEN;
-    f->entry = stated = (size_t)header[5] << 8 | header[6];
-    if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->entry <= BITFIELD_BITS)
+    f->bitfield.entry = stated = (size_t)header[5] << 8 | header[6];
+    if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->bitfield.entry <= BITFIELD_BITS)
         return DATSYNC_E_CORRUPT;
-    if ((r = bitfield_entry(f, bytes)) < 0 || f->entry == stated || f->flags & DATSYNC_READ_ONLY)
+    if ((r = bitfield_entry(f, bytes)) < 0 || f->bitfield.entry == stated || f->flags & DATSYNC_READ_ONLY)
         return r;
-    header[5] = (uint8_t)(f->entry >> 8);
-    header[6] = (uint8_t)f->entry;
+    header[5] = (uint8_t)(f->bitfield.entry >> 8);
+    header[6] = (uint8_t)f->bitfield.entry;
     return feed_write(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header);
 }
 
@@ -2419,23 +2622,23 @@ static int bitfield_load(datsync_feed *f)
     int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_BITFIELD), n = 0;
     uint64_t page;
     int r;
-    f->entry = BITFIELD_ENTRY;
+    f->bitfield.entry = BITFIELD_ENTRY;
     if (size == DATSYNC_E_NO_ENTRY || (size >= 0 && size < (int64_t)HEADER_BYTES))
         return 0;
     if (size < 0)
         return (int)size;
     if ((r = bitfield_header(f, (uint64_t)size - HEADER_BYTES)) < 0) {
-        f->salvaged = r == DATSYNC_E_OVERWRITTEN && f->flags & DATSYNC_SALVAGE && f->flags & DATSYNC_READ_ONLY;
-        return f->salvaged ? 0 : r;
+        f->bitfield.salvaged = r == DATSYNC_E_OVERWRITTEN && f->flags & DATSYNC_SALVAGE && f->flags & DATSYNC_READ_ONLY;
+        return f->bitfield.salvaged ? 0 : r;
     }
-    f->page_count = ((uint64_t)size - HEADER_BYTES + f->entry - 1) / f->entry;
-    if (f->page_count > DATSYNC_MAX_BLOCKS / PAGE_BITS)
+    f->bitfield.page_count = ((uint64_t)size - HEADER_BYTES + f->bitfield.entry - 1) / f->bitfield.entry;
+    if (f->bitfield.page_count > DATSYNC_MAX_BLOCKS / PAGE_BITS)
         return DATSYNC_E_TOO_BIG;
-    buf = mem_resize(&f->env, NULL, f->entry);
+    buf = mem_resize(&f->env, NULL, f->bitfield.entry);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    for (page = 0; page < f->page_count && r == 0; page++) {
-        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->entry, buf, f->entry);
+    for (page = 0; page < f->bitfield.page_count && r == 0; page++) {
+        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->bitfield.entry, buf, f->bitfield.entry);
         if (n < 0)
             r = (int)n;
         else if ((size_t)n < BITFIELD_BITS) /* a torn last page claims nothing */
@@ -2443,9 +2646,9 @@ static int bitfield_load(datsync_feed *f)
         if (r == 0)
             r = bits_load_page(&f->env, &f->have, page * PAGE_BITS, buf);
         if (r == 0)
-            r = bits_load_page(&f->env, &f->tree, page * 2 * PAGE_BITS, buf + PAGE_BYTES);
+            r = bits_load_page(&f->env, &f->nodes, page * 2 * PAGE_BITS, buf + PAGE_BYTES);
         if (r == 0)
-            r = bits_load_page(&f->env, &f->tree, (page * 2 + 1) * PAGE_BITS, buf + 2 * PAGE_BYTES);
+            r = bits_load_page(&f->env, &f->nodes, (page * 2 + 1) * PAGE_BITS, buf + 2 * PAGE_BYTES);
     }
     mem_free(&f->env, buf);
     return r;
@@ -2453,7 +2656,7 @@ static int bitfield_load(datsync_feed *f)
 
 static int block_drop(datsync_feed *f, uint64_t index)
 {
-    int r = bits_set(&f->env, &f->dropped, index, 1);
+    int r = bits_set(&f->env, &f->bitfield.dropped, index, 1);
     return r < 0 ? r : block_claim(f, index, 0);
 }
 
@@ -2462,18 +2665,18 @@ static int claims_check(datsync_feed *f)
 {
     enum { NODES = 4096 };
     uint8_t *buf = mem_resize(&f->env, NULL, NODES * 40);
-    uint64_t at = 0, end = bits_length(&f->tree), i;
+    uint64_t at = 0, end = bits_length(&f->nodes), i;
     int r = 0;
     if (!buf)
         return DATSYNC_E_NOMEM;
-    for (at = bits_next(&f->tree, 0, end, 1); at < end && r == 0; at = bits_next(&f->tree, at + NODES, end, 1)) {
+    for (at = bits_next(&f->nodes, 0, end, 1); at < end && r == 0; at = bits_next(&f->nodes, at + NODES, end, 1)) {
         r = feed_read_exact(f, DATSYNC_PART_TREE, HEADER_BYTES + 40 * at, buf, NODES * 40);
         for (i = 0; i < NODES && r == 0; i++) {
             const uint8_t *node = buf + 40 * i;
-            if (get_u64(node) == 0 && all_zero(node, 40) && bits_get(&f->tree, at + i)) {
-                r = bits_set(&f->env, &f->tree, at + i, 0);
+            if (get_u64(node) == 0 && all_zero(node, 40) && bits_get(&f->nodes, at + i)) {
+                r = bits_set(&f->env, &f->nodes, at + i, 0);
                 if (r > 0)
-                    r = bits_set(&f->env, &f->dirty_pages, (at + i) / (2 * PAGE_BITS), 1);
+                    r = bits_set(&f->env, &f->bitfield.dirty, (at + i) / (2 * PAGE_BITS), 1);
                 if (r >= 0)
                     r = 0;
             }
@@ -2482,13 +2685,13 @@ static int claims_check(datsync_feed *f)
     mem_free(&f->env, buf);
     end = bits_length(&f->have);
     for (i = 0; i < end && r >= 0; i++) {
-        bitpage leaves = bits_page(&f->tree, 2 * i);
+        bitpage leaves = bits_page(&f->nodes, 2 * i);
         if (!leaves.bytes && leaves.count) { /* a page of nodes that are all there: look at the next one */
             i |= PAGE_BITS / 2 - 1;
             continue;
         }
         i = bits_next(&f->have, i, end, 1);
-        if (i < end && !bits_get(&f->tree, 2 * i))
+        if (i < end && !bits_get(&f->nodes, 2 * i))
             r = block_drop(f, i);
     }
     return r < 0 ? r : 0;
@@ -2498,12 +2701,12 @@ static int claims_check(datsync_feed *f)
 static int claims_from_tree(datsync_feed *f)
 {
     datsync_node n;
-    uint64_t i, end = f->tree_size > HEADER_BYTES ? (f->tree_size - HEADER_BYTES) / 40 : 0;
+    uint64_t i, end = f->tree.part_size > HEADER_BYTES ? (f->tree.part_size - HEADER_BYTES) / 40 : 0;
     int r = 0;
     for (i = 0; i < end && r >= 0; i++) {
         r = tree_read(f, i, &n);
         if (r == 0)
-            r = bits_set(&f->env, &f->tree, i, 1);
+            r = bits_set(&f->env, &f->nodes, i, 1);
         if (r >= 0 && !(i & 1))
             r = bits_set(&f->env, &f->have, i / 2, 1);
         if (r == DATSYNC_E_NOT_FOUND)
@@ -2515,25 +2718,12 @@ static int claims_from_tree(datsync_feed *f)
 /* And what lies beyond the length that is signed, or stands for some of that, is of another time. */
 static int claims_end(datsync_feed *f)
 {
-    uint64_t x, end = 2 * f->length, tree_end = MAX(end, bits_length(&f->tree));
+    uint64_t x, end = 2 * f->length, tree_end = MAX(end, bits_length(&f->nodes));
     int r = bits_fill(&f->env, &f->have, f->length, MAX(f->length, bits_length(&f->have)), 0);
     for (x = datsync_flat_parent(end); r >= 0 && (x < tree_end || datsync_flat_left_span(x)); x = datsync_flat_parent(x))
-        r = bits_set(&f->env, &f->tree, x, 0);
+        r = bits_set(&f->env, &f->nodes, x, 0);
     if (r >= 0)
-        r = bits_fill(&f->env, &f->tree, end, tree_end, 0);
-    return r < 0 ? r : 0;
-}
-
-/* What is claimed, apart from what is here. */
-static int claims_part(datsync_feed *f)
-{
-    uint64_t i, j, end = bits_length(&f->have);
-    int r = 0;
-    for (i = bits_next(&f->have, 0, end, 1); i < end && r >= 0; i = bits_next(&f->have, j, end, 1)) {
-        j = bits_next(&f->have, i, end, 0);
-        r = bits_fill(&f->env, &f->claimed, i, j, 1);
-    }
-    f->apart = 1;
+        r = bits_fill(&f->env, &f->nodes, end, tree_end, 0);
     return r < 0 ? r : 0;
 }
 
@@ -2547,7 +2737,7 @@ static int data_check(datsync_feed *f)
     if (size < 0)
         return (int)size;
     while ((i = bits_length(&f->have)) > 0 && (r = data_reaches(f, i - 1, size)) == 0) {
-        if ((!f->apart && (r = claims_part(f)) < 0) || (r = bits_set(&f->env, &f->dropped, i - 1, 1)) < 0 ||
+        if ((!f->bitfield.apart && (r = claims_set_apart(f)) < 0) || (r = bits_set(&f->env, &f->bitfield.dropped, i - 1, 1)) < 0 ||
             (r = bits_set(&f->env, &f->have, i - 1, 0)) < 0)
             return r;
     }
@@ -2560,13 +2750,13 @@ static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index);
  * 7, ..., then step right, taking the largest subtrees. */
 static uint64_t tree_blocks(const datsync_feed *f)
 {
-    uint64_t top = 0, next = 0, end = bits_length(&f->tree);
+    uint64_t top = 0, next = 0, end = bits_length(&f->nodes);
     while (datsync_flat_right_span(next) < end) {
         next = datsync_flat_parent(next);
-        if (bits_get(&f->tree, next))
+        if (bits_get(&f->nodes, next))
             top = next;
     }
-    return bits_get(&f->tree, top) ? tree_verified_by(f, top) / 2 : 0;
+    return bits_get(&f->nodes, top) ? tree_verified_by(f, top) / 2 : 0;
 }
 
 /* The right edge of the largest tree that can be verified from this node (PROTOCOL 12.2): climb while parent and sibling
@@ -2575,9 +2765,9 @@ static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index)
 {
     uint64_t top = index;
     unsigned depth;
-    if (!bits_get(&f->tree, index))
+    if (!bits_get(&f->nodes, index))
         return 0;
-    while (bits_get(&f->tree, datsync_flat_parent(top)) && bits_get(&f->tree, datsync_flat_sibling(top)))
+    while (bits_get(&f->nodes, datsync_flat_parent(top)) && bits_get(&f->nodes, datsync_flat_sibling(top)))
         top = datsync_flat_parent(top);
     depth = datsync_flat_depth(top);
     while (depth > 0) {
@@ -2585,12 +2775,12 @@ static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index)
         top = flat_index(depth, flat_offset(top, depth) + 1);
         top = flat_left_child(top);
         depth--;
-        while (depth > 0 && !bits_get(&f->tree, top)) {
+        while (depth > 0 && !bits_get(&f->nodes, top)) {
             top = flat_left_child(top);
             depth--;
         }
     }
-    return bits_get(&f->tree, top) ? top + 2 : top;
+    return bits_get(&f->nodes, top) ? top + 2 : top;
 }
 
 /* The roots of a tree of so many blocks as they lie in the store, claimed or not. */
@@ -2618,13 +2808,13 @@ static void feed_set_length(datsync_feed *f, uint64_t length, const datsync_node
 
 static int signature_verify(datsync_feed *f, uint64_t length, const uint8_t root[32], const uint8_t signature[64])
 {
-    if (f->signed_length == length && memcmp(f->signed_root, root, 32) == 0 && memcmp(f->signature, signature, 64) == 0)
+    if (f->last.length == length && memcmp(f->last.root, root, 32) == 0 && memcmp(f->last.signature, signature, 64) == 0)
         return 0;
     if (crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
         return DATSYNC_E_SIGNATURE;
-    f->signed_length = length;
-    memcpy(f->signed_root, root, 32);
-    memcpy(f->signature, signature, 64);
+    f->last.length = length;
+    memcpy(f->last.root, root, 32);
+    memcpy(f->last.signature, signature, 64);
     return 0;
 }
 
@@ -2743,7 +2933,7 @@ static int static_find(datsync_feed *f, uint64_t claimed)
 static uint64_t tree_dense(const datsync_feed *f, uint64_t n)
 {
     uint64_t x;
-    for (x = bits_next(&f->tree, 0, 2 * n, 0); x < 2 * n; x = bits_next(&f->tree, x + 1, 2 * n, 0))
+    for (x = bits_next(&f->nodes, 0, 2 * n, 0); x < 2 * n; x = bits_next(&f->nodes, x + 1, 2 * n, 0))
         if (datsync_flat_right_span(x) + 1 < 2 * n)
             return datsync_flat_left_span(x) / 2;
     return n;
@@ -2802,7 +2992,7 @@ static int length_find(datsync_feed *f)
     end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
     if (end > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
-    if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key && !f->salvaged)
+    if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key && !f->bitfield.salvaged)
         end = MIN(end, claimed); /* the tail that the owner has not committed is not for others to see */
     r = signatures_scan(f, end, MIN(claimed, end), claimed);
     if (r < 0 && !is_fatal(r))
@@ -2811,7 +3001,7 @@ static int length_find(datsync_feed *f)
         return r;
     if (f->length == 0 && (r = static_find(f, claimed)) < 0)
         return r;
-    if (f->salvaged)
+    if (f->bitfield.salvaged)
         return claims_end(f);
     if (claimed > f->length)
         return DATSYNC_E_CORRUPT;
@@ -2841,17 +3031,17 @@ static int feed_load(datsync_feed *f, const datsync_feed_options *o)
     if (!(f->flags & DATSYNC_READ_ONLY) && (r = feed_write_new(f)) < 0)
         return r;
     size = f->store.size(f->store.ctx, DATSYNC_PART_TREE);
-    f->tree_size = size > 0 ? (uint64_t)size : 0;
-    if (f->tree_size / 80 > DATSYNC_MAX_BLOCKS)
+    f->tree.part_size = size > 0 ? (uint64_t)size : 0;
+    if (f->tree.part_size / 80 > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
-    if (f->salvaged && (r = claims_from_tree(f)) < 0)
+    if (f->bitfield.salvaged && (r = claims_from_tree(f)) < 0)
         return r;
     if ((r = claims_check(f)) < 0 || (r = length_find(f)) < 0)
         return r;
     if ((r = data_check(f)) < 0)
         return r;
-    f->durable_length = f->length;
-    f->uncommitted = bits_next(&f->dirty_pages, 0, f->page_count, 1) < f->page_count;
+    f->group.durable_length = f->length;
+    f->uncommitted = bits_next(&f->bitfield.dirty, 0, f->bitfield.page_count, 1) < f->bitfield.page_count;
     if (f->uncommitted) /* what recovery claims anew may never have been synced */
         f->unsynced |= 1u << DATSYNC_PART_DATA | 1u << DATSYNC_PART_TREE | 1u << DATSYNC_PART_SIGNATURES;
     if (is_new || f->uncommitted)
@@ -2866,17 +3056,17 @@ static void feed_free(datsync_feed *f)
     if (f->store.close)
         f->store.close(f->store.ctx);
     for (i = 0; i < TREE_PAGES; i++)
-        mem_free(&env, f->cache[i]);
+        mem_free(&env, f->tree.pages[i]);
     bits_free(&env, &f->have);
-    bits_free(&env, &f->tree);
-    bits_free(&env, &f->proven);
-    bits_free(&env, &f->dirty_pages);
-    bits_free(&env, &f->dropped);
-    bits_free(&env, &f->claimed);
-    bits_free(&env, &f->wanted);
-    bits_free(&env, &f->reserved);
-    mem_free(&env, f->gather);
-    mem_free(&env, f->ahead);
+    bits_free(&env, &f->nodes);
+    bits_free(&env, &f->tree.proven);
+    bits_free(&env, &f->bitfield.dirty);
+    bits_free(&env, &f->bitfield.dropped);
+    bits_free(&env, &f->bitfield.claimed);
+    bits_free(&env, &f->wanting.wanted);
+    bits_free(&env, &f->wanting.reserved);
+    mem_free(&env, f->data.gathered);
+    mem_free(&env, f->data.ahead);
     sodium_memzero(f->secret_key, sizeof f->secret_key);
     mem_free(&env, f);
 }
@@ -2899,8 +3089,8 @@ int datsync_feed_open(datsync_feed **out, const datsync_feed_options *o)
     f->env = env;
     f->store = o->store;
     f->flags = o->flags;
-    f->want_all = 1;
-    f->group_since = f->read_end = NONE;
+    f->wanting.all = 1;
+    f->group.since = f->data.read_end = NONE;
     if (!f->store.read && (r = datsync_memory_store(o->env, &f->store)) < 0) {
         mem_free(&env, f);
         return r;
@@ -2919,53 +3109,12 @@ int datsync_feed_close(datsync_feed *f)
     int r;
     if (!f)
         return 0;
-    r = f->uncommitted || f->gather_len ? datsync_feed_flush(f) : 0;
+    r = f->uncommitted || f->data.gathered_len ? datsync_feed_flush(f) : 0;
     feed_free(f);
     return r;
 }
 
 /* ================================================================ feed: reading ================================= */
-
-const uint8_t *datsync_feed_key(const datsync_feed *f)
-{
-    return f->key;
-}
-
-const uint8_t *datsync_feed_discovery_key(const datsync_feed *f)
-{
-    return f->discovery_key;
-}
-
-const uint8_t *datsync_feed_secret_key(const datsync_feed *f)
-{
-    return f->has_secret_key ? f->secret_key : NULL;
-}
-
-uint64_t datsync_feed_length(const datsync_feed *f)
-{
-    return f->length;
-}
-
-uint64_t datsync_feed_byte_length(const datsync_feed *f)
-{
-    return f->byte_length;
-}
-
-int datsync_feed_has(const datsync_feed *f, uint64_t index)
-{
-    return index < DATSYNC_MAX_BLOCKS && bits_get(&f->have, index);
-}
-
-uint64_t datsync_feed_count(const datsync_feed *f, uint64_t start, uint64_t end)
-{
-    end = MIN(end, f->length);
-    return start < end ? bits_count(&f->have, start, end) : 0;
-}
-
-int datsync_feed_has_node(const datsync_feed *f, uint64_t node)
-{
-    return node < 2 * DATSYNC_MAX_BLOCKS && bits_get(&f->tree, node);
-}
 
 int64_t datsync_feed_block_size(datsync_feed *f, uint64_t index)
 {
@@ -3009,6 +3158,35 @@ static int block_read(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size
 {
     int r = pair_agrees(f, index);
     return r < 0 ? r : r ? block_read_raw(f, index, buf, size) : block_read_checked(f, index, buf, size);
+}
+
+/* A block that goes out to others: where a keeper has the bytes, they may be others by now. */
+static int block_read_out(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
+{
+    return f->keeper.keep ? block_read_checked(f, index, buf, size) : block_read(f, index, buf, size);
+}
+
+/* A block that is held could not be read for others (`error`): it is not told any more. Or the error, where it is one of the whole
+ * store: a keeper's file that can't be read is no end of the others. */
+static int block_lost(datsync_feed *f, uint64_t index, int error)
+{
+    int r;
+    if (error != DATSYNC_E_CORRUPT && (!f->keeper.keep || error == DATSYNC_E_NOMEM))
+        return error;
+    r = f->keeper.lost ? f->keeper.lost(f->keeper.ctx, index) : 0;
+    return r < 0 ? r : feed_hide(f, index, index + 1);
+}
+
+/* The bits of held blocks from `start` on; `size` bytes of them. */
+static void feed_read_held(const datsync_feed *f, uint64_t start, uint8_t *out, size_t size)
+{
+    bits_read(&f->have, start, out, size);
+}
+
+/* Behind the last block that is held and signed. */
+static uint64_t feed_held_end(const datsync_feed *f)
+{
+    return MIN(bits_length(&f->have), f->length);
 }
 
 int64_t datsync_feed_get(datsync_feed *f, uint64_t index, void *buf, size_t cap)
@@ -3090,15 +3268,15 @@ static int append_claim(datsync_feed *f, uint64_t start, uint64_t end)
 /* Take back what a failed append has claimed. */
 static void append_unclaim(datsync_feed *f, uint64_t start)
 {
-    uint64_t node, end = bits_length(&f->tree);
+    uint64_t node, end = bits_length(&f->nodes);
     (void)bits_fill(&f->env, &f->have, start, bits_length(&f->have), 0);
     for (node = 2 * start; datsync_flat_left_span(node) < end; node = datsync_flat_parent(node)) {
         if (node < 2 * start) /* the parents to the left that span the first new block */
-            (void)bits_set(&f->env, &f->tree, node, 0);
+            (void)bits_set(&f->env, &f->nodes, node, 0);
         if (datsync_flat_left_span(node) == 0 && node >= end)
             break;
     }
-    (void)bits_fill(&f->env, &f->tree, 2 * start, end, 0);
+    (void)bits_fill(&f->env, &f->nodes, 2 * start, end, 0);
 }
 
 int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t count)
@@ -3127,17 +3305,16 @@ int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t
     if (r == 0)
         r = append_claim(f, start, start + count);
     if (r < 0) { /* as if it had not been: what was gathered for it goes, and the claims */
-        if (f->gather_len && f->gather_at + f->gather_len > f->byte_length)
-            f->gather_len = (size_t)(f->gather_at < f->byte_length ? f->byte_length - f->gather_at : 0);
+        data_forget(f, f->byte_length);
         append_unclaim(f, start);
         (void)f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * start);
         return r;
     }
     feed_set_length(f, start + count, roots, root_count);
     if (f->has_secret_key) {
-        f->signed_length = f->length;
-        memcpy(f->signed_root, root, 32);
-        memcpy(f->signature, signature, 64);
+        f->last.length = f->length;
+        memcpy(f->last.root, root, 32);
+        memcpy(f->last.signature, signature, 64);
     }
     (void)group_add(f, bytes); /* a commit that fails is tried again by the next one, which tells */
     tell_added(f, start, start + count);
@@ -3189,7 +3366,7 @@ int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
     if (block_offset(f, a, &from) < 0 || block_offset(f, b, &to) < 0 || to <= from || pair_agrees(f, a) != 1 ||
         pair_agrees(f, b) != 1)
         return 0;
-    f->ahead_len = 0;
+    data_forget(f, from); /* all is written */
     size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
     if (size >= 0 && to >= (uint64_t)size && from < (uint64_t)size)
         return f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, from);
@@ -3201,16 +3378,16 @@ int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
 uint64_t datsync_feed_digest(const datsync_feed *f, uint64_t index)
 {
     /* the deployed digest stops at the last byte of its bitfield, and misses what it could tell of roots at its edge */
-    uint64_t leaf = 2 * index, next, parent, digest = 0, bit = 2, end = (bits_length(&f->tree) + 7) & ~(uint64_t)7;
-    if (bits_get(&f->tree, leaf))
+    uint64_t leaf = 2 * index, next, parent, digest = 0, bit = 2, end = (bits_length(&f->nodes) + 7) & ~(uint64_t)7;
+    if (bits_get(&f->nodes, leaf))
         return 1;
     next = datsync_flat_sibling(leaf);
     end = MAX(end, next + 2);
     parent = datsync_flat_parent(next);
     while (bit >> 62 == 0 && (datsync_flat_right_span(next) < end || datsync_flat_left_span(parent) > 0)) {
-        if (bits_get(&f->tree, next))
+        if (bits_get(&f->nodes, next))
             digest |= bit;
-        if (bits_get(&f->tree, parent)) {
+        if (bits_get(&f->nodes, parent)) {
             digest |= 2 * bit | 1;
             return digest + 1 == 4 * bit ? 1 : digest;
         }
@@ -3222,12 +3399,12 @@ uint64_t datsync_feed_digest(const datsync_feed *f, uint64_t index)
 }
 
 /* What a digest says its sender holds. */
-typedef struct claims {
+typedef struct known_nodes {
     uint64_t index[200];
     size_t count;
-} claims;
+} known_nodes;
 
-static int claims_get(const claims *c, uint64_t index)
+static int known_has(const known_nodes *c, uint64_t index)
 {
     size_t i;
     for (i = 0; i < c->count; i++)
@@ -3237,19 +3414,19 @@ static int claims_get(const claims *c, uint64_t index)
 }
 
 /* Only nodes that are held here count; two siblings imply their parent, as in the deployed index. */
-static void claims_add(const datsync_feed *f, claims *c, uint64_t index)
+static void known_add(const datsync_feed *f, known_nodes *c, uint64_t index)
 {
-    if (!bits_get(&f->tree, index))
+    if (!bits_get(&f->nodes, index))
         return;
-    while (!claims_get(c, index) && c->count < sizeof c->index / sizeof *c->index) {
+    while (!known_has(c, index) && c->count < sizeof c->index / sizeof *c->index) {
         c->index[c->count++] = index;
-        if (!claims_get(c, datsync_flat_sibling(index)))
+        if (!known_has(c, datsync_flat_sibling(index)))
             break;
         index = datsync_flat_parent(index);
     }
 }
 
-static void claims_from_digest(const datsync_feed *f, claims *c, uint64_t index, uint64_t digest)
+static void known_from_digest(const datsync_feed *f, known_nodes *c, uint64_t index, uint64_t digest)
 {
     uint64_t next = 2 * index, roots[64];
     int has_root = (int)(digest & 1);
@@ -3257,17 +3434,17 @@ static void claims_from_digest(const datsync_feed *f, claims *c, uint64_t index,
     c->count = 0;
     for (digest >>= 1; digest && next < 2 * DATSYNC_MAX_BLOCKS; digest >>= 1) {
         if (digest == 1 && has_root) {
-            claims_add(f, c, next);
+            known_add(f, c, next);
             /* holding a root means holding the roots to its left */
             if (datsync_flat_sibling(next) < next)
                 next = datsync_flat_sibling(next);
             n = datsync_flat_full_roots(roots, datsync_flat_right_span(next) / 2 + 1);
             for (i = 0; i < n; i++)
-                claims_add(f, c, roots[i]);
+                known_add(f, c, roots[i]);
             return;
         }
         if (digest & 1)
-            claims_add(f, c, datsync_flat_sibling(next));
+            known_add(f, c, datsync_flat_sibling(next));
         next = datsync_flat_parent(next);
     }
 }
@@ -3286,8 +3463,8 @@ static int proof_add(datsync_feed *f, datsync_proof *p, uint64_t index)
 static int signature_read(datsync_feed *f, uint64_t length, uint8_t out[64])
 {
     int r;
-    if (length == f->signed_length) {
-        memcpy(out, f->signature, 64);
+    if (length == f->last.length) {
+        memcpy(out, f->last.signature, 64);
         return 0;
     }
     r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), out, 64);
@@ -3295,13 +3472,13 @@ static int signature_read(datsync_feed *f, uint64_t length, uint8_t out[64])
 }
 
 /* The block's top node is a root here: the other roots, and the signature of them all. */
-static int proof_roots(datsync_feed *f, datsync_proof *p, const claims *known, uint64_t top)
+static int proof_roots(datsync_feed *f, datsync_proof *p, const known_nodes *known, uint64_t top)
 {
     uint64_t roots[64], length = tree_verified_by(f, top) / 2;
     size_t i, n = datsync_flat_full_roots(roots, length);
     int r;
     for (i = 0; i < n; i++)
-        if (roots[i] != top && !claims_get(known, roots[i]) && (r = proof_add(f, p, roots[i])) < 0)
+        if (roots[i] != top && !known_has(known, roots[i]) && (r = proof_add(f, p, roots[i])) < 0)
             return r;
     p->length = length;
     if (f->is_static)
@@ -3313,23 +3490,23 @@ static int proof_roots(datsync_feed *f, datsync_proof *p, const claims *known, u
 int datsync_feed_proof(datsync_feed *f, uint64_t index, uint64_t digest, int hash, datsync_proof *p)
 {
     uint64_t next = 2 * index, sibling;
-    claims known;
+    known_nodes known;
     int r;
     p->node_count = 0;
     p->has_signature = 0;
     p->length = 0;
-    if (index >= DATSYNC_MAX_BLOCKS || !bits_get(&f->tree, next))
+    if (index >= DATSYNC_MAX_BLOCKS || !bits_get(&f->nodes, next))
         return DATSYNC_E_NOT_FOUND;
     if (hash && (r = proof_add(f, p, next)) < 0)
         return r;
     if (digest == 1)
         return 0;
-    claims_from_digest(f, &known, index, digest);
-    while (!claims_get(&known, next)) {
+    known_from_digest(f, &known, index, digest);
+    while (!known_has(&known, next)) {
         sibling = datsync_flat_sibling(next);
-        if (!bits_get(&f->tree, sibling))
+        if (!bits_get(&f->nodes, sibling))
             return proof_roots(f, p, &known, next);
-        if (!claims_get(&known, sibling) && (r = proof_add(f, p, sibling)) < 0)
+        if (!known_has(&known, sibling) && (r = proof_add(f, p, sibling)) < 0)
             return r;
         next = datsync_flat_parent(next);
     }
@@ -3369,7 +3546,7 @@ static int put_sizes(datsync_feed *f, putting *p)
     sibling.size = parent.size - p->top.size;
     p->store[p->store_count++] = p->top;
     p->store[p->store_count++] = sibling;
-    f->offset_index = NONE;
+    block_offset_forget(f);
     return 1;
 }
 
@@ -3380,7 +3557,7 @@ static int put_climb(datsync_feed *f, putting *p)
         datsync_node sibling, held, parent;
         uint64_t index = datsync_flat_sibling(p->top.index);
         int r;
-        if (bits_get(&f->tree, p->top.index)) {
+        if (bits_get(&f->nodes, p->top.index)) {
             if ((r = tree_get(f, p->top.index, &held)) < 0)
                 return r;
             if (memcmp(held.hash, p->top.hash, 32) != 0)
@@ -3391,7 +3568,7 @@ static int put_climb(datsync_feed *f, putting *p)
                 return r < 0 ? r : 1;
             return put_sizes(f, p);
         }
-        if (bits_get(&f->tree, index)) { /* what is held was verified, and is never replaced */
+        if (bits_get(&f->nodes, index)) { /* what is held was verified, and is never replaced */
             if ((r = node_get_proven(f, index, &sibling)) < 0)
                 return r;
             if (p->node_count && p->nodes[0].index == index) {
@@ -3453,7 +3630,7 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
         f->is_static = 1;
         return 0;
     }
-    if (f->stored_length != p->length)
+    if (f->last.stored_length != p->length)
         p->signature = proof->signature;
     return signature_verify(f, p->length, root, proof->signature);
 }
@@ -3471,7 +3648,7 @@ static int put_store(datsync_feed *f, putting *p)
         r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (p->length - 1), p->signature, 64);
         if (r < 0)
             return r;
-        f->stored_length = p->length;
+        f->last.stored_length = p->length;
     }
     for (i = 0; i < p->store_count; i++)
         if ((r = tree_claim(f, p->store[i].index)) < 0)
@@ -3535,6 +3712,12 @@ int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const
     return r < 0 ? r : put_store(f, &p);
 }
 
+/* Where the last proof that lacked nodes could not climb on. */
+static uint64_t feed_stuck(const datsync_feed *f)
+{
+    return f->stuck;
+}
+
 /* ------------------------------------------------ audit */
 
 /* A node with nothing above it: is it one of the roots of a tree, of this length or an earlier one, whose signature
@@ -3573,7 +3756,7 @@ static int audit_parent(datsync_feed *f, const datsync_node *node, uint64_t *par
     datsync_node sibling, want, got;
     int r;
     *parent = datsync_flat_parent(node->index);
-    if (!bits_get(&f->tree, *parent) || !bits_get(&f->tree, datsync_flat_sibling(node->index)))
+    if (!bits_get(&f->nodes, *parent) || !bits_get(&f->nodes, datsync_flat_sibling(node->index)))
         return 0;
     if ((r = tree_get(f, datsync_flat_sibling(node->index), &sibling)) < 0 || (r = tree_get(f, *parent, &want)) < 0)
         return is_fatal(r) ? r : DATSYNC_E_HASH;
@@ -3637,11 +3820,11 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
     int r = gather_flush(f);
     if (r < 0)
         return r;
-    for (i = bits_next(&f->dropped, 0, NONE, 1); i < bits_length(&f->dropped); i = bits_next(&f->dropped, i + 1, NONE, 1))
-        fn(ctx, i, bits_get(&f->tree, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
-    bits_free(&f->env, &f->dropped);
-    if (f->apart && !f->keeper.keep && !(f->flags & DATSYNC_READ_ONLY) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
-        r = claims_settle(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
+    for (i = claims_next_dropped(f, 0); i != NONE; i = claims_next_dropped(f, i + 1))
+        fn(ctx, i, bits_get(&f->nodes, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
+    claims_forget_dropped(f);
+    if (claims_are_apart(f) && !feed_is_kept(f) && !feed_read_only(f) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
+        r = claims_rejoin(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
     for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
         int part = r = audit_block(f, i, &buf, &cap, &good_length, &done);
         if (part < 0)
@@ -3665,19 +3848,19 @@ int datsync_feed_want(datsync_feed *f, uint64_t start, uint64_t end)
 {
     if (start > end)
         return DATSYNC_E_INVALID;
-    f->want_all = 0;
-    return bits_fill(&f->env, &f->wanted, MIN(start, DATSYNC_MAX_BLOCKS), MIN(end, DATSYNC_MAX_BLOCKS), 1);
+    f->wanting.all = 0;
+    return bits_fill(&f->env, &f->wanting.wanted, MIN(start, DATSYNC_MAX_BLOCKS), MIN(end, DATSYNC_MAX_BLOCKS), 1);
 }
 
 void datsync_feed_unwant(datsync_feed *f)
 {
-    f->want_all = 0;
-    bits_free(&f->env, &f->wanted);
+    f->wanting.all = 0;
+    bits_free(&f->env, &f->wanting.wanted);
 }
 
 static uint64_t next_wanted(const datsync_feed *f, uint64_t from, uint64_t end)
 {
-    return f->want_all ? MIN(from, end) : bits_next(&f->wanted, from, end, 1);
+    return f->wanting.all ? MIN(from, end) : bits_next(&f->wanting.wanted, from, end, 1);
 }
 
 /* The first block in [from, end) that is wanted and not held. */
@@ -3694,7 +3877,7 @@ static uint64_t next_missing(const datsync_feed *f, uint64_t from, uint64_t end)
 uint64_t datsync_feed_missing(const datsync_feed *f)
 {
     uint64_t n = 0, i;
-    if (f->want_all)
+    if (f->wanting.all)
         return f->length - datsync_feed_count(f, 0, f->length);
     for (i = next_missing(f, 0, f->length); i < f->length; i = next_missing(f, i + 1, f->length))
         n++;
@@ -3706,11 +3889,82 @@ static uint64_t next_candidate(const datsync_feed *f, const bits *offered, uint6
 {
     for (;;) {
         uint64_t i = next_missing(f, from, end);
-        from = bits_next(&f->reserved, i, end, 0);
+        from = bits_next(&f->wanting.reserved, i, end, 0);
         from = bits_next(offered, from, end, 1);
         if (from == i || from >= end)
             return from;
     }
+}
+
+/* A block that is in flight at some peer is asked of no other. */
+static int feed_reserve(datsync_feed *f, uint64_t index)
+{
+    return bits_set(&f->env, &f->wanting.reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
+}
+
+static void feed_release(datsync_feed *f, uint64_t index)
+{
+    (void)bits_set(&f->env, &f->wanting.reserved, index, 0); /* clearing takes no memory */
+}
+
+/* Is it to be asked for: wanted, not held and not in flight? */
+static int feed_asks_for(const datsync_feed *f, uint64_t index)
+{
+    return !bits_get(&f->have, index) && !bits_get(&f->wanting.reserved, index) && next_wanted(f, index, index + 1) == index;
+}
+
+/* Take a range into what is wanted, or out of it. */
+static int feed_want_range(datsync_feed *f, uint64_t start, uint64_t end, int value)
+{
+    return bits_fill(&f->env, &f->wanting.wanted, start, end, value);
+}
+
+static int feed_wants_all(const datsync_feed *f)
+{
+    return f->wanting.all;
+}
+
+/* A peer turned out to lack nodes that were promised: from now on no digest counts on them. */
+static void feed_distrust(datsync_feed *f)
+{
+    f->wanting.distrust = 1;
+}
+
+static int feed_trusts(const datsync_feed *f)
+{
+    return !f->wanting.distrust;
+}
+
+/* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So the block
+ * that was asked for when a connection ended is shunned: it is asked for last, when nothing else is on its way. */
+static void feed_shun(datsync_feed *f, uint64_t index)
+{
+    unsigned i, n = 0;
+    for (i = 0; i < f->wanting.shunned_count; i++)
+        if (f->wanting.shunned[i] != index && !bits_get(&f->have, f->wanting.shunned[i]))
+            f->wanting.shunned[n++] = f->wanting.shunned[i];
+    if (n == SHUNNED)
+        memmove(f->wanting.shunned, f->wanting.shunned + 1, --n * sizeof f->wanting.shunned[0]);
+    f->wanting.shunned[n++] = index;
+    f->wanting.shunned_count = n;
+}
+
+/* Keep the shunned blocks from the choice, as ones that are reserved. Returns which, a bit for each, the oldest first. */
+static unsigned shunned_reserve(datsync_feed *f)
+{
+    unsigned i, kept = 0;
+    for (i = 0; i < f->wanting.shunned_count; i++)
+        if (!bits_get(&f->have, f->wanting.shunned[i]) && !bits_get(&f->wanting.reserved, f->wanting.shunned[i])) {
+            if (feed_reserve(f, f->wanting.shunned[i]) < 0)
+                break;
+            kept |= 1u << i;
+        }
+    return kept;
+}
+
+static void shunned_release(datsync_feed *f, unsigned i)
+{
+    feed_release(f, f->wanting.shunned[i]);
 }
 
 /* ================================================================ peer: state =================================== */
@@ -3743,49 +3997,75 @@ typedef struct promises {
     size_t cap, count;
 } promises;
 
+/* One feed on one connection. What a few rooms touch is in a struct of its own. */
 typedef struct channel {
     watcher watch; /* first: the feed calls with it */
-    struct channel *next_downloader;
     datsync_peer *peer;
     datsync_feed *feed; /* NULL: not open on this side */
     uint8_t discovery_key[32];
     int local, remote; /* channel numbers, -1: not open */
     unsigned mode;
+    int remote_wants, remote_downloading;
 
-    bits offered; /* what the remote has */
-    uint64_t remote_length, news; /* news: the end of what it told of after its Wants were answered */
-    int remote_wants, remote_downloading, told_done, finished;
+    bits offered;            /* what the remote has */
+    uint64_t remote_length;  /* behind the last of it */
+    uint64_t heard_end;      /* behind the last of what it told of after its Wants were answered */
+    bits late;               /* asked, given up, may still come */
+    bits asked;              /* of a peer of 2017 or 2018, on this channel */
+    promises promised;       /* nodes that come with answers */
+    uint64_t progress;       /* when the last answer came */
+    uint64_t ask_after;      /* no request before */
+    uint64_t last_bytes;     /* the last byte offset asked for: a repeat is dropped */
 
-    bits want_sent; /* by range */
-    uint64_t want_starts[DATSYNC_MAX_WANTS]; /* of the open ones: sent, not answered yet */
-    unsigned wants_out, wants_answered;
-    int whole; /* it tells its whole bitfield at once: a peer of 2017 or 2018 */
-    int told;  /* a Have was sent */
-    enum { HINT_NONE, HINT_FRESH, HINT_OVER } hint; /* a single block was told of, and it may be not there */
-    uint64_t wants_due[DATSYNC_MAX_WANTS][2]; /* the remote's, not answered yet: start, length */
-    unsigned wants_due_count;
+    struct {
+        bits sent;                          /* by range */
+        uint64_t starts[DATSYNC_MAX_WANTS]; /* of the open ones: sent, not answered yet */
+        unsigned out, answered;
+        int whole; /* the remote tells its whole bitfield at once: a peer of 2017 or 2018 */
+        enum { HINT_NONE, HINT_FRESH, HINT_OVER } hint; /* a single block was told of, and it may be not there */
+    } wants;
 
-    flight *flights; /* ring of DATSYNC_MAX_REQUESTS */
-    size_t flight_head, flight_count, flight_open;
-    promises promised;
-    parked *parked;
-    size_t parked_bytes, parked_count;
-    int reorders; /* this remote does answer out of order */
-    bits late;                     /* asked, given up, may still come */
-    bits asked;                    /* of a peer of 2017 or 2018, on this channel */
-    uint64_t progress, ask_after;  /* when the last answer came; no request before */
-    uint64_t run_at, run_end;      /* the run of blocks that is asked from this peer */
-    uint64_t rate_since, rate_bytes, rate; /* bytes a second */
-    uint64_t block_bytes, delay;   /* of a mean block; the shortest time of an answer */
+    struct {
+        uint64_t wants[DATSYNC_MAX_WANTS][2]; /* the remote's, not answered yet: start, length */
+        unsigned count;
+    } due;
 
-    uint64_t added_lo, added_hi; /* not announced yet */
-    bits acks;                   /* to be acknowledged after the next commit */
-    uint64_t ack_committed;
-    uint64_t last_bytes; /* the last byte offset asked for: a repeat is dropped */
+    struct {
+        flight *ring; /* of DATSYNC_MAX_REQUESTS */
+        size_t head, count, open;
+    } flights;
 
-    uint8_t *early; /* frames that came before datsync_peer_open */
-    size_t early_len, early_cap;
-    unsigned early_count;
+    struct {
+        parked *first;
+        size_t bytes, count;
+        int reorders; /* this remote does answer out of order */
+    } parked;
+
+    struct {
+        uint64_t at, end; /* the run of blocks that is asked from this peer */
+    } run;
+
+    struct {
+        uint64_t since, bytes, per_second;
+        uint64_t block_bytes, delay; /* of a mean block; the shortest time of an answer */
+    } rate;
+
+    struct {
+        uint64_t start, end; /* added, not announced yet */
+        bits acks;           /* to be acknowledged after the next commit */
+        uint64_t acks_end;   /* of those that are committed */
+        int told;            /* a Have was sent */
+    } news;
+
+    struct {
+        int told, finished; /* that nothing more is wanted; this side is done */
+    } ending;
+
+    struct {
+        uint8_t *bytes; /* frames that came before datsync_peer_open */
+        size_t len, cap;
+        unsigned count;
+    } early;
 } channel;
 
 struct datsync_peer {
@@ -3800,29 +4080,41 @@ struct datsync_peer {
     channel *by_number[DATSYNC_MAX_CHANNELS]; /* the remote's numbers */
     unsigned local_count;
     int handshaken, remote_live, remote_ack;
-    int has_remote_key, cipher_in_ready;
-    uint8_t remote_nonce[24];
-    datsync_cipher cipher_in, cipher_out;
-    size_t early_total;
-
-    uint8_t *user_data; /* a copy */
-    char **names;       /* extensions, sorted */
-    size_t name_count;
-    int remote_names[DATSYNC_MAX_EXTENSIONS]; /* the remote's index -> ours, -1 */
-    size_t remote_name_count;
-
-    uint8_t *in;
-    size_t in_cap, in_start, in_clear, in_end; /* decrypted up to in_clear */
-    int in_was_full, paused, starved, wake; /* starved: a large frame waits for the pool, which another one owns;
-                                              wake: a feed was opened; what waited for it can be parsed by the next tick */
-    uint8_t *out;
-    size_t out_cap, out_start, out_crypt, out_end; /* encrypted up to out_crypt */
-
-    request *queue; /* ring */
-    size_t queue_cap, queue_head, queue_count;
-    size_t flights; /* of all channels */
+    size_t early_total; /* bytes, of all channels */
+    size_t flights;     /* of all channels */
     uint64_t last_in, last_out, bytes_in, bytes_out;
     uint64_t wary_until; /* until then no bitfield is believed about blocks behind the verified length */
+    int wake;            /* a feed was opened; what waited for it can be parsed by the next tick */
+    uint8_t *user_data;  /* a copy */
+
+    struct {
+        datsync_cipher in, out;
+        int has_nonce, in_ready;
+        uint8_t nonce[24]; /* the remote's */
+    } cipher;
+
+    struct {
+        char **names; /* sorted */
+        size_t count;
+        int remote[DATSYNC_MAX_EXTENSIONS]; /* the remote's index -> ours, -1 */
+        size_t remote_count;
+    } extensions;
+
+    struct {
+        uint8_t *buf;
+        size_t cap, start, clear, end; /* decrypted up to `clear` */
+        int was_full, paused, starved; /* starved: a large frame waits for the pool, which another one owns */
+    } in;
+
+    struct {
+        uint8_t *buf;
+        size_t cap, start, crypt, end; /* encrypted up to `crypt` */
+    } out;
+
+    struct {
+        request *ring;
+        size_t cap, head, count;
+    } queue; /* requests that are to be answered */
 };
 
 static void peer_event(datsync_peer *p, int type, channel *c, uint64_t index, uint64_t size, int error)
@@ -3853,7 +4145,7 @@ static uint64_t later(uint64_t t, uint64_t ms)
 static channel *channel_by_feed(const datsync_peer *p, const datsync_feed *feed)
 {
     size_t i;
-    for (i = 0; i < p->channel_count; i++)
+    for (i = 0; i < p->channel_count && feed; i++)
         if (p->channels[i]->feed == feed)
             return p->channels[i];
     return NULL;
@@ -3867,6 +4159,291 @@ static channel *channel_by_key(const datsync_peer *p, const uint8_t discovery_ke
             return p->channels[i];
     return NULL;
 }
+
+/* ================================================================ peer: output ================================== */
+
+static size_t out_pending(const datsync_peer *p)
+{
+    return p->out.end - p->out.start;
+}
+
+/* Room for n more bytes behind what is there. */
+static uint8_t *out_room(datsync_peer *p, size_t n)
+{
+    if (p->out.start == p->out.end)
+        p->out.start = p->out.crypt = p->out.end = 0;
+    if (p->out.start && p->out.end + n > p->out.cap) {
+        memmove(p->out.buf, p->out.buf + p->out.start, p->out.end - p->out.start);
+        p->out.end -= p->out.start;
+        p->out.crypt -= p->out.start;
+        p->out.start = 0;
+    }
+    if (p->out.end + n > p->out.cap) {
+        size_t cap = p->out.cap ? p->out.cap : 512;
+        uint8_t *out;
+        while (cap < p->out.end + n)
+            cap *= 2;
+        out = mem_resize(&p->env, p->out.buf, cap);
+        if (!out)
+            return NULL;
+        p->out.buf = out;
+        p->out.cap = cap;
+    }
+    return bytes_at(p->out.buf, p->out.end);
+}
+
+/* Append a message; the place of a Data's value is returned in *gap if asked for. */
+static int out_message(datsync_peer *p, const datsync_message *m, uint8_t **gap)
+{
+    int64_t n = datsync_encode(m, NULL, 0, NULL);
+    size_t at = 0;
+    uint8_t *to;
+    if (n < 0)
+        return (int)n;
+    to = out_room(p, (size_t)n);
+    if (!to)
+        return DATSYNC_E_NOMEM;
+    n = datsync_encode(m, to, (size_t)n, &at);
+    if (n < 0)
+        return (int)n;
+    if (gap)
+        *gap = to + at;
+    p->out.end += (size_t)n;
+    return 0;
+}
+
+static void message_init(datsync_message *m, int type, const channel *c, uint32_t has)
+{
+    memset(m, 0, sizeof *m);
+    m->type = type;
+    m->channel = (unsigned)c->local;
+    m->has = has;
+}
+
+static int out_range(channel *c, int type, uint64_t start, uint64_t length)
+{
+    datsync_message m;
+    message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? 1u << 1 : 1u << 1 | 1u << 2);
+    m.u.have.start = start;
+    m.u.have.length = length;
+    c->news.told |= type == DATSYNC_HAVE;
+    return out_message(c->peer, &m, NULL);
+}
+
+/* A Have of a bitfield; one that says nothing must be there all the same, with no bytes. */
+static int out_have_bitfield(channel *c, uint64_t start, uint64_t length, const uint8_t *code, size_t len)
+{
+    datsync_message m;
+    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
+    m.u.have.start = start;
+    m.u.have.length = length;
+    m.u.have.bitfield.data = code;
+    m.u.have.bitfield.len = len;
+    c->news.told = 1;
+    return out_message(c->peer, &m, NULL);
+}
+
+static int out_info(channel *c, int uploading, int downloading)
+{
+    datsync_message m;
+    message_init(&m, DATSYNC_INFO, c, 1u << 1 | 1u << 2);
+    m.u.info.uploading = (uint64_t)uploading;
+    m.u.info.downloading = (uint64_t)downloading;
+    return out_message(c->peer, &m, NULL);
+}
+
+/* The feed tells of changes. */
+static void on_added(watcher *w, uint64_t start, uint64_t end)
+{
+    channel *c = (channel *)w;
+    if (!c->remote_wants)
+        return;
+    if (c->news.start >= c->news.end) {
+        c->news.start = start;
+        c->news.end = end;
+    }
+    c->news.start = MIN(c->news.start, start);
+    c->news.end = MAX(c->news.end, end);
+}
+
+static void on_cleared(watcher *w, uint64_t start, uint64_t end)
+{
+    channel *c = (channel *)w;
+    (void)bits_fill(&c->peer->env, &c->news.acks, start, end, 0);
+    if (c->remote_wants && !c->peer->error && out_range(c, DATSYNC_UNHAVE, start, end - start) < 0)
+        c->peer->error = DATSYNC_E_NOMEM;
+}
+
+static void on_committed(watcher *w)
+{
+    channel *c = (channel *)w;
+    c->news.acks_end = bits_length(&c->news.acks);
+}
+
+/* Announce what was added since the last time, as runs, but not what the remote has. */
+static int out_added(channel *c)
+{
+    datsync_feed *f = c->feed;
+    uint64_t end = feed_durable_end(f, c->news.end);
+    int r = 0;
+    while (c->news.start < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT) {
+        uint64_t i = feed_next_held(f, c->news.start, end), stop;
+        i = bits_next(&c->offered, i, end, 0);
+        c->news.start = i;
+        if (i >= end || !datsync_feed_has(f, i))
+            continue;
+        stop = bits_next(&c->offered, i, feed_next_lacked(f, i, end), 1);
+        r = out_range(c, DATSYNC_HAVE, i, stop - i);
+        c->news.start = stop;
+    }
+    return r;
+}
+
+/* A block came: it is acknowledged after the next commit, to who asks for that. */
+static int out_ack_later(channel *c, uint64_t index)
+{
+    return c->peer->remote_ack ? bits_set(&c->peer->env, &c->news.acks, index, 1) : 0;
+}
+
+static int out_acks(channel *c)
+{
+    uint64_t i, end = c->news.acks_end;
+    int r = 0;
+    for (i = bits_next(&c->news.acks, 0, end, 1); i < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT;
+         i = bits_next(&c->news.acks, i, end, 1)) {
+        datsync_message m;
+        message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 4);
+        m.u.have.start = i;
+        m.u.have.length = m.u.have.ack = 1;
+        r = out_message(c->peer, &m, NULL);
+        if (bits_set(&c->peer->env, &c->news.acks, i, 0) < 0)
+            r = DATSYNC_E_NOMEM;
+    }
+    if (i >= end)
+        c->news.acks_end = 0;
+    return r;
+}
+
+/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 10.4, 10.5). */
+static int out_bitfield(channel *c, uint64_t start, uint64_t length)
+{
+    datsync_feed *f = c->feed;
+    uint64_t held = feed_held_end(f);
+    uint64_t end = length ? start + MIN(length, DATSYNC_MAX_BLOCKS) : held;
+    size_t bytes;
+    uint8_t *buf;
+    int64_t n;
+    int r;
+    if ((r = feed_make_durable(f)) < 0)
+        return r;
+    end = MIN(end, held);
+    end = MIN(end, start + (uint64_t)DATSYNC_WANT_RANGE * 32); /* never more than half a frame */
+    if (!(c->mode & DATSYNC_UPLOAD))
+        end = start;
+    bytes = end > start ? (size_t)((end - start + 7) / 8) : 0;
+    buf = mem_resize(&c->peer->env, NULL, 2 * bytes + bytes / 64 + 17);
+    if (!buf)
+        return DATSYNC_E_NOMEM;
+    feed_read_held(f, start, buf, bytes);
+    n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
+    r = out_have_bitfield(c, start, length, buf + bytes, n > 0 ? (size_t)n : 0);
+    mem_free(&c->peer->env, buf);
+    return r;
+}
+
+static int answer_wants(channel *c)
+{
+    unsigned i;
+    int r = 0;
+    for (i = 0; i < c->due.count && r == 0; i++) {
+        if (out_pending(c->peer) >= DATSYNC_MAX_OUTPUT)
+            break;
+        r = out_bitfield(c, c->due.wants[i][0], c->due.wants[i][1]);
+    }
+    memmove(c->due.wants, c->due.wants + i, (c->due.count - i) * sizeof c->due.wants[0]);
+    c->due.count -= i;
+    return r;
+}
+
+/* ------------------------------------------------ answers */
+
+/* The block is not here, whatever was said: say so. */
+static int answer_unhave(channel *c, uint64_t index)
+{
+    if (!c->remote_wants || out_pending(c->peer) >= DATSYNC_MAX_OUTPUT)
+        return 0;
+    return out_range(c, DATSYNC_UNHAVE, index, 1);
+}
+
+static int answer_request(datsync_peer *p, request *q)
+{
+    channel *c = q->channel;
+    datsync_feed *f = c->feed;
+    datsync_proof proof;
+    datsync_message m;
+    uint64_t inside;
+    uint8_t *gap = NULL;
+    size_t before;
+    int64_t size;
+    int r;
+    if ((r = feed_make_durable(f)) < 0)
+        return r;
+    if (q->bytes) {
+        if (datsync_feed_seek(f, q->bytes, &q->index, &inside) == 0) {
+            if (c->last_bytes == q->bytes)
+                return 0;
+            c->last_bytes = q->bytes;
+            q->nodes = 0;
+        }
+    }
+    if (!q->hash && !datsync_feed_has(f, q->index))
+        return answer_unhave(c, q->index);
+    r = datsync_feed_proof(f, q->index, q->nodes, q->hash, &proof);
+    if (r == DATSYNC_E_NOT_FOUND || r == DATSYNC_E_NO_SIGNATURE || r == DATSYNC_E_CORRUPT)
+        return answer_unhave(c, q->index);
+    size = r < 0 ? r : datsync_feed_block_size(f, q->index);
+    if (size < 0)
+        return (int)size;
+    message_init(&m, DATSYNC_DATA, c, 1u << 1);
+    m.u.data.index = q->index;
+    m.u.data.nodes = proof.nodes;
+    m.u.data.node_count = proof.node_count;
+    if (!q->hash) {
+        m.has |= 1u << 2;
+        m.u.data.value.len = (size_t)size;
+    }
+    if (proof.has_signature) {
+        m.has |= 1u << 4;
+        m.u.data.signature.data = proof.signature;
+        m.u.data.signature.len = 64;
+    }
+    if ((r = out_message(p, &m, &gap)) < 0)
+        return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
+    before = p->out.end;
+    if (!q->hash && (r = block_read_out(f, q->index, gap, (size_t)size)) < 0) {
+        p->out.end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
+        env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
+        return block_lost(f, q->index, r);
+    }
+    if (!q->hash)
+        peer_event(p, DATSYNC_PEER_UPLOAD, c, q->index, (uint64_t)size, 0);
+    return 0;
+}
+
+static int answer_requests(datsync_peer *p)
+{
+    int r = 0;
+    while (p->queue.count && out_pending(p) < OUTPUT_BYTES && r == 0) {
+        request q = p->queue.ring[p->queue.head];
+        p->queue.head = (p->queue.head + 1) & (p->queue.cap - 1);
+        p->queue.count--;
+        if (q.channel)
+            r = answer_request(p, &q);
+    }
+    return r;
+}
+
+/* ================================================================ peer: flights ================================== */
 
 /* ------------------------------------------------ promises */
 
@@ -3936,7 +4513,7 @@ static void promise_remove(promises *s, uint64_t index)
 /* Held, or on its way here on this channel. */
 static int node_coming(const channel *c, uint64_t index)
 {
-    return bits_get(&c->feed->tree, index) || promise_get(&c->promised, index);
+    return datsync_feed_has_node(c->feed, index) || promise_get(&c->promised, index);
 }
 
 /* The digest of a block, counting what is promised; and note what its answer promises in turn. That is certain only
@@ -3944,12 +4521,11 @@ static int node_coming(const channel *c, uint64_t index)
  * length that is verified here. */
 static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest)
 {
-    datsync_feed *f = c->feed;
-    uint64_t next = 2 * index, bit = 2, sibling, parent;
-    int r = 0, certain = index < f->length && !f->distrust;
+    uint64_t length = datsync_feed_length(c->feed), next = 2 * index, bit = 2, sibling, parent;
+    int r = 0, certain = index < length && feed_trusts(c->feed);
     fl->top = next;
     if (!certain) {
-        *digest = datsync_feed_digest(f, index);
+        *digest = datsync_feed_digest(c->feed, index);
         return 0;
     }
     *digest = 0;
@@ -3957,7 +4533,7 @@ static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest
         *digest = 1;
         return 0;
     }
-    for (; datsync_flat_right_span(parent = datsync_flat_parent(next)) < 2 * f->length; next = parent, bit *= 2) {
+    for (; datsync_flat_right_span(parent = datsync_flat_parent(next)) < 2 * length; next = parent, bit *= 2) {
         uint64_t left = datsync_flat_left_span(parent) / 2, right = datsync_flat_right_span(parent) / 2 + 1;
         int parent_coming = node_coming(c, parent);
         sibling = datsync_flat_sibling(next);
@@ -3989,263 +4565,189 @@ static void promises_withdraw(channel *c, const flight *fl)
     }
 }
 
-/* ================================================================ peer: output ================================== */
+/* ------------------------------------------------ requests in flight */
 
-static size_t out_pending(const datsync_peer *p)
+static size_t flights_open(const channel *c)
 {
-    return p->out_end - p->out_start;
+    return c->flights.open;
 }
 
-/* Room for n more bytes behind what is there. */
-static uint8_t *out_room(datsync_peer *p, size_t n)
+/* The oldest request that is still open, or NULL. The first of the ring is never one that was answered. */
+static flight *flight_oldest(const channel *c)
 {
-    if (p->out_start == p->out_end)
-        p->out_start = p->out_crypt = p->out_end = 0;
-    if (p->out_start && p->out_end + n > p->out_cap) {
-        memmove(p->out, p->out + p->out_start, p->out_end - p->out_start);
-        p->out_end -= p->out_start;
-        p->out_crypt -= p->out_start;
-        p->out_start = 0;
-    }
-    if (p->out_end + n > p->out_cap) {
-        size_t cap = p->out_cap ? p->out_cap : 512;
-        uint8_t *out;
-        while (cap < p->out_end + n)
-            cap *= 2;
-        out = mem_resize(&p->env, p->out, cap);
-        if (!out)
-            return NULL;
-        p->out = out;
-        p->out_cap = cap;
-    }
-    return bytes_at(p->out, p->out_end);
+    return c->flights.open ? &c->flights.ring[c->flights.head] : NULL;
 }
 
-/* Append a message; the place of a Data's value is returned in *gap if asked for. */
-static int out_message(datsync_peer *p, const datsync_message *m, uint8_t **gap)
+/* Is there room for one more? */
+static int flights_have_room(const channel *c)
 {
-    int64_t n = datsync_encode(m, NULL, 0, NULL);
-    size_t at = 0;
-    uint8_t *to;
-    if (n < 0)
-        return (int)n;
-    to = out_room(p, (size_t)n);
-    if (!to)
-        return DATSYNC_E_NOMEM;
-    n = datsync_encode(m, to, (size_t)n, &at);
-    if (n < 0)
-        return (int)n;
-    if (gap)
-        *gap = to + at;
-    p->out_end += (size_t)n;
+    return c->peer->flights < DATSYNC_MAX_REQUESTS && c->flights.count < DATSYNC_MAX_REQUESTS;
+}
+
+/* A request goes out: its block is asked of nobody else, and *digest tells the remote which nodes it need not send. */
+static int flight_begin(channel *c, uint64_t index, uint64_t *digest)
+{
+    datsync_peer *p = c->peer;
+    flight *fl;
+    int r;
+    if (!c->flights.ring) {
+        c->flights.ring = mem_resize(&p->env, NULL, DATSYNC_MAX_REQUESTS * sizeof *c->flights.ring);
+        if (!c->flights.ring)
+            return DATSYNC_E_NOMEM;
+    }
+    fl = &c->flights.ring[(c->flights.head + c->flights.count) % DATSYNC_MAX_REQUESTS];
+    fl->index = index;
+    fl->sent = p->now;
+    if ((r = digest_ahead(c, index, fl, digest)) < 0 || (r = feed_reserve(c->feed, index)) < 0)
+        return r;
+    if (c->flights.open == 0)
+        c->progress = p->now;
+    c->flights.count++;
+    c->flights.open++;
+    p->flights++;
     return 0;
 }
 
-static void message_init(datsync_message *m, int type, const channel *c, uint32_t has)
+/* It ends: its block may be asked for again. */
+static void flight_end(channel *c, flight *fl)
 {
-    memset(m, 0, sizeof *m);
-    m->type = type;
-    m->channel = (unsigned)c->local;
-    m->has = has;
+    promises_withdraw(c, fl);
+    feed_release(c->feed, fl->index);
+    fl->index = NONE;
+    c->flights.open--;
+    c->peer->flights--;
+    while (c->flights.count && c->flights.ring[c->flights.head].index == NONE) {
+        c->flights.head = (c->flights.head + 1) % DATSYNC_MAX_REQUESTS;
+        c->flights.count--;
+    }
 }
 
-static int out_range(channel *c, int type, uint64_t start, uint64_t length)
+static flight *flight_find(channel *c, uint64_t index)
 {
-    datsync_message m;
-    message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? 1u << 1 : 1u << 1 | 1u << 2);
-    m.u.have.start = start;
-    m.u.have.length = length;
-    c->told |= type == DATSYNC_HAVE;
-    return out_message(c->peer, &m, NULL);
+    size_t i;
+    for (i = 0; i < c->flights.count && index < DATSYNC_MAX_BLOCKS; i++) {
+        flight *fl = &c->flights.ring[(c->flights.head + i) % DATSYNC_MAX_REQUESTS];
+        if (fl->index == index)
+            return fl;
+    }
+    return NULL;
 }
 
-/* A Have of a bitfield; one that says nothing must be there all the same, with no bytes. */
-static int out_have_bitfield(channel *c, uint64_t start, uint64_t length, const uint8_t *code, size_t len)
+/* The remote has these blocks no more. */
+static void flights_end_range(channel *c, uint64_t start, uint64_t end)
 {
-    datsync_message m;
-    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
-    m.u.have.start = start;
-    m.u.have.length = length;
-    m.u.have.bitfield.data = code;
-    m.u.have.bitfield.len = len;
-    c->told = 1;
-    return out_message(c->peer, &m, NULL);
+    size_t i, n = c->flights.count, head = c->flights.head;
+    for (i = 0; i < n; i++) {
+        flight *fl = &c->flights.ring[(head + i) % DATSYNC_MAX_REQUESTS];
+        if (fl->index != NONE && fl->index >= start && fl->index < end)
+            flight_end(c, fl);
+    }
 }
 
-static int out_info(channel *c, int uploading, int downloading)
+/* The remote does not answer: its blocks may be asked for elsewhere, and a late answer is still welcome. What it said to have beyond
+ * the verified length is not believed until that is there. */
+static int flights_give_up(channel *c)
 {
-    datsync_message m;
-    message_init(&m, DATSYNC_INFO, c, 1u << 1 | 1u << 2);
-    m.u.info.uploading = (uint64_t)uploading;
-    m.u.info.downloading = (uint64_t)downloading;
-    return out_message(c->peer, &m, NULL);
-}
-
-/* A writer's blocks are told and given only once they are committed: what was announced can never be appended
- * differently. */
-static int feed_settle(datsync_feed *f)
-{
-    return datsync_feed_writable(f) && f->durable_length < f->length ? datsync_feed_flush(f) : 0;
-}
-
-/* Announce what was added since the last time, as runs, but not what the remote has. */
-static int out_added(channel *c)
-{
-    datsync_feed *f = c->feed;
-    uint64_t end = MIN(c->added_hi, datsync_feed_writable(f) ? f->durable_length : c->added_hi);
-    int r = 0;
-    while (c->added_lo < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT) {
-        uint64_t i = bits_next(&f->have, c->added_lo, end, 1), stop;
-        i = bits_next(&c->offered, i, end, 0);
-        c->added_lo = i;
-        if (i >= end || !bits_get(&f->have, i))
+    datsync_peer *p = c->peer;
+    size_t i, n = c->flights.count, head = c->flights.head;
+    for (i = 0; i < n; i++) {
+        flight *fl = &c->flights.ring[(head + i) % DATSYNC_MAX_REQUESTS];
+        if (fl->index == NONE)
             continue;
-        stop = bits_next(&c->offered, i, bits_next(&f->have, i, end, 0), 1);
-        r = out_range(c, DATSYNC_HAVE, i, stop - i);
-        c->added_lo = stop;
+        if (bits_set(&p->env, &c->late, fl->index, 1) < 0 ||
+            (fl->index >= datsync_feed_length(c->feed) && bits_set(&p->env, &c->offered, fl->index, 0) < 0))
+            return DATSYNC_E_NOMEM;
+        flight_end(c, fl);
     }
-    return r;
-}
-
-static int out_acks(channel *c)
-{
-    uint64_t i, end = c->ack_committed;
-    int r = 0;
-    for (i = bits_next(&c->acks, 0, end, 1); i < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT;
-         i = bits_next(&c->acks, i, end, 1)) {
-        datsync_message m;
-        message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 4);
-        m.u.have.start = i;
-        m.u.have.length = m.u.have.ack = 1;
-        r = out_message(c->peer, &m, NULL);
-        if (bits_set(&c->peer->env, &c->acks, i, 0) < 0)
-            r = DATSYNC_E_NOMEM;
-    }
-    if (i >= end)
-        c->ack_committed = 0;
-    return r;
-}
-
-/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 10.4, 10.5). */
-static int out_bitfield(channel *c, uint64_t start, uint64_t length)
-{
-    datsync_feed *f = c->feed;
-    uint64_t held = MIN(bits_length(&f->have), f->length);
-    uint64_t end = length ? start + MIN(length, DATSYNC_MAX_BLOCKS) : held;
-    size_t bytes;
-    uint8_t *buf;
-    int64_t n;
-    int r;
-    if ((r = feed_settle(f)) < 0)
-        return r;
-    end = MIN(end, held);
-    end = MIN(end, start + (uint64_t)DATSYNC_WANT_RANGE * 32); /* never more than half a frame */
-    if (!(c->mode & DATSYNC_UPLOAD))
-        end = start;
-    bytes = end > start ? (size_t)((end - start + 7) / 8) : 0;
-    buf = mem_resize(&f->env, NULL, 2 * bytes + bytes / 64 + 17);
-    if (!buf)
-        return DATSYNC_E_NOMEM;
-    bits_read(&f->have, start, buf, bytes);
-    n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
-    r = out_have_bitfield(c, start, length, buf + bytes, n > 0 ? (size_t)n : 0);
-    mem_free(&f->env, buf);
-    return r;
-}
-
-static int answer_wants(channel *c)
-{
-    unsigned i;
-    int r = 0;
-    for (i = 0; i < c->wants_due_count && r == 0; i++) {
-        if (out_pending(c->peer) >= DATSYNC_MAX_OUTPUT)
-            break;
-        r = out_bitfield(c, c->wants_due[i][0], c->wants_due[i][1]);
-    }
-    memmove(c->wants_due, c->wants_due + i, (c->wants_due_count - i) * sizeof c->wants_due[0]);
-    c->wants_due_count -= i;
-    return r;
-}
-
-/* ------------------------------------------------ answers */
-
-/* The block is not here, whatever was said: say so. */
-static int answer_unhave(channel *c, uint64_t index)
-{
-    if (!c->remote_wants || out_pending(c->peer) >= DATSYNC_MAX_OUTPUT)
-        return 0;
-    return out_range(c, DATSYNC_UNHAVE, index, 1);
-}
-
-static int answer_request(datsync_peer *p, request *q)
-{
-    channel *c = q->channel;
-    datsync_feed *f = c->feed;
-    datsync_proof proof;
-    datsync_message m;
-    uint64_t inside;
-    uint8_t *gap = NULL;
-    size_t before;
-    int64_t size;
-    int r;
-    if ((r = feed_settle(f)) < 0)
-        return r;
-    if (q->bytes) {
-        if (datsync_feed_seek(f, q->bytes, &q->index, &inside) == 0) {
-            if (c->last_bytes == q->bytes)
-                return 0;
-            c->last_bytes = q->bytes;
-            q->nodes = 0;
-        }
-    }
-    if (!q->hash && !datsync_feed_has(f, q->index))
-        return answer_unhave(c, q->index);
-    r = datsync_feed_proof(f, q->index, q->nodes, q->hash, &proof);
-    if (r == DATSYNC_E_NOT_FOUND || r == DATSYNC_E_NO_SIGNATURE || r == DATSYNC_E_CORRUPT)
-        return answer_unhave(c, q->index);
-    size = r < 0 ? r : datsync_feed_block_size(f, q->index);
-    if (size < 0)
-        return (int)size;
-    message_init(&m, DATSYNC_DATA, c, 1u << 1);
-    m.u.data.index = q->index;
-    m.u.data.nodes = proof.nodes;
-    m.u.data.node_count = proof.node_count;
-    if (!q->hash) {
-        m.has |= 1u << 2;
-        m.u.data.value.len = (size_t)size;
-    }
-    if (proof.has_signature) {
-        m.has |= 1u << 4;
-        m.u.data.signature.data = proof.signature;
-        m.u.data.signature.len = 64;
-    }
-    if ((r = out_message(p, &m, &gap)) < 0)
-        return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
-    before = p->out_end;
-    if (!q->hash && (r = (f->keeper.keep ? block_read_checked : block_read)(f, q->index, gap, (size_t)size)) < 0) {
-        p->out_end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
-        env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
-        if (r != DATSYNC_E_CORRUPT && (!f->keeper.keep || r == DATSYNC_E_NOMEM)) /* a file that can't be read is no end of the others */
-            return r;
-        r = f->keeper.lost ? f->keeper.lost(f->keeper.ctx, q->index) : 0;
-        return r < 0 ? r : feed_hide(f, q->index, q->index + 1);
-    }
-    if (!q->hash)
-        peer_event(p, DATSYNC_PEER_UPLOAD, c, q->index, (uint64_t)size, 0);
     return 0;
 }
 
-static int answer_requests(datsync_peer *p)
+/* The connection has ended. */
+static void flights_free(channel *c)
 {
-    int r = 0;
-    while (p->queue_count && out_pending(p) < OUTPUT_BYTES && r == 0) {
-        request q = p->queue[p->queue_head];
-        p->queue_head = (p->queue_head + 1) & (p->queue_cap - 1);
-        p->queue_count--;
-        if (q.channel)
-            r = answer_request(p, &q);
+    const flight *oldest = flight_oldest(c);
+    if (oldest)
+        feed_shun(c->feed, oldest->index);
+    flights_end_range(c, 0, DATSYNC_MAX_BLOCKS);
+    mem_free(&c->peer->env, c->flights.ring);
+    mem_free(&c->peer->env, c->promised.slots);
+}
+
+/* ------------------------------------------------ how many */
+
+/* An answer came, with a block of this size, after this time. */
+static void rate_learn(channel *c, uint64_t size, uint64_t delay)
+{
+    uint64_t now = c->peer->now;
+    c->rate.delay = c->rate.delay ? MIN(c->rate.delay, delay) : delay;
+    c->rate.block_bytes = c->rate.block_bytes ? (c->rate.block_bytes * 15 + size + 15) / 16 : MAX(1, size);
+    c->progress = now;
+    c->rate.bytes += size;
+    if (now - c->rate.since >= 100) {
+        uint64_t rate = c->rate.bytes * 1000 / (now - c->rate.since);
+        c->rate.per_second = c->rate.per_second ? (c->rate.per_second + rate) / 2 : rate;
+        c->rate.since = now;
+        c->rate.bytes = 0;
     }
-    return r;
+}
+
+/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and with a
+ * remote that answers out of order, no more than could be parked. */
+static size_t flight_depth(const channel *c)
+{
+    uint64_t bytes = 1048576 + c->rate.per_second * (c->rate.delay + 100) / 1000;
+    uint64_t depth = (c->parked.reorders ? MIN(bytes, PARKED_BYTES / 2) : bytes) / (c->rate.block_bytes ? c->rate.block_bytes : 65536);
+    return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
+}
+
+/* ------------------------------------------------ parked answers */
+
+/* Keep an answer whose nodes are not here yet; its promises and its reservation pass to what is parked. 0: there is no room. */
+static int park(channel *c, flight *fl, const datsync_message *m)
+{
+    size_t len = m->body.len;
+    uint64_t index = fl->index;
+    parked *k;
+    if (c->parked.bytes + len > PARKED_BYTES || c->parked.count == PARKED_BLOCKS)
+        return 0;
+    k = mem_resize(&c->peer->env, NULL, sizeof *k + len);
+    if (!k)
+        return DATSYNC_E_NOMEM;
+    c->parked.reorders = 1;
+    k->next = c->parked.first;
+    k->flight = *fl;
+    k->stuck = feed_stuck(c->feed);
+    k->len = len;
+    memcpy(k + 1, m->body.data, len);
+    c->parked.first = k;
+    c->parked.bytes += len;
+    c->parked.count++;
+    fl->top = 2 * index; /* nothing to withdraw */
+    flight_end(c, fl);
+    return feed_reserve(c->feed, index) < 0 ? DATSYNC_E_NOMEM : 1;
+}
+
+static void parked_end(channel *c, parked **at)
+{
+    parked *k = *at;
+    promises_withdraw(c, &k->flight);
+    feed_release(c->feed, k->flight.index);
+    *at = k->next;
+    c->parked.bytes -= k->len;
+    c->parked.count--;
+    mem_free(&c->peer->env, k);
+}
+
+static void parked_drop(channel *c)
+{
+    while (c->parked.first)
+        parked_end(c, &c->parked.first);
+}
+
+/* May another answer come that has to be parked? */
+static int parked_have_room(const channel *c)
+{
+    return c->parked.bytes < PARKED_BYTES / 8 && c->parked.count < PARKED_BLOCKS / 8;
 }
 
 /* ================================================================ peer: asking ================================== */
@@ -4255,48 +4757,63 @@ static int answer_requests(datsync_peer *p)
 static uint64_t offered_end(const channel *c)
 {
     uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS);
-    int believed = c->peer->now >= c->peer->wary_until || !c->feed->length || !c->feed->want_all;
-    return believed ? end : MIN(end, MAX(c->feed->length, c->news));
+    uint64_t length = datsync_feed_length(c->feed);
+    int believed = c->peer->now >= c->peer->wary_until || !length || !feed_wants_all(c->feed);
+    return believed ? end : MIN(end, MAX(length, c->heard_end));
+}
+
+/* The connections that ask for a feed's blocks: the first from this watcher on. A watcher that downloads is a channel's. */
+static const channel *next_downloader(const watcher *w)
+{
+    while (w && !w->downloads)
+        w = w->next;
+    return (const channel *)w;
+}
+
+/* The run of blocks that is asked of this peer ends: the next choice begins anew. */
+static void run_drop(channel *c)
+{
+    c->run.at = c->run.end = 0;
 }
 
 static int choose_ascending(channel *c, uint64_t *index)
 {
     datsync_feed *f = c->feed;
-    uint64_t end = offered_end(c), i, spare = NONE, run = RUN_BLOCKS;
+    uint64_t length = datsync_feed_length(f), end = offered_end(c), i, spare = NONE, run = RUN_BLOCKS;
     unsigned others = 0;
     const channel *o;
-    if (c->run_at < c->run_end) {
-        i = next_candidate(f, &c->offered, c->run_at, MIN(c->run_end, end));
-        c->run_at = i + 1;
-        if (i < MIN(c->run_end, end)) {
+    if (c->run.at < c->run.end) {
+        i = next_candidate(f, &c->offered, c->run.at, MIN(c->run.end, end));
+        c->run.at = i + 1;
+        if (i < MIN(c->run.end, end)) {
             *index = i;
             return 1;
         }
-        c->run_at = c->run_end = 0;
+        run_drop(c);
     }
-    for (o = f->downloaders; o; o = o->next_downloader)
+    for (o = next_downloader(feed_watchers(f)); o; o = next_downloader(o->watch.next))
         others += o != c;
-    if (others && f->length)
-        run = MAX(16, MIN(RUN_BLOCKS, (f->length - datsync_feed_count(f, 0, f->length)) / (4 * ((uint64_t)others + 1))));
+    if (others && length)
+        run = MAX(16, MIN(RUN_BLOCKS, (length - datsync_feed_count(f, 0, length)) / (4 * ((uint64_t)others + 1))));
     /* a new run, outside of those of the others if there is such a place */
     for (i = next_candidate(f, &c->offered, 0, end); i < end; i = next_candidate(f, &c->offered, i, end)) {
         uint64_t stop = i + run;
-        for (o = f->downloaders; o; o = o->next_downloader) {
-            if (o == c || o->run_at >= o->run_end)
+        for (o = next_downloader(feed_watchers(f)); o; o = next_downloader(o->watch.next)) {
+            if (o == c || o->run.at >= o->run.end)
                 continue;
-            if (i >= o->run_at && i < o->run_end)
+            if (i >= o->run.at && i < o->run.end)
                 break;
-            if (o->run_at > i)
-                stop = MIN(stop, o->run_at);
+            if (o->run.at > i)
+                stop = MIN(stop, o->run.at);
         }
         if (!o) {
-            c->run_at = i + 1;
-            c->run_end = stop;
+            c->run.at = i + 1;
+            c->run.end = stop;
             *index = i;
             return 1;
         }
         spare = i;
-        i = o->run_end;
+        i = o->run.end;
     }
     if (spare == NONE || !others)
         return 0;
@@ -4311,55 +4828,24 @@ static int choose(channel *c, uint64_t *index)
     return found && *index < offered_end(c) && datsync_peer_wants(c->peer, c->feed, *index);
 }
 
-/* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So the block
- * that was asked for when a connection ended is asked for last, when nothing else is on its way: it is kept from the choice as
- * one that is reserved. */
+/* The shunned blocks last, and one by one. */
 static int choose_wary(channel *c, uint64_t *index)
 {
-    datsync_feed *f = c->feed;
-    unsigned i, kept = 0;
-    int found;
-    for (i = 0; i < f->shunned_count; i++)
-        if (!bits_get(&f->have, f->shunned[i]) && !bits_get(&f->reserved, f->shunned[i])) {
-            if (bits_set(&f->env, &f->reserved, f->shunned[i], 1) < 0)
-                break;
-            kept |= 1u << i;
-        }
-    found = choose(c, index);
-    for (i = 0; i < f->shunned_count; i++) /* the oldest first */
+    unsigned i, kept = shunned_reserve(c->feed);
+    int found = choose(c, index);
+    for (i = 0; kept >> i; i++)
         if (kept >> i & 1) {
-            (void)bits_set(&f->env, &f->reserved, f->shunned[i], 0);
-            found = found || (!c->flight_open && choose(c, index));
+            shunned_release(c->feed, i);
+            found = found || (!flights_open(c) && choose(c, index));
         }
     return found;
-}
-
-static void feed_shun(datsync_feed *f, uint64_t index)
-{
-    unsigned i, n = 0;
-    for (i = 0; i < f->shunned_count; i++)
-        if (f->shunned[i] != index && !bits_get(&f->have, f->shunned[i]))
-            f->shunned[n++] = f->shunned[i];
-    if (n == SHUNNED)
-        memmove(f->shunned, f->shunned + 1, --n * sizeof f->shunned[0]);
-    f->shunned[n++] = index;
-    f->shunned_count = n;
-}
-
-/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and with a
- * remote that answers out of order, no more than could be parked. */
-static size_t flight_depth(const channel *c)
-{
-    uint64_t bytes = 1048576 + c->rate * (c->delay + 100) / 1000;
-    uint64_t depth = (c->reorders ? MIN(bytes, PARKED_BYTES / 2) : bytes) / (c->block_bytes ? c->block_bytes : 65536);
-    return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
 }
 
 /* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 21.5): one of before 6.10.3 any Have, or it crashes; one
  * of before 6.18.2 sends a block once on a channel, and again only where that was denied. */
 static int ask_old(channel *c, uint64_t index)
 {
-    int r = c->told ? 0 : out_have_bitfield(c, 0, 0, (const uint8_t *)"", 0);
+    int r = c->news.told ? 0 : out_have_bitfield(c, 0, 0, (const uint8_t *)"", 0);
     if (r == 0 && (bits_get(&c->asked, index) || c->asked.owned >= DATSYNC_MAX_REMOTE_KIB))
         return out_range(c, DATSYNC_UNHAVE, index, 1);
     return r < 0 ? r : bits_set(&c->peer->env, &c->asked, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
@@ -4367,32 +4853,15 @@ static int ask_old(channel *c, uint64_t index)
 
 static int ask_block(channel *c, uint64_t index)
 {
-    datsync_peer *p = c->peer;
     datsync_message m;
-    flight *fl;
     uint64_t digest;
-    int r;
-    if (c->whole && (r = ask_old(c, index)) < 0)
+    int r = c->wants.whole ? ask_old(c, index) : 0;
+    if (r < 0 || (r = flight_begin(c, index, &digest)) < 0)
         return r;
-    if (!c->flights) {
-        c->flights = mem_resize(&p->env, NULL, DATSYNC_MAX_REQUESTS * sizeof *c->flights);
-        if (!c->flights)
-            return DATSYNC_E_NOMEM;
-    }
-    fl = &c->flights[(c->flight_head + c->flight_count) % DATSYNC_MAX_REQUESTS];
-    fl->index = index;
-    fl->sent = p->now;
-    if ((r = digest_ahead(c, index, fl, &digest)) < 0 || (r = bits_set(&c->feed->env, &c->feed->reserved, index, 1)) < 0)
-        return r;
-    if (c->flight_open == 0)
-        c->progress = p->now;
-    c->flight_count++;
-    c->flight_open++;
-    p->flights++;
     message_init(&m, DATSYNC_REQUEST, c, digest ? 1u << 1 | 1u << 4 : 1u << 1);
     m.u.request.index = index;
     m.u.request.nodes = digest;
-    return out_message(p, &m, NULL);
+    return out_message(c->peer, &m, NULL);
 }
 
 /* Ask for blocks until enough are in flight. A block beyond the verified length is asked for alone: only its answer
@@ -4405,14 +4874,13 @@ static int ask_blocks(channel *c)
     int r = 0;
     if (p->now < c->ask_after)
         return 0;
-    while (r == 0 && c->flight_open < depth && p->flights < DATSYNC_MAX_REQUESTS && c->flight_count < DATSYNC_MAX_REQUESTS &&
-           c->parked_bytes < PARKED_BYTES / 8 && c->parked_count < PARKED_BLOCKS / 8 && out_pending(p) < DATSYNC_MAX_OUTPUT) {
-        uint64_t at = c->run_at, end = c->run_end;
+    while (r == 0 && flights_open(c) < depth && flights_have_room(c) && parked_have_room(c) && out_pending(p) < DATSYNC_MAX_OUTPUT) {
+        uint64_t at = c->run.at, end = c->run.end;
         if (!choose_wary(c, &index))
             break;
-        if (index >= c->feed->length && c->flight_open) {
-            c->run_at = at; /* not yet */
-            c->run_end = end;
+        if (index >= datsync_feed_length(c->feed) && flights_open(c)) {
+            c->run.at = at; /* not yet */
+            c->run.end = end;
             break;
         }
         r = ask_block(c, index);
@@ -4426,16 +4894,16 @@ static int ask_ranges(channel *c)
 {
     uint64_t range, count = MAX(1, (c->remote_length + DATSYNC_WANT_RANGE - 1) / DATSYNC_WANT_RANGE);
     int r = 0;
-    if (c->whole)
+    if (c->wants.whole)
         count = 1;
-    for (range = bits_next(&c->want_sent, 0, count, 0); range < count && r == 0 && c->wants_out < DATSYNC_MAX_WANTS;
-         range = bits_next(&c->want_sent, range + 1, count, 0)) {
+    for (range = bits_next(&c->wants.sent, 0, count, 0); range < count && r == 0 && c->wants.out < DATSYNC_MAX_WANTS;
+         range = bits_next(&c->wants.sent, range + 1, count, 0)) {
         uint64_t start = range * DATSYNC_WANT_RANGE;
         if (range && next_wanted(c->feed, start, start + DATSYNC_WANT_RANGE) == start + DATSYNC_WANT_RANGE)
             continue;
-        if (bits_set(&c->peer->env, &c->want_sent, range, 1) < 0)
+        if (bits_set(&c->peer->env, &c->wants.sent, range, 1) < 0)
             return DATSYNC_E_NOMEM;
-        c->want_starts[c->wants_out++] = start;
+        c->wants.starts[c->wants.out++] = start;
         r = out_range(c, DATSYNC_WANT, start, DATSYNC_WANT_RANGE);
     }
     return r;
@@ -4445,7 +4913,7 @@ static int ask_ranges(channel *c)
 static int channel_idle(const channel *c)
 {
     uint64_t end = offered_end(c), i = 0, j;
-    if (c->flight_open || c->parked)
+    if (flights_open(c) || c->parked.first)
         return 0;
     for (;;) {
         i = next_missing(c->feed, i, end);
@@ -4460,41 +4928,28 @@ static int channel_idle(const channel *c)
 
 static int channel_complete(const channel *c)
 {
-    return c->peer->handshaken && c->remote >= 0 && c->wants_answered && c->wants_out == 0 && channel_idle(c);
+    return c->peer->handshaken && c->remote >= 0 && c->wants.answered && c->wants.out == 0 && channel_idle(c);
 }
 
 /* The ending (PROTOCOL 15.1). */
 static int channel_end(channel *c)
 {
     int r = 0, downloads = (c->mode & DATSYNC_DOWNLOAD) != 0;
-    const feed_keeper *k = &c->feed->keeper;
-    if (c->peer->opt.live || c->finished || (k->held_back && k->held_back(k->ctx)))
+    if (c->peer->opt.live || c->ending.finished || feed_held_back(c->feed))
         return 0;
-    if (downloads && !c->told_done && channel_complete(c)) {
+    if (downloads && !c->ending.told && channel_complete(c)) {
         if ((r = datsync_feed_flush(c->feed)) < 0)
             return r;
-        c->told_done = 1;
+        c->ending.told = 1;
         r = out_info(c, 1, 0);
     }
-    if (r < 0 || c->remote_downloading || (downloads && !c->told_done))
+    if (r < 0 || c->remote_downloading || (downloads && !c->ending.told))
         return r;
     if (!downloads)
         r = out_info(c, 0, 0);
-    c->finished = 1;
+    c->ending.finished = 1;
     peer_event(c->peer, DATSYNC_PEER_FINISHED, c, 0, 0, 0);
     return r;
-}
-
-static void channel_drop_parked(channel *c)
-{
-    while (c->parked) {
-        parked *next = c->parked->next;
-        promises_withdraw(c, &c->parked->flight);
-        (void)bits_set(&c->feed->env, &c->feed->reserved, c->parked->flight.index, 0);
-        mem_free(&c->peer->env, c->parked);
-        c->parked = next;
-    }
-    c->parked_bytes = c->parked_count = 0;
 }
 
 /* Everything that there may be to do on the open channels. */
@@ -4503,125 +4958,46 @@ static int peer_work(datsync_peer *p)
     size_t i, open = 0, finished = 0;
     int r = 0;
     for (i = 0; i < p->channel_count && r == 0; i++) {
-        const channel *other;
         channel *c = p->channels[i];
+        const channel *other;
         if (!c->feed)
             continue;
-        if (c->parked && !c->flight_open) { /* what they lack was promised and did not come */
-            c->feed->distrust = 1;
-            channel_drop_parked(c); /* they are asked for again, and everything that they lack with them */
-            c->run_at = c->run_end = 0;
+        if (c->parked.first && !flights_open(c)) { /* what they lack was promised and did not come */
+            feed_distrust(c->feed);
+            parked_drop(c); /* they are asked for again, and everything that they lack with them */
+            run_drop(c);
         }
-        if (p->handshaken && (c->mode & DATSYNC_DOWNLOAD) && !c->told_done) {
+        if (p->handshaken && (c->mode & DATSYNC_DOWNLOAD) && !c->ending.told) {
             r = ask_ranges(c);
             if (r == 0)
                 r = ask_blocks(c);
         }
         if (r == 0 && p->handshaken)
             r = channel_end(c);
-        other = c->feed->keeper.companion ? channel_by_feed(p, c->feed->keeper.companion) : NULL;
+        other = feed_companion(c->feed) ? channel_by_feed(p, feed_companion(c->feed)) : c;
         open += c->remote >= 0 || c->local == 0;
-        finished += c->finished && (!c->feed->keeper.companion || (other && other->finished));
+        finished += c->ending.finished && other && other->ending.finished;
     }
     return r < 0 ? r : open && open == finished ? DATSYNC_E_DONE : 0;
 }
 
-/* A flight ends: its block may be asked for again. */
-static void flight_end(channel *c, flight *fl)
-{
-    promises_withdraw(c, fl);
-    (void)bits_set(&c->feed->env, &c->feed->reserved, fl->index, 0);
-    fl->index = NONE;
-    c->flight_open--;
-    c->peer->flights--;
-    while (c->flight_count && c->flights[c->flight_head].index == NONE) {
-        c->flight_head = (c->flight_head + 1) % DATSYNC_MAX_REQUESTS;
-        c->flight_count--;
-    }
-}
-
-static flight *flight_find(channel *c, uint64_t index)
-{
-    size_t i;
-    for (i = 0; i < c->flight_count; i++) {
-        flight *fl = &c->flights[(c->flight_head + i) % DATSYNC_MAX_REQUESTS];
-        if (fl->index == index)
-            return fl;
-    }
-    return NULL;
-}
-
-/* A remote that is there, but does not answer: its blocks may be asked for elsewhere, a late answer is still welcome, and
- * only after as long a pause is it asked again. What it said to have beyond the verified length is not believed until
- * that is there. */
+/* A remote that is there, but does not answer, is asked again only after as long a pause. */
 static int flights_expire(channel *c)
 {
-    datsync_peer *p = c->peer;
-    size_t i, n = c->flight_count, head = c->flight_head;
-    for (i = 0; i < n; i++) {
-        flight *fl = &c->flights[(head + i) % DATSYNC_MAX_REQUESTS];
-        if (fl->index == NONE)
-            continue;
-        if (bits_set(&p->env, &c->late, fl->index, 1) < 0 ||
-            (fl->index >= c->feed->length && bits_set(&p->env, &c->offered, fl->index, 0) < 0))
-            return DATSYNC_E_NOMEM;
-        flight_end(c, fl);
-    }
-    c->run_at = c->run_end = 0;
-    c->hint = HINT_OVER;
-    c->ask_after = later(p->now, (uint64_t)peer_timeout(p) * 3 / 2);
-    return 0;
+    int r = flights_give_up(c);
+    run_drop(c);
+    c->wants.hint = HINT_OVER;
+    c->ask_after = later(c->peer->now, (uint64_t)peer_timeout(c->peer) * 3 / 2);
+    return r;
 }
 
 int datsync_peer_wants(const datsync_peer *p, const datsync_feed *feed, uint64_t index)
 {
     const channel *c = channel_by_feed(p, feed);
-    return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index) && !bits_get(&feed->have, index) &&
-           !bits_get(&feed->reserved, index) && next_wanted(feed, index, index + 1) == index;
+    return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index) && feed_asks_for(feed, index);
 }
 
 /* ================================================================ peer: messages ================================ */
-
-static void on_added(watcher *w, uint64_t start, uint64_t end)
-{
-    channel *c = (channel *)w;
-    if (!c->remote_wants)
-        return;
-    if (c->added_lo >= c->added_hi) {
-        c->added_lo = start;
-        c->added_hi = end;
-    }
-    c->added_lo = MIN(c->added_lo, start);
-    c->added_hi = MAX(c->added_hi, end);
-}
-
-static void on_cleared(watcher *w, uint64_t start, uint64_t end)
-{
-    channel *c = (channel *)w;
-    (void)bits_fill(&c->peer->env, &c->acks, start, end, 0);
-    if (c->remote_wants && !c->peer->error && out_range(c, DATSYNC_UNHAVE, start, end - start) < 0)
-        c->peer->error = DATSYNC_E_NOMEM;
-}
-
-static void on_committed(watcher *w)
-{
-    channel *c = (channel *)w;
-    c->ack_committed = bits_length(&c->acks);
-}
-
-static void channel_learn_size(channel *c, uint64_t size)
-{
-    uint64_t now = c->peer->now;
-    c->block_bytes = c->block_bytes ? (c->block_bytes * 15 + size + 15) / 16 : MAX(1, size);
-    c->progress = now;
-    c->rate_bytes += size;
-    if (now - c->rate_since >= 100) {
-        uint64_t rate = c->rate_bytes * 1000 / (now - c->rate_since);
-        c->rate = c->rate ? (c->rate + rate) / 2 : rate;
-        c->rate_since = now;
-        c->rate_bytes = 0;
-    }
-}
 
 /* Try an answer. 1: stored, or of no use any more; 0: its nodes are not here yet; or an error that ends the
  * connection. */
@@ -4629,7 +5005,7 @@ static int data_put(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
     datsync_proof proof;
-    uint64_t index = m->u.data.index, old = c->feed->length;
+    uint64_t index = m->u.data.index, old = datsync_feed_length(c->feed), length;
     size_t at = 0;
     int r;
     proof.node_count = 0;
@@ -4656,13 +5032,12 @@ static int data_put(channel *c, const datsync_message *m)
         return is_fatal(r) || r == DATSYNC_E_READ_ONLY ? r : DATSYNC_E_BAD_DATA;
     }
     if (r == 1) {
-        if (p->remote_ack && bits_set(&p->env, &c->acks, index, 1) < 0)
+        if (out_ack_later(c, index) < 0)
             return DATSYNC_E_NOMEM;
         peer_event(p, DATSYNC_PEER_BLOCK, c, index, m->u.data.value.len, 0);
     }
-    if (c->feed->length > old) {
-        for (old = bits_next(&c->late, old, c->feed->length, 1); old < c->feed->length;
-             old = bits_next(&c->late, old + 1, c->feed->length, 1))
+    if ((length = datsync_feed_length(c->feed)) > old) {
+        for (old = bits_next(&c->late, old, length, 1); old < length; old = bits_next(&c->late, old + 1, length, 1))
             if (bits_set(&p->env, &c->offered, old, 1) < 0) /* so it was true */
                 return DATSYNC_E_NOMEM;
         peer_event(p, DATSYNC_PEER_HAVE, c, 0, 0, 0);
@@ -4670,37 +5045,15 @@ static int data_put(channel *c, const datsync_message *m)
     return 1;
 }
 
-static int park(channel *c, const flight *fl, const datsync_message *m)
-{
-    datsync_peer *p = c->peer;
-    size_t len = m->body.len;
-    parked *k;
-    if (c->parked_bytes + len > PARKED_BYTES || c->parked_count == PARKED_BLOCKS)
-        return 0;
-    k = mem_resize(&p->env, NULL, sizeof *k + len);
-    if (!k)
-        return DATSYNC_E_NOMEM;
-    c->reorders = 1;
-    k->next = c->parked;
-    k->flight = *fl;
-    k->stuck = c->feed->stuck;
-    k->len = len;
-    memcpy(k + 1, m->body.data, len);
-    c->parked = k;
-    c->parked_bytes += len;
-    c->parked_count++;
-    return 1;
-}
-
 /* Something was stored: perhaps what is parked can be verified now. */
 static int parked_retry(channel *c)
 {
-    parked **at = &c->parked;
+    parked **at = &c->parked.first;
     int r = 0;
     while (*at && r >= 0) {
         parked *k = *at;
         datsync_message m;
-        if (!bits_get(&c->feed->tree, k->stuck) && !bits_get(&c->feed->tree, datsync_flat_sibling(k->stuck))) {
+        if (!datsync_feed_has_node(c->feed, k->stuck) && !datsync_feed_has_node(c->feed, datsync_flat_sibling(k->stuck))) {
             at = &k->next; /* what it lacks is still not here */
             continue;
         }
@@ -4712,79 +5065,87 @@ static int parked_retry(channel *c)
             return DATSYNC_E_MESSAGE;
         r = data_put(c, &m);
         if (r == 0) {
-            k->stuck = c->feed->stuck;
+            k->stuck = feed_stuck(c->feed);
             at = &k->next;
             continue;
         }
-        promises_withdraw(c, &k->flight);
-        (void)bits_set(&c->feed->env, &c->feed->reserved, k->flight.index, 0);
-        *at = k->next;
-        c->parked_bytes -= k->len;
-        c->parked_count--;
-        mem_free(&c->peer->env, k);
-        at = &c->parked; /* from the front: one may free another */
+        parked_end(c, at);
+        at = &c->parked.first; /* from the front: one may free another */
     }
     return r < 0 ? r : 0;
+}
+
+/* What a Data message is to this side. */
+enum data_kind {
+    DATA_OF_NO_USE,   /* nothing is in it, or nothing may be written here */
+    DATA_NOT_ASKED,   /* a block that was never asked for */
+    DATA_LATE,        /* one that was, and was given up; or nodes alone */
+    DATA_IS_AN_ANSWER /* to a request that is open */
+};
+
+static enum data_kind data_kind(const channel *c, const datsync_message *m, const flight *fl)
+{
+    int has_value = m->u.data.value.data != NULL, has_nodes = m->u.data.node_count || m->has & 1u << 3;
+    if (m->u.data.index >= DATSYNC_MAX_BLOCKS)
+        return DATA_OF_NO_USE;
+    if (has_value && !fl && !bits_get(&c->late, m->u.data.index))
+        return DATA_NOT_ASKED;
+    if ((!has_value && !has_nodes) || feed_read_only(c->feed))
+        return DATA_OF_NO_USE;
+    return fl ? DATA_IS_AN_ANSWER : DATA_LATE;
+}
+
+/* An answer that lacks nodes. While others are on their way, these may bring them. Else it was let off what it was to bring: it is
+ * asked for again, and nothing is counted on; after that it is a false one. */
+static int on_data_lacking(channel *c, const datsync_message *m, flight *fl)
+{
+    int r;
+    if (flights_open(c) > 1) {
+        if ((r = park(c, fl, m)) == 0)
+            flight_end(c, fl);
+        return MIN(r, 0);
+    }
+    if (!feed_trusts(c->feed)) {
+        peer_event(c->peer, DATSYNC_PEER_REJECT, c, m->u.data.index, m->u.data.value.len, DATSYNC_E_PROOF);
+        return DATSYNC_E_PROOF;
+    }
+    feed_distrust(c->feed);
+    run_drop(c);
+    flight_end(c, fl);
+    return 0;
 }
 
 static int on_data(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
     uint64_t index = m->u.data.index;
-    flight *fl = index < DATSYNC_MAX_BLOCKS ? flight_find(c, index) : NULL;
-    int r, has_value = m->u.data.value.data != NULL;
-    if (index >= DATSYNC_MAX_BLOCKS)
+    flight *fl = flight_find(c, index);
+    int r;
+
+    switch (data_kind(c, m, fl)) {
+    case DATA_OF_NO_USE:
         return 0;
-    if (has_value && !fl && !bits_get(&c->late, index)) { /* not asked for */
-        if (!bits_get(&c->feed->have, index))
-            return answer_unhave(c, index);
-        return 0;
-    }
-    if (!has_value && !m->u.data.node_count && !(m->has & 1u << 3))
-        return 0;
-    if (c->feed->flags & DATSYNC_READ_ONLY)
-        return 0;
-    if (fl) {
-        uint64_t delay = p->now - fl->sent;
-        c->delay = c->delay ? MIN(c->delay, delay) : delay;
-        channel_learn_size(c, m->u.data.value.len);
-        if (!has_value && bits_set(&p->env, &c->offered, index, 0) < 0)
+    case DATA_NOT_ASKED:
+        return datsync_feed_has(c->feed, index) ? 0 : answer_unhave(c, index);
+    case DATA_LATE:
+        if (m->u.data.value.data)
+            (void)bits_set(&p->env, &c->late, index, 0);
+        break;
+    case DATA_IS_AN_ANSWER:
+        rate_learn(c, m->u.data.value.len, p->now - fl->sent);
+        if (!m->u.data.value.data && bits_set(&p->env, &c->offered, index, 0) < 0)
             return DATSYNC_E_NOMEM;
-    } else if (has_value) {
-        (void)bits_set(&p->env, &c->late, index, 0);
+        break;
     }
+
     r = data_put(c, m);
-    if (r < 0)
+    if (r == 0 && fl)
+        return on_data_lacking(c, m, fl);
+    if (r <= 0)
         return r;
-    if (r == 1) {
-        if (fl)
-            flight_end(c, fl);
-        if (c->parked)
-            r = parked_retry(c);
-        return r < 0 ? r : 0;
-    }
-    if (!fl)
-        return 0;
-    if (c->flight_open > 1) { /* others are on their way that may bring what is missing */
-        flight copy = *fl;
-        r = park(c, &copy, m);
-        if (r == 1) {
-            fl->top = 2 * index; /* the promises and the reservation now belong to the parked one */
-            flight_end(c, fl);
-            return bits_set(&c->feed->env, &c->feed->reserved, index, 1) < 0 ? DATSYNC_E_NOMEM : 0;
-        }
-        if (r == 0)
-            flight_end(c, fl);
-        return r;
-    }
-    if (!c->feed->distrust) { /* it was let off what it was to bring: ask again, and count on nothing */
-        c->feed->distrust = 1;
-        c->run_at = c->run_end = 0;
+    if (fl)
         flight_end(c, fl);
-        return 0;
-    }
-    peer_event(p, DATSYNC_PEER_REJECT, c, index, m->u.data.value.len, DATSYNC_E_PROOF);
-    return DATSYNC_E_PROOF;
+    return c->parked.first ? parked_retry(c) : 0;
 }
 
 /* What the remote has. Beyond the bound on memory nothing more is believed, and what it withdraws goes by whole pages, which
@@ -4837,15 +5198,15 @@ static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code, uint
 static unsigned wants_count_off(channel *c, uint64_t start, int whole)
 {
     unsigned i, open = 0, answered;
-    for (i = 0; i < c->wants_out; i++)
-        if (whole ? c->want_starts[i] < start : c->want_starts[i] != start)
-            c->want_starts[open++] = c->want_starts[i];
-    answered = c->wants_out - open;
-    c->wants_out = open;
+    for (i = 0; i < c->wants.out; i++)
+        if (whole ? c->wants.starts[i] < start : c->wants.starts[i] != start)
+            c->wants.starts[open++] = c->wants.starts[i];
+    answered = c->wants.out - open;
+    c->wants.out = open;
     if (answered)
-        c->wants_answered = 1;
+        c->wants.answered = 1;
     if (answered && whole && !start)
-        c->whole = 1;
+        c->wants.whole = 1;
     return answered;
 }
 
@@ -4853,13 +5214,13 @@ static unsigned wants_count_off(channel *c, uint64_t start, int whole)
  * close when asked for it. So a lone block waits for the answer, or for anything that tells more, but not for ever. */
 static void hint_judge(channel *c, int lone)
 {
-    if (lone && c->hint == HINT_NONE) {
-        c->hint = HINT_FRESH;
+    if (lone && c->wants.hint == HINT_NONE) {
+        c->wants.hint = HINT_FRESH;
         c->ask_after = later(c->peer->now, WANT_PATIENCE_MS);
     } else if (!lone) {
-        if (c->hint == HINT_FRESH)
+        if (c->wants.hint == HINT_FRESH)
             c->ask_after = 0;
-        c->hint = HINT_OVER;
+        c->wants.hint = HINT_OVER;
     }
 }
 
@@ -4876,10 +5237,10 @@ static int on_have(channel *c, const datsync_message *m)
         uint64_t end = start + MIN(MAX(length, 1), DATSYNC_MAX_BLOCKS - start);
         r = offered_fill(c, start, end, 1);
         c->remote_length = MAX(c->remote_length, end);
-        if (c->wants_answered)
-            c->news = MAX(c->news, end);
+        if (c->wants.answered)
+            c->heard_end = MAX(c->heard_end, end);
     }
-    hint_judge(c, !(m->has >> 3 & 1) && length <= 1 && !c->wants_answered);
+    hint_judge(c, !(m->has >> 3 & 1) && length <= 1 && !c->wants.answered);
     peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
     return r;
 }
@@ -4887,38 +5248,34 @@ static int on_have(channel *c, const datsync_message *m)
 static int on_unhave(channel *c, const datsync_message *m)
 {
     uint64_t start = m->u.have.start, end;
-    size_t i, n = c->flight_count, head = c->flight_head;
     if (start >= DATSYNC_MAX_BLOCKS)
         return 0;
     end = start + MIN(MAX(m->u.have.length, 1), DATSYNC_MAX_BLOCKS - start);
     if (start == 0 && end >= c->remote_length)
         c->remote_length = 0;
-    for (i = 0; i < n; i++) {
-        flight *fl = &c->flights[(head + i) % DATSYNC_MAX_REQUESTS];
-        if (fl->index != NONE && fl->index >= start && fl->index < end)
-            flight_end(c, fl);
-    }
+    flights_end_range(c, start, end);
     return offered_fill(c, start, end, 0);
 }
 
 static int on_want(channel *c, const datsync_message *m)
 {
     datsync_feed *f = c->feed;
+    uint64_t length = datsync_feed_length(f);
     int r = 0;
     if ((m->u.have.start | m->u.have.length) & (PAGE_BITS - 1))
         return 0;
     /* The last block goes ahead of a range's bits. Not where all is asked for without a length, as older versions do: the answer
      * tells it anyway, and 6.12.7, told of one block first, never asks for a range in order that doesn't begin with it. */
     if (!c->remote_wants && (c->mode & DATSYNC_UPLOAD) && (m->u.have.start || m->u.have.length)) {
-        r = feed_settle(f);
-        if (r == 0 && f->length && bits_get(&f->have, f->length - 1))
-            r = out_range(c, DATSYNC_HAVE, f->length - 1, 1);
+        r = feed_make_durable(f);
+        if (r == 0 && length && datsync_feed_has(f, length - 1))
+            r = out_range(c, DATSYNC_HAVE, length - 1, 1);
     }
     if (c->mode & DATSYNC_UPLOAD)
         c->remote_wants = 1;
-    if (r == 0 && c->wants_due_count < DATSYNC_MAX_WANTS) { /* more than anybody asks: not answered */
-        c->wants_due[c->wants_due_count][0] = m->u.have.start;
-        c->wants_due[c->wants_due_count++][1] = m->u.have.length;
+    if (r == 0 && c->due.count < DATSYNC_MAX_WANTS) { /* more than anybody asks: not answered */
+        c->due.wants[c->due.count][0] = m->u.have.start;
+        c->due.wants[c->due.count++][1] = m->u.have.length;
         r = answer_wants(c);
     }
     return r;
@@ -4930,19 +5287,19 @@ static int on_request(channel *c, const datsync_message *m)
     request *q;
     if (!(c->mode & DATSYNC_UPLOAD))
         return 0;
-    if (p->queue_count == p->queue_cap) {
-        size_t cap = p->queue_cap ? 2 * p->queue_cap : 16, i;
+    if (p->queue.count == p->queue.cap) {
+        size_t cap = p->queue.cap ? 2 * p->queue.cap : 16, i;
         request *bigger = mem_resize(&p->env, NULL, cap * sizeof *bigger);
         if (!bigger)
             return DATSYNC_E_NOMEM;
-        for (i = 0; i < p->queue_count; i++)
-            bigger[i] = p->queue[(p->queue_head + i) & (p->queue_cap - 1)];
-        mem_free(&p->env, p->queue);
-        p->queue = bigger;
-        p->queue_cap = cap;
-        p->queue_head = 0;
+        for (i = 0; i < p->queue.count; i++)
+            bigger[i] = p->queue.ring[(p->queue.head + i) & (p->queue.cap - 1)];
+        mem_free(&p->env, p->queue.ring);
+        p->queue.ring = bigger;
+        p->queue.cap = cap;
+        p->queue.head = 0;
     }
-    q = &p->queue[(p->queue_head + p->queue_count++) & (p->queue_cap - 1)];
+    q = &p->queue.ring[(p->queue.head + p->queue.count++) & (p->queue.cap - 1)];
     q->channel = c;
     q->index = m->u.request.index;
     q->bytes = m->u.request.bytes;
@@ -4955,8 +5312,8 @@ static int on_cancel(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
     size_t i;
-    for (i = 0; i < p->queue_count; i++) {
-        request *q = &p->queue[(p->queue_head + i) & (p->queue_cap - 1)];
+    for (i = 0; i < p->queue.count; i++) {
+        request *q = &p->queue.ring[(p->queue.head + i) & (p->queue.cap - 1)];
         if (q->channel == c && q->index == m->u.request.index && q->bytes == m->u.request.bytes &&
             q->hash == (m->u.request.hash != 0))
             q->channel = NULL;
@@ -4976,12 +5333,12 @@ static int on_handshake(datsync_peer *p, const datsync_message *m)
         memcpy(p->remote_id, m->u.handshake.id.data, 32);
     p->remote_live = m->u.handshake.live != 0;
     p->remote_ack = m->u.handshake.ack != 0;
-    while (p->remote_name_count < DATSYNC_MAX_EXTENSIONS && datsync_next_extension(m, &at, &name) == 1) {
+    while (p->extensions.remote_count < DATSYNC_MAX_EXTENSIONS && datsync_next_extension(m, &at, &name) == 1) {
         int found = -1;
-        for (i = 0; i < p->name_count; i++)
-            if (strlen(p->names[i]) == name.len && memcmp(p->names[i], name.data, name.len) == 0)
+        for (i = 0; i < p->extensions.count; i++)
+            if (strlen(p->extensions.names[i]) == name.len && memcmp(p->extensions.names[i], name.data, name.len) == 0)
                 found = (int)i;
-        p->remote_names[p->remote_name_count++] = found;
+        p->extensions.remote[p->extensions.remote_count++] = found;
     }
     if (memcmp(p->remote_id, p->id, 32) == 0)
         return DATSYNC_E_SELF;
@@ -4993,13 +5350,13 @@ static int on_extension(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
     datsync_peer_event e;
-    if (m->u.extension.id >= p->remote_name_count || p->remote_names[m->u.extension.id] < 0 || !p->opt.on_event)
+    if (m->u.extension.id >= p->extensions.remote_count || p->extensions.remote[m->u.extension.id] < 0 || !p->opt.on_event)
         return 0;
     memset(&e, 0, sizeof e);
     e.type = DATSYNC_PEER_EXTENSION;
     e.feed = c->feed;
     e.discovery_key = c->discovery_key;
-    e.name = p->names[p->remote_names[m->u.extension.id]];
+    e.name = p->extensions.names[p->extensions.remote[m->u.extension.id]];
     e.payload = m->u.extension.payload;
     p->opt.on_event(p->opt.ctx, p, &e);
     return 0;
@@ -5016,7 +5373,7 @@ static channel *channel_new(datsync_peer *p, const uint8_t discovery_key[32])
     c->peer = p;
     c->local = c->remote = -1;
     c->remote_downloading = 1;
-    c->rate_since = p->now;
+    c->rate.since = p->now;
     c->watch.added = on_added;
     c->watch.cleared = on_cleared;
     c->watch.committed = on_committed;
@@ -5029,7 +5386,7 @@ static channel *channel_new(datsync_peer *p, const uint8_t discovery_key[32])
 static int peer_meet(datsync_peer *p)
 {
     size_t i;
-    if (!p->has_remote_key || p->cipher_in_ready)
+    if (!p->cipher.has_nonce || p->cipher.in_ready)
         return 0;
     for (i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
@@ -5037,8 +5394,8 @@ static int peer_meet(datsync_peer *p)
             continue;
         if (c != p->by_number[0] && c->remote < 0)
             return DATSYNC_E_FIRST_FEED;
-        datsync_cipher_init(&p->cipher_in, c->feed->key, p->remote_nonce);
-        p->cipher_in_ready = 1;
+        datsync_cipher_init(&p->cipher.in, datsync_feed_key(c->feed), p->cipher.nonce);
+        p->cipher.in_ready = 1;
         return 0;
     }
     return 0;
@@ -5051,11 +5408,11 @@ static int on_feed(datsync_peer *p, const datsync_message *m)
         return DATSYNC_E_PROTOCOL;
     if ((m->has >> 2 & 1) && m->u.feed.nonce.len != 24)
         return DATSYNC_E_PROTOCOL;
-    if (!p->has_remote_key) {
+    if (!p->cipher.has_nonce) {
         if (!(m->has >> 2 & 1))
             return DATSYNC_E_PROTOCOL;
-        memcpy(p->remote_nonce, m->u.feed.nonce.data, 24);
-        p->has_remote_key = 1;
+        memcpy(p->cipher.nonce, m->u.feed.nonce.data, 24);
+        p->cipher.has_nonce = 1;
         c = channel_by_key(p, m->u.feed.discovery_key.data);
         if (p->local_count && (!c || c->local != 0))
             return DATSYNC_E_FIRST_FEED;
@@ -5085,7 +5442,7 @@ static int on_channel_message(channel *c, const datsync_message *m)
     case DATSYNC_WANT:
         return on_want(c, m);
     case DATSYNC_UNWANT:
-        if (m->u.have.start == 0 && (!(m->has >> 2 & 1) || m->u.have.length >= c->feed->length))
+        if (m->u.have.start == 0 && (!(m->has >> 2 & 1) || m->u.have.length >= datsync_feed_length(c->feed)))
             c->remote_wants = 0;
         return 0;
     case DATSYNC_REQUEST:
@@ -5105,14 +5462,14 @@ static int on_channel_message(channel *c, const datsync_message *m)
 static int channel_keep_early(channel *c, const uint8_t *frame, size_t len)
 {
     datsync_peer *p = c->peer;
-    if (c->early_count == DATSYNC_MAX_EARLY || c->early_len + len > DATSYNC_MAX_EARLY_BYTES ||
+    if (c->early.count == DATSYNC_MAX_EARLY || c->early.len + len > DATSYNC_MAX_EARLY_BYTES ||
         p->early_total + len > DATSYNC_MAX_EARLY_TOTAL)
         return DATSYNC_E_EARLY;
-    if (mem_grow(&p->env, &c->early, &c->early_cap, c->early_len + len, 1) < 0)
+    if (mem_grow(&p->env, &c->early.bytes, &c->early.cap, c->early.len + len, 1) < 0)
         return DATSYNC_E_NOMEM;
-    memcpy(c->early + c->early_len, frame, len);
-    c->early_len += len;
-    c->early_count++;
+    memcpy(c->early.bytes + c->early.len, frame, len);
+    c->early.len += len;
+    c->early.count++;
     p->early_total += len;
     return 0;
 }
@@ -5171,21 +5528,21 @@ static int peer_copy_options(datsync_peer *p, const datsync_peer_options *o)
         return DATSYNC_E_TOO_BIG;
     if (!o->extension_count)
         return 0;
-    p->names = mem_zeroed(&p->env, o->extension_count * sizeof *p->names);
-    if (!p->names)
+    p->extensions.names = mem_zeroed(&p->env, o->extension_count * sizeof *p->extensions.names);
+    if (!p->extensions.names)
         return DATSYNC_E_NOMEM;
     for (i = 0; i < o->extension_count; i++) {
         size_t n = strlen(o->extensions[i]) + 1;
         if (n > DATSYNC_MAX_EXTENSION_NAME)
             return DATSYNC_E_TOO_BIG;
-        p->names[i] = mem_resize(&p->env, NULL, n);
-        if (!p->names[i])
+        p->extensions.names[i] = mem_resize(&p->env, NULL, n);
+        if (!p->extensions.names[i])
             return DATSYNC_E_NOMEM;
-        memcpy(p->names[i], o->extensions[i], n);
-        p->name_count++;
+        memcpy(p->extensions.names[i], o->extensions[i], n);
+        p->extensions.count++;
     }
     /* the deployed implementation matches the two lists in one pass over both, so they must be sorted */
-    qsort(p->names, p->name_count, sizeof *p->names, name_compare);
+    qsort(p->extensions.names, p->extensions.count, sizeof *p->extensions.names, name_compare);
     return 0;
 }
 
@@ -5220,10 +5577,11 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
 static int peer_refused_beyond(const datsync_peer *p, uint64_t now)
 {
     size_t i;
-    for (i = 0; i < p->channel_count && p->in_start == p->in_end; i++) {
+    for (i = 0; i < p->channel_count && p->in.start == p->in.end; i++) {
         const channel *c = p->channels[i];
-        const flight *fl = c->flight_open ? &c->flights[c->flight_head] : NULL;
-        if (fl && c->feed->length && fl->index >= c->feed->length && now - fl->sent < REFUSAL_MS)
+        const flight *fl = flight_oldest(c);
+        uint64_t length = fl ? datsync_feed_length(c->feed) : 0;
+        if (length && fl->index >= length && now - fl->sent < REFUSAL_MS)
             return 1;
     }
     return 0;
@@ -5232,42 +5590,24 @@ static int peer_refused_beyond(const datsync_peer *p, uint64_t now)
 static void channel_free(channel *c)
 {
     datsync_env *env = &c->peer->env;
-    size_t i;
     if (c->feed) {
-        watcher **w = &c->feed->watchers;
-        channel **d = &c->feed->downloaders;
-        channel_drop_parked(c);
-        if (c->flight_open) /* the oldest is the first in the ring */
-            feed_shun(c->feed, c->flights[c->flight_head].index);
-        for (i = 0; i < c->flight_count; i++) {
-            flight *fl = &c->flights[(c->flight_head + i) % DATSYNC_MAX_REQUESTS];
-            if (fl->index != NONE)
-                (void)bits_set(&c->feed->env, &c->feed->reserved, fl->index, 0);
-        }
-        while (*w && *w != &c->watch)
-            w = &(*w)->next;
-        if (*w)
-            *w = c->watch.next;
-        while (*d && *d != c)
-            d = &(*d)->next_downloader;
-        if (*d)
-            *d = c->next_downloader;
+        parked_drop(c);
+        flights_free(c);
+        feed_unwatch(c->feed, &c->watch);
     }
-    mem_free(env, c->flights);
-    mem_free(env, c->promised.slots);
-    mem_free(env, c->early);
+    mem_free(env, c->early.bytes);
     bits_free(env, &c->offered);
-    bits_free(env, &c->want_sent);
+    bits_free(env, &c->wants.sent);
     bits_free(env, &c->late);
     bits_free(env, &c->asked);
-    bits_free(env, &c->acks);
+    bits_free(env, &c->news.acks);
     mem_free(env, c);
 }
 
 static void pool_release(datsync_peer *p)
 {
-    if (p->opt.pool && p->in_cap > INPUT_BYTES)
-        p->opt.pool->used -= p->in_cap - INPUT_BYTES;
+    if (p->opt.pool && p->in.cap > INPUT_BYTES)
+        p->opt.pool->used -= p->in.cap - INPUT_BYTES;
     if (p->opt.pool && p->opt.pool->owner == p)
         p->opt.pool->owner = NULL;
 }
@@ -5282,14 +5622,14 @@ void datsync_peer_free(datsync_peer *p)
     for (i = 0; i < p->channel_count; i++)
         channel_free(p->channels[i]);
     pool_release(p);
-    for (i = 0; i < p->name_count; i++)
-        mem_free(&env, p->names[i]);
-    mem_free(&env, p->names);
+    for (i = 0; i < p->extensions.count; i++)
+        mem_free(&env, p->extensions.names[i]);
+    mem_free(&env, p->extensions.names);
     mem_free(&env, p->user_data);
     mem_free(&env, p->channels);
-    mem_free(&env, p->queue);
-    mem_free(&env, p->in);
-    mem_free(&env, p->out);
+    mem_free(&env, p->queue.ring);
+    mem_free(&env, p->in.buf);
+    mem_free(&env, p->out.buf);
     sodium_memzero(p, sizeof *p);
     mem_free(&env, p);
 }
@@ -5306,12 +5646,12 @@ static int out_handshake(channel *c)
     m.u.handshake.live = p->opt.live != 0;
     m.u.handshake.ack = p->opt.ack != 0;
     m.u.handshake.user_data = p->opt.user_data;
-    for (i = 0; i < p->name_count; i++) {
-        names[i].data = (const uint8_t *)p->names[i];
-        names[i].len = strlen(p->names[i]);
+    for (i = 0; i < p->extensions.count; i++) {
+        names[i].data = (const uint8_t *)p->extensions.names[i];
+        names[i].len = strlen(p->extensions.names[i]);
     }
     m.u.handshake.extensions = names;
-    m.u.handshake.extension_count = p->name_count;
+    m.u.handshake.extension_count = p->extensions.count;
     return out_message(p, &m, NULL);
 }
 
@@ -5332,8 +5672,8 @@ static int channel_announce(channel *c)
     m.u.feed.nonce.len = sizeof nonce;
     if ((r = out_message(p, &m, NULL)) < 0)
         return r;
-    p->out_crypt = p->out_end; /* the one frame in the clear */
-    datsync_cipher_init(&p->cipher_out, c->feed->key, nonce);
+    p->out.crypt = p->out.end; /* the one frame in the clear */
+    datsync_cipher_init(&p->cipher.out, datsync_feed_key(c->feed), nonce);
     return out_handshake(c);
 }
 
@@ -5341,48 +5681,45 @@ static int early_replay(channel *c)
 {
     size_t at = 0;
     int r = 0;
-    while (at < c->early_len && r == 0) {
-        int64_t n = datsync_frame_size(c->early + at, c->early_len - at);
-        r = on_frame(c->peer, c->early + at, (size_t)n);
+    while (at < c->early.len && r == 0) {
+        int64_t n = datsync_frame_size(c->early.bytes + at, c->early.len - at);
+        r = on_frame(c->peer, c->early.bytes + at, (size_t)n);
         at += (size_t)n;
     }
-    c->peer->early_total -= c->early_len;
-    mem_free(&c->peer->env, c->early);
-    c->early = NULL;
-    c->early_len = c->early_cap = 0;
+    c->peer->early_total -= c->early.len;
+    mem_free(&c->peer->env, c->early.bytes);
+    c->early.bytes = NULL;
+    c->early.len = c->early.cap = 0;
     return r;
 }
 
 int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
 {
-    channel *c = channel_by_key(p, feed->discovery_key);
+    const uint8_t *discovery_key = datsync_feed_discovery_key(feed);
+    channel *c = channel_by_key(p, discovery_key);
     int r;
     if (p->error)
         return p->error;
-    if (!feed->has_key || (c && c->feed))
+    if (!feed_has_key(feed) || (c && c->feed))
         return DATSYNC_E_STATE;
     if (p->local_count == DATSYNC_MAX_CHANNELS)
         return DATSYNC_E_TOO_BIG;
-    if (!c && p->has_remote_key && p->local_count == 0)
+    if (!c && p->cipher.has_nonce && p->local_count == 0)
         return DATSYNC_E_FIRST_FEED;
-    if (!c && !(c = channel_new(p, feed->discovery_key)))
+    if (!c && !(c = channel_new(p, discovery_key)))
         return DATSYNC_E_NOMEM;
-    if (feed->has_secret_key || feed->flags & DATSYNC_READ_ONLY)
+    if (datsync_feed_secret_key(feed) || feed_read_only(feed))
         mode &= ~(unsigned)DATSYNC_DOWNLOAD;
     p->wake = 1;
     c->feed = feed;
     c->mode = mode;
     c->local = (int)p->local_count++;
-    c->watch.next = feed->watchers;
-    feed->watchers = &c->watch;
-    if (mode & DATSYNC_DOWNLOAD) {
-        c->next_downloader = feed->downloaders;
-        feed->downloaders = c;
-    }
+    c->watch.downloads = (mode & DATSYNC_DOWNLOAD) != 0;
+    feed_watch(feed, &c->watch);
     r = channel_announce(c);
     if (r == 0)
         r = peer_meet(p);
-    if (r == 0 && c->early_len)
+    if (r == 0 && c->early.len)
         r = early_replay(c);
     if (r == 0)
         r = peer_work(p);
@@ -5397,27 +5734,27 @@ static int peer_parse(datsync_peer *p)
     int r = 0;
     while (r == 0) {
         int64_t size;
-        if (p->has_remote_key && !p->cipher_in_ready)
+        if (p->cipher.has_nonce && !p->cipher.in_ready)
             return 0; /* the rest is encrypted with a key that we don't have yet */
-        if (p->cipher_in_ready && p->in_clear < p->in_end) {
-            datsync_cipher_xor(&p->cipher_in, p->in + p->in_clear, p->in_end - p->in_clear);
-            p->in_clear = p->in_end;
+        if (p->cipher.in_ready && p->in.clear < p->in.end) {
+            datsync_cipher_xor(&p->cipher.in, p->in.buf + p->in.clear, p->in.end - p->in.clear);
+            p->in.clear = p->in.end;
         }
-        size = datsync_frame_size(bytes_at(p->in, p->in_start), p->in_end - p->in_start);
+        size = datsync_frame_size(bytes_at(p->in.buf, p->in.start), p->in.end - p->in.start);
         if (size == DATSYNC_E_MORE)
             break;
         if (size < 0)
             return (int)size;
-        if ((uint64_t)size > p->in_end - p->in_start)
+        if ((uint64_t)size > p->in.end - p->in.start)
             break;
-        if (p->queue_count >= DATSYNC_MAX_REQUESTS) {
-            p->paused = 1;
+        if (p->queue.count >= DATSYNC_MAX_REQUESTS) {
+            p->in.paused = 1;
             return 0;
         }
-        p->in_start += (size_t)size;
-        if (!p->cipher_in_ready)
-            p->in_clear = p->in_start;
-        r = on_frame(p, p->in + p->in_start - size, (size_t)size);
+        p->in.start += (size_t)size;
+        if (!p->cipher.in_ready)
+            p->in.clear = p->in.start;
+        r = on_frame(p, p->in.buf + p->in.start - size, (size_t)size);
     }
     return r;
 }
@@ -5439,30 +5776,30 @@ static int peer_step(datsync_peer *p)
 static int in_grow(datsync_peer *p)
 {
     struct datsync_pool *pool = p->opt.pool;
-    int64_t size = datsync_frame_size(bytes_at(p->in, p->in_start), p->in_end - p->in_start);
-    size_t want = p->in_cap ? 2 * p->in_cap : INPUT_FIRST, more;
+    int64_t size = datsync_frame_size(bytes_at(p->in.buf, p->in.start), p->in.end - p->in.start);
+    size_t want = p->in.cap ? 2 * p->in.cap : INPUT_FIRST, more;
     uint8_t *in;
-    if (p->in_cap >= INPUT_BYTES) {
-        if (size <= (int64_t)p->in_cap)
+    if (p->in.cap >= INPUT_BYTES) {
+        if (size <= (int64_t)p->in.cap)
             return 0;
         want = MIN(want, (size_t)size);
-        more = want - p->in_cap;
+        more = want - p->in.cap;
         if (pool && pool->used + more > pool->limit && pool->owner && pool->owner != p)
-            return p->starved = 1, 0; /* another one's frame comes first */
+            return p->in.starved = 1, 0; /* another one's frame comes first */
         if (pool && pool->used + more > pool->limit)
             pool->owner = p;
         if (pool)
             pool->used += more;
     }
-    in = mem_resize(&p->env, p->in, want);
+    in = mem_resize(&p->env, p->in.buf, want);
     if (!in) {
-        if (pool && p->in_cap >= INPUT_BYTES)
-            pool->used -= want - p->in_cap;
+        if (pool && p->in.cap >= INPUT_BYTES)
+            pool->used -= want - p->in.cap;
         return DATSYNC_E_NOMEM;
     }
-    p->in = in;
-    p->in_cap = want;
-    p->starved = 0;
+    p->in.buf = in;
+    p->in.cap = want;
+    p->in.starved = 0;
     return 0;
 }
 
@@ -5470,44 +5807,44 @@ static int in_grow(datsync_peer *p)
 static void in_shrink(datsync_peer *p, size_t to)
 {
     uint8_t *in;
-    if (p->in_start != p->in_end || p->in_cap <= to)
+    if (p->in.start != p->in.end || p->in.cap <= to)
         return;
     pool_release(p);
-    p->in_start = p->in_clear = p->in_end = 0;
-    in = mem_resize(&p->env, p->in, to);
+    p->in.start = p->in.clear = p->in.end = 0;
+    in = mem_resize(&p->env, p->in.buf, to);
     if (!in && to)
-        in = p->in; /* could not shrink: it is still there */
-    p->in = in;
-    p->in_cap = to;
+        in = p->in.buf; /* could not shrink: it is still there */
+    p->in.buf = in;
+    p->in.cap = to;
 }
 
 size_t datsync_peer_space(datsync_peer *p, uint8_t **place)
 {
     if (!datsync_peer_want_read(p))
         return 0;
-    if (p->in_start == p->in_end)
-        p->in_start = p->in_clear = p->in_end = 0;
-    if (p->in_cap > INPUT_BYTES)
+    if (p->in.start == p->in.end)
+        p->in.start = p->in.clear = p->in.end = 0;
+    if (p->in.cap > INPUT_BYTES)
         in_shrink(p, INPUT_BYTES);
-    if (p->in_start && (p->in_cap - p->in_end < 65536 || p->in_start > p->in_end - p->in_start)) {
-        memmove(p->in, p->in + p->in_start, p->in_end - p->in_start);
-        p->in_end -= p->in_start;
-        p->in_clear -= p->in_start;
-        p->in_start = 0;
+    if (p->in.start && (p->in.cap - p->in.end < 65536 || p->in.start > p->in.end - p->in.start)) {
+        memmove(p->in.buf, p->in.buf + p->in.start, p->in.end - p->in.start);
+        p->in.end -= p->in.start;
+        p->in.clear -= p->in.start;
+        p->in.start = 0;
     }
-    if ((p->in_end == p->in_cap || (p->in_was_full && p->in_cap < INPUT_BYTES)) && in_grow(p) < 0)
+    if ((p->in.end == p->in.cap || (p->in.was_full && p->in.cap < INPUT_BYTES)) && in_grow(p) < 0)
         p->error = DATSYNC_E_NOMEM;
-    p->in_was_full = 0;
-    *place = bytes_at(p->in, p->in_end);
-    return p->error ? 0 : p->in_cap - p->in_end;
+    p->in.was_full = 0;
+    *place = bytes_at(p->in.buf, p->in.end);
+    return p->error ? 0 : p->in.cap - p->in.end;
 }
 
 int datsync_peer_received(datsync_peer *p, size_t len, uint64_t now)
 {
-    if (len > p->in_cap - p->in_end)
+    if (len > p->in.cap - p->in.end)
         return DATSYNC_E_INVALID;
-    p->in_end += len;
-    p->in_was_full = p->in_end == p->in_cap;
+    p->in.end += len;
+    p->in.was_full = p->in.end == p->in.cap;
     p->bytes_in += len;
     p->now = MAX(p->now, now);
     if (len)
@@ -5542,35 +5879,35 @@ size_t datsync_peer_output(datsync_peer *p, const uint8_t **buf, uint64_t now)
         channel *c = p->channels[i];
         if (!c->feed)
             continue;
-        if (c->wants_due_count)
+        if (c->due.count)
             r = answer_wants(c);
-        if (r == 0 && c->added_lo < c->added_hi)
+        if (r == 0 && c->news.start < c->news.end)
             r = out_added(c);
-        if (r == 0 && c->ack_committed)
+        if (r == 0 && c->news.acks_end)
             r = out_acks(c);
     }
-    while (r == 0 && !p->error && p->queue_count && out_pending(p) < OUTPUT_BYTES) {
+    while (r == 0 && !p->error && p->queue.count && out_pending(p) < OUTPUT_BYTES) {
         r = answer_requests(p);
-        if (r == 0 && p->paused && p->queue_count < DATSYNC_MAX_REQUESTS / 2) {
-            p->paused = 0;
+        if (r == 0 && p->in.paused && p->queue.count < DATSYNC_MAX_REQUESTS / 2) {
+            p->in.paused = 0;
             p->last_in = p->now; /* we did not read: that was not the remote's silence */
             (void)peer_step(p);
         }
     }
     if (r < 0 && !p->error)
         p->error = r;
-    if (p->out_crypt < p->out_end && p->local_count) {
-        datsync_cipher_xor(&p->cipher_out, p->out + p->out_crypt, p->out_end - p->out_crypt);
-        p->out_crypt = p->out_end;
+    if (p->out.crypt < p->out.end && p->local_count) {
+        datsync_cipher_xor(&p->cipher.out, p->out.buf + p->out.crypt, p->out.end - p->out.crypt);
+        p->out.crypt = p->out.end;
     }
-    *buf = bytes_at(p->out, p->out_start);
+    *buf = bytes_at(p->out.buf, p->out.start);
     return out_pending(p);
 }
 
 void datsync_peer_sent(datsync_peer *p, size_t len, uint64_t now)
 {
     p->now = MAX(p->now, now);
-    p->out_start += MIN(len, out_pending(p));
+    p->out.start += MIN(len, out_pending(p));
     p->bytes_out += len;
     if (len)
         p->last_out = p->now;
@@ -5578,24 +5915,19 @@ void datsync_peer_sent(datsync_peer *p, size_t len, uint64_t now)
 
 int datsync_peer_want_read(const datsync_peer *p)
 {
-    if (p->error || p->paused || (p->starved && p->opt.pool->owner && p->opt.pool->owner != p))
+    if (p->error || p->in.paused || (p->in.starved && p->opt.pool->owner && p->opt.pool->owner != p))
         return 0;
-    return !(p->has_remote_key && !p->cipher_in_ready && p->in_end - p->in_start >= INPUT_FIRST);
+    return !(p->cipher.has_nonce && !p->cipher.in_ready && p->in.end - p->in.start >= INPUT_FIRST);
 }
 
 int datsync_peer_want_write(const datsync_peer *p)
 {
     size_t i;
-    if (out_pending(p) || p->queue_count)
+    if (out_pending(p) || p->queue.count)
         return 1;
     for (i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
-        uint64_t end = c->added_hi;
-        if (!c->feed)
-            continue;
-        if (datsync_feed_writable(c->feed))
-            end = MIN(end, c->feed->durable_length);
-        if (c->wants_due_count || c->added_lo < end || c->ack_committed)
+        if (c->feed && (c->due.count || c->news.start < feed_durable_end(c->feed, c->news.end) || c->news.acks_end))
             return 1;
     }
     return 0;
@@ -5610,9 +5942,9 @@ uint64_t datsync_peer_deadline(const datsync_peer *p)
         return p->now;
     for (i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
-        if (c->flight_open && t != UINT32_MAX)
+        if (flights_open(c) && t != UINT32_MAX)
             at = MIN(at, later(c->progress, (uint64_t)t * 3 / 2));
-        else if (!c->flight_open && c->ask_after > p->now)
+        else if (!flights_open(c) && c->ask_after > p->now)
             at = MIN(at, c->ask_after);
     }
     if (t == UINT32_MAX)
@@ -5649,17 +5981,17 @@ int datsync_peer_tick(datsync_peer *p, uint64_t now)
             r = peer_keep_alive(p);
         for (i = 0; i < p->channel_count && r == 0; i++) {
             channel *c = p->channels[i];
-            if (p->in_end - p->in_start > 1024) /* a large frame is on its way */
+            if (p->in.end - p->in.start > 1024) /* a large frame is on its way */
                 c->progress = MAX(c->progress, p->last_in);
-            if (c->flight_open && p->now - c->progress >= (uint64_t)t * 3 / 2)
+            if (flights_open(c) && p->now - c->progress >= (uint64_t)t * 3 / 2)
                 r = flights_expire(c);
         }
-        if (r == 0 && p->now - p->last_in > t / 4 && p->in_start == p->in_end) { /* idle: keep little */
+        if (r == 0 && p->now - p->last_in > t / 4 && p->in.start == p->in.end) { /* idle: keep little */
             in_shrink(p, INPUT_FIRST);
             if (!out_pending(p)) {
-                mem_free(&p->env, p->out);
-                p->out = NULL;
-                p->out_cap = p->out_start = p->out_crypt = p->out_end = 0;
+                mem_free(&p->env, p->out.buf);
+                p->out.buf = NULL;
+                p->out.cap = p->out.start = p->out.crypt = p->out.end = 0;
             }
         }
     }
@@ -5668,22 +6000,74 @@ int datsync_peer_tick(datsync_peer *p, uint64_t now)
     return peer_step(p);
 }
 
-uint64_t datsync_peer_remote_length(const datsync_peer *p, const datsync_feed *feed)
-{
-    const channel *c = channel_by_feed(p, feed);
-    return c ? c->remote_length : 0;
-}
-
 int datsync_peer_remote_has(const datsync_peer *p, const datsync_feed *feed, uint64_t index)
 {
     const channel *c = channel_by_feed(p, feed);
     return c && index < DATSYNC_MAX_BLOCKS && bits_get(&c->offered, index);
 }
 
+uint64_t datsync_peer_remote_length(const datsync_peer *p, const datsync_feed *feed)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c ? c->remote_length : 0;
+}
+
 int datsync_peer_complete(const datsync_peer *p, const datsync_feed *feed)
 {
     const channel *c = channel_by_feed(p, feed);
     return c && channel_complete(c);
+}
+
+/* What the synchronizer asks besides. Has the remote answered every Want that it was sent? */
+static int peer_has_answered(const datsync_peer *p, const datsync_feed *feed)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && c->wants.answered && c->wants.out == 0;
+}
+
+/* Does it offer anything that is still wanted, or is anything on its way? */
+static int peer_offers(const datsync_peer *p, const datsync_feed *feed)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && !channel_idle(c);
+}
+
+/* And is it one that gives it, so far as is known? */
+static int peer_gives(const datsync_peer *p, const datsync_feed *feed, uint64_t now)
+{
+    const channel *c = channel_by_feed(p, feed);
+    return c && p->handshaken && c->remote >= 0 && now >= c->ask_after && !channel_idle(c);
+}
+
+static int peer_is_open(const datsync_peer *p, const datsync_feed *feed)
+{
+    return channel_by_feed(p, feed) != NULL;
+}
+
+static int peer_opened_any(const datsync_peer *p)
+{
+    return p->local_count > 0;
+}
+
+/* What ended it; 0: nothing yet. */
+static int peer_error(const datsync_peer *p)
+{
+    return p->error;
+}
+
+/* Until then no bitfield is believed about blocks behind the verified length. */
+static void peer_be_wary(datsync_peer *p, uint64_t until)
+{
+    p->wary_until = until;
+}
+
+/* Before it is closed from here: nothing more is wanted, nothing more is given. */
+static void peer_say_goodbye(datsync_peer *p)
+{
+    size_t i;
+    for (i = 0; i < p->channel_count && p->handshaken; i++)
+        if (p->channels[i]->feed)
+            (void)out_info(p->channels[i], 0, 0);
 }
 
 const uint8_t *datsync_peer_remote_id(const datsync_peer *p)
@@ -5703,11 +6087,11 @@ int datsync_peer_extension(datsync_peer *p, datsync_feed *feed, const char *name
     size_t i, k;
     if (!c || p->error)
         return DATSYNC_E_STATE;
-    for (i = 0; i < p->name_count && strcmp(p->names[i], name) != 0; i++)
+    for (i = 0; i < p->extensions.count && strcmp(p->extensions.names[i], name) != 0; i++)
         continue;
-    for (k = 0; k < p->remote_name_count && (i == p->name_count || p->remote_names[k] != (int)i); k++)
+    for (k = 0; k < p->extensions.remote_count && (i == p->extensions.count || p->extensions.remote[k] != (int)i); k++)
         continue;
-    if (k == p->remote_name_count)
+    if (k == p->extensions.remote_count)
         return DATSYNC_E_UNSUPPORTED;
     message_init(&m, DATSYNC_EXTENSION, c, 0);
     m.u.extension.id = i;
@@ -6064,6 +6448,9 @@ typedef struct bits_env {
     bits *b;
 } bits_env;
 
+typedef void drive_event_fn(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error);
+
+/* What a few rooms touch is in a struct of its own; room `opening` begins and ends all of it. */
 struct datsync_drive {
     watcher watch; /* first: the content feed calls with it */
     datsync_env env;
@@ -6074,70 +6461,106 @@ struct datsync_drive {
     int has_tree, archive;
     int secret_saved;
     datsync_feed *metadata, *content;
-    uint64_t needed; /* the metadata block that was not here */
-
-    uint8_t *block; /* a metadata block */
-    size_t block_cap;
-    char path[DATSYNC_MAX_PATH + 2]; /* of the entry that was read last */
-    uint8_t *data; /* a content block: data_index, if that is not NONE */
-    size_t data_cap;
-    uint64_t data_index;
     uint8_t hash_key[crypto_shorthash_KEYBYTES];
-
-    /* writing */
-    level *levels; /* [i]: the folder of the first i names of level_path */
-    size_t level_count, level_cap;
-    char level_path[DATSYNC_MAX_PATH + 2];
-    uint8_t *batch; /* content blocks that wait for one signature */
-    size_t batch_used, batch_sizes[DRIVE_BATCH_BLOCKS], batch_count;
-    uint8_t *nodes; /* metadata blocks that do */
-    size_t nodes_used, nodes_cap, node_ends[DRIVE_BATCH_BLOCKS], node_count;
-
     drive_history history;
-
-    /* what is laid out */
-    uint64_t surveyed; /* the version that `live` is of, NONE: not yet */
-    bits live;
-    int partly; /* entries were missing */
-    bits older; /* entries of other versions whose bytes are claimed; `places` has those of both */
-    drive_place *places;
-    size_t place_count, place_cap;
-    drive_place being_put; /* the file that is being put: its first blocks are out before its entry is. size 0: none */
-    const char *put_path;
-    drive_file files[DRIVE_FILES];
-    uint64_t file_clock;
-    int unsynced; /* something beneath the root was written */
-    char made[DATSYNC_MAX_PATH + 2]; /* the folder that was made last */
-    int has_aside; /* something was laid aside before this plan */
-
-    /* files that are served: which of them must be read before they are, and which are not as recorded */
-    bits doubts, away, lost; /* lost: blocks that were asked for, and were not as recorded */
-    uint64_t doubt, doubt_block, doubt_at, looked_at; /* the one that is being read, and how far; when `away` was looked at */
-    int doubt_bad;
-    datsync_file_info doubt_info;
-    name_table verdicts; /* on files that were read, by entry, size and time */
-    int importing;       /* the import reads what is doubtful */
-
-    /* downloading */
-    int downloading, planned, told, held_back; /* held_back: more may be wanted than is asked for by now */
-    int all; /* the whole history is wanted, not only what is laid out */
     datsync_layout layout;
-    uint64_t plan, cursor, refused;
-    child *old; /* the path's hash and number of each entry that is live no more */
-    size_t old_count, old_cap;
-    int has_old;
-    target *targets; /* in the order of their blocks */
-    size_t target_count, ended; /* ended: whole, or failed */
-    uint64_t now, progress, ahead; /* when a block came last; blocks wanted beyond DRIVE_AHEAD, since those are not to be had */
-    uint64_t wanted, aside_bytes, aside_since; /* blocks wanted; bytes laid aside since the last commit, and since when */
-    void *event_ctx;
-    void (*on_event)(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error);
+    name_table verdicts; /* on files that were read, by entry, size and time */
+    int unsynced;        /* something beneath the root was written */
+
+    struct {
+        uint8_t *buf; /* the metadata block that was read last */
+        size_t cap;
+        char path[DATSYNC_MAX_PATH + 2]; /* of its entry */
+        uint64_t needed;                 /* the one that was not here */
+    } entry;
+
+    struct {
+        uint8_t *bytes; /* a content block: `index`, if that is not NONE */
+        size_t cap;
+        uint64_t index;
+    } block;
+
+    struct {
+        level *levels; /* [i]: the folder of the first i names of level_path */
+        size_t level_count, level_cap;
+        char level_path[DATSYNC_MAX_PATH + 2];
+        uint8_t *batch; /* content blocks that wait for one signature */
+        size_t batch_used, batch_sizes[DRIVE_BATCH_BLOCKS], batch_count;
+        uint8_t *nodes; /* metadata blocks that do */
+        size_t nodes_used, nodes_cap, node_ends[DRIVE_BATCH_BLOCKS], node_count;
+    } writer;
+
+    struct {
+        drive_place place; /* the file that is being put: its first blocks are out before its entry is. size 0: none */
+        const char *path;
+    } putting;
+
+    struct {
+        uint64_t version; /* the one that `live` is of, NONE: not yet */
+        bits live;
+        int partial;  /* entries were missing */
+        bits older;   /* entries of other versions whose bytes are claimed; `places` has those of both */
+        drive_place *places;
+        size_t place_count, place_cap;
+        uint64_t refused; /* entries */
+    } survey;
+
+    struct {
+        drive_file open[DRIVE_FILES];
+        uint64_t clock;
+    } files;
+
+    struct {
+        bits files, lost; /* to be read before they are served; blocks that were asked for, and were not as recorded */
+        int import_reads; /* the import reads them anyway */
+    } doubts;
+
+    struct {
+        bits away;          /* files that are not as recorded */
+        uint64_t looked_at; /* when they were looked at */
+        uint64_t seq, block, at; /* the file that is being read, and how far */
+        int bad;
+        datsync_file_info info;
+    } serving;
+
+    struct {
+        int on, told;
+        int held_back; /* more may be wanted than is asked for by now */
+        int all;       /* the whole history is wanted, not only what is laid out */
+    } download;
+
+    struct {
+        target *v; /* in the order of their blocks */
+        size_t count, ended;    /* ended: whole, or failed */
+        uint64_t wanted;        /* blocks */
+        uint64_t now, progress; /* when one came last */
+    } targets;
+
+    struct {
+        uint64_t bytes, since; /* laid aside since the last commit, and since when */
+        int found;             /* something was laid aside before this plan */
+    } aside;
+
+    struct {
+        int made;
+        uint64_t version, cursor;
+        uint64_t ahead; /* blocks wanted beyond DRIVE_AHEAD, since those are not to be had */
+        child *old;     /* the path's hash and number of each entry that is live no more */
+        size_t old_count, old_cap;
+        int has_old;
+        char folder[DATSYNC_MAX_PATH + 2]; /* that was made last */
+    } plan;
+
+    struct {
+        drive_event_fn *fn;
+        void *ctx;
+    } event;
 };
 
 static void drive_tell(const datsync_drive *d, int type, const char *path, uint64_t index, uint64_t size, int error)
 {
-    if (d->on_event)
-        d->on_event(d->event_ctx, type, path, index, size, error);
+    if (d->event.fn)
+        d->event.fn(d->event.ctx, type, path, index, size, error);
 }
 
 /* ------------------------------------------------ names: `a/b/c`, slashes at both ends left away */
@@ -6260,16 +6683,16 @@ static int metadata_block(datsync_drive *d, uint64_t seq, datsync_bytes *out)
     int64_t size;
     int r;
     if (!datsync_feed_has(d->metadata, seq)) {
-        d->needed = seq;
+        d->entry.needed = seq;
         return DATSYNC_E_MORE;
     }
     size = datsync_feed_block_size(d->metadata, seq);
     if (size < 0)
         return (int)size;
-    if ((r = mem_grow(&d->env, &d->block, &d->block_cap, (size_t)size + 1, 1)) < 0)
+    if ((r = mem_grow(&d->env, &d->entry.buf, &d->entry.cap, (size_t)size + 1, 1)) < 0)
         return r;
-    size = datsync_feed_get(d->metadata, seq, d->block, d->block_cap);
-    out->data = d->block;
+    size = datsync_feed_get(d->metadata, seq, d->entry.buf, d->entry.cap);
+    out->data = d->entry.buf;
     out->len = size > 0 ? (size_t)size : 0;
     return size < 0 ? (int)size : 0;
 }
@@ -6375,11 +6798,11 @@ static void entry_fill(datsync_drive *d, const drive_node *n, datsync_entry *out
 {
     size_t len = MIN(n->name.len, (size_t)DATSYNC_MAX_PATH), i;
     memset(out, 0, sizeof *out);
-    d->path[0] = '/';
+    d->entry.path[0] = '/';
     for (i = 0; i < len; i++)
-        d->path[i + 1] = (char)(n->name.data[i] ? n->name.data[i] : '?');
-    d->path[len + 1] = 0;
-    out->path = d->path;
+        d->entry.path[i + 1] = (char)(n->name.data[i] ? n->name.data[i] : '?');
+    d->entry.path[len + 1] = 0;
+    out->path = d->entry.path;
     out->version = n->seq;
     out->deleted = n->value.data == NULL;
     out->error = name_check(d, n->name);
@@ -6399,7 +6822,7 @@ static int entry_load(datsync_drive *d, uint64_t seq, datsync_entry *out)
 static int drive_needed(const datsync_drive *d, int r, uint64_t *needed)
 {
     if (r == DATSYNC_E_MORE && needed)
-        *needed = d->needed;
+        *needed = d->entry.needed;
     return r;
 }
 
@@ -6490,7 +6913,7 @@ static int walk_tell(walk *w, datsync_entry *e)
 static int walk_tell_folder(walk *w, datsync_bytes part)
 {
     datsync_entry e;
-    char *path = w->d->path;
+    char *path = w->d->entry.path;
     size_t len = w->len;
     memset(&e, 0, sizeof e);
     path[0] = '/';
@@ -6637,14 +7060,14 @@ int datsync_drive_writable(const datsync_drive *d)
 
 uint64_t datsync_drive_version(const datsync_drive *d)
 {
-    uint64_t length = datsync_feed_length(d->metadata) + d->node_count;
+    uint64_t length = datsync_feed_length(d->metadata) + d->writer.node_count;
     return length ? length - 1 : 0;
 }
 
 /* Is this where the drive is written? Also when it is open for reading only. */
 static int drive_is_owner(const datsync_drive *d)
 {
-    return d->metadata->has_secret_key && d->content && d->content->has_secret_key;
+    return datsync_feed_secret_key(d->metadata) && d->content && datsync_feed_secret_key(d->content);
 }
 
 /* ================================================================ drive: history ================================ */
@@ -6798,18 +7221,18 @@ static int history_tell_folder(datsync_drive *d, datsync_bytes name, name_table 
     size_t len = name.len;
     if (r != 0)
         return r < 0 ? (int)r : 0;
-    memmove(d->path + 1, name.data, len);
-    d->path[0] = '/';
-    d->path[1 + len] = 0;
+    memmove(d->entry.path + 1, name.data, len);
+    d->entry.path[0] = '/';
+    d->entry.path[1 + len] = 0;
     memset(&e, 0, sizeof e);
-    e.error = name_check(d, path_name(d->path));
+    e.error = name_check(d, path_name(d->entry.path));
     if (own->seq && bits_get(&d->history.live, own->seq)) {
         datsync_entry itself = {NULL, 0, 0, {0, 0, 0, 0, 0, 0, 0, 0, 0}, 0};
         int k = entry_load(d, own->seq, &itself);
         if (k < 0 || is_folder(&itself))
             return k; /* it tells of itself */
     }
-    e.path = d->path;
+    e.path = d->entry.path;
     e.stat.mode = MODE_FOLDER | 0755u;
     return fn(ctx, &e);
 }
@@ -6933,9 +7356,9 @@ static void file_close(datsync_drive *d, uint64_t seq)
 {
     size_t i;
     for (i = 0; i < DRIVE_FILES; i++)
-        if (d->files[i].open && (seq == NONE || d->files[i].seq == seq)) {
-            d->tree.close(d->tree.ctx, d->files[i].handle);
-            d->files[i].open = 0;
+        if (d->files.open[i].open && (seq == NONE || d->files.open[i].seq == seq)) {
+            d->tree.close(d->tree.ctx, d->files.open[i].handle);
+            d->files.open[i].open = 0;
         }
 }
 
@@ -6943,17 +7366,17 @@ static void file_close(datsync_drive *d, uint64_t seq)
 static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path, intptr_t *handle)
 {
     char name[48];
-    drive_file *f = &d->files[0];
+    drive_file *f = &d->files.open[0];
     size_t i;
     int r;
     for (i = 0; i < DRIVE_FILES; i++) {
-        if (d->files[i].open && d->files[i].seq == seq && d->files[i].aside == aside) {
-            d->files[i].used = ++d->file_clock;
-            *handle = d->files[i].handle;
+        if (d->files.open[i].open && d->files.open[i].seq == seq && d->files.open[i].aside == aside) {
+            d->files.open[i].used = ++d->files.clock;
+            *handle = d->files.open[i].handle;
             return 0;
         }
-        if (!d->files[i].open || (f->open && d->files[i].used < f->used))
-            f = &d->files[i];
+        if (!d->files.open[i].open || (f->open && d->files.open[i].used < f->used))
+            f = &d->files.open[i];
     }
     if (f->open)
         d->tree.close(d->tree.ctx, f->handle);
@@ -6967,7 +7390,7 @@ static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path
     f->open = 1;
     f->seq = seq;
     f->aside = aside;
-    f->used = ++d->file_clock;
+    f->used = ++d->files.clock;
     *handle = f->handle;
     return 0;
 }
@@ -6980,10 +7403,10 @@ static uint64_t target_end(const target *t)
 /* The first target that ends behind this block. */
 static size_t target_at(const datsync_drive *d, uint64_t index)
 {
-    size_t lo = 0, hi = d->target_count;
+    size_t lo = 0, hi = d->targets.count;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (d->targets[mid].offset + d->targets[mid].blocks <= index)
+        if (d->targets.v[mid].offset + d->targets.v[mid].blocks <= index)
             lo = mid + 1;
         else
             hi = mid;
@@ -6994,44 +7417,44 @@ static size_t target_at(const datsync_drive *d, uint64_t index)
 static target *target_of_block(const datsync_drive *d, uint64_t index)
 {
     size_t i = target_at(d, index);
-    return i < d->target_count && d->targets[i].offset <= index ? &d->targets[i] : NULL;
+    return i < d->targets.count && d->targets.v[i].offset <= index ? &d->targets.v[i] : NULL;
 }
 
 static target *target_of_byte(const datsync_drive *d, uint64_t at)
 {
-    size_t lo = 0, hi = d->target_count;
+    size_t lo = 0, hi = d->targets.count;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (d->targets[mid].at + d->targets[mid].size <= at)
+        if (d->targets.v[mid].at + d->targets.v[mid].size <= at)
             lo = mid + 1;
         else
             hi = mid;
     }
-    return lo < d->target_count && d->targets[lo].at <= at && !d->targets[lo].copy ? &d->targets[lo] : NULL;
+    return lo < d->targets.count && d->targets.v[lo].at <= at && !d->targets.v[lo].copy ? &d->targets.v[lo] : NULL;
 }
 
 static void target_fail(datsync_drive *d, target *t, int error)
 {
     if (!t->error && t->missing)
-        d->ended++;
+        d->targets.ended++;
     if (!t->error)
         t->error = error;
-    if (!d->all) /* nobody is to be asked for more of it */
-        (void)bits_fill(&d->env, &d->content->wanted, t->offset, target_end(t), 0);
+    if (!d->download.all) /* nobody is to be asked for more of it */
+        (void)feed_want_range(d->content, t->offset, target_end(t), 0);
 }
 
 static void content_added(watcher *w, uint64_t start, uint64_t end)
 {
     datsync_drive *d = (datsync_drive *)w;
     size_t i;
-    d->progress = d->now;
-    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
-        target *t = &d->targets[i];
+    d->targets.progress = d->targets.now;
+    for (i = target_at(d, start); i < d->targets.count && d->targets.v[i].offset < end; i++) {
+        target *t = &d->targets.v[i];
         uint64_t n = MIN(end, target_end(t)) - MAX(start, t->offset);
         t->missing -= MIN(n, t->missing);
-        d->wanted -= MIN(n, d->wanted);
+        d->targets.wanted -= MIN(n, d->targets.wanted);
         if (n && !t->missing && !t->error)
-            d->ended++;
+            d->targets.ended++;
     }
 }
 
@@ -7039,13 +7462,13 @@ static void content_cleared(watcher *w, uint64_t start, uint64_t end)
 {
     datsync_drive *d = (datsync_drive *)w;
     size_t i;
-    d->data_index = NONE;
-    for (i = target_at(d, start); i < d->target_count && d->targets[i].offset < end; i++) {
-        target *t = &d->targets[i];
+    d->block.index = NONE;
+    for (i = target_at(d, start); i < d->targets.count && d->targets.v[i].offset < end; i++) {
+        target *t = &d->targets.v[i];
         uint64_t missing = t->blocks - datsync_feed_count(d->content, t->offset, target_end(t));
         if (missing && !t->missing && !t->error)
-            d->ended--;
-        d->wanted += missing > t->missing ? missing - t->missing : 0;
+            d->targets.ended--;
+        d->targets.wanted += missing > t->missing ? missing - t->missing : 0;
         t->missing = missing;
     }
 }
@@ -7103,22 +7526,22 @@ static int place_compare(const void *a, const void *b)
 
 static void drive_refuse(datsync_drive *d, uint64_t seq, const char *path, int error)
 {
-    d->refused++;
+    d->survey.refused++;
     drive_tell(d, DATSYNC_EV_REFUSED, path, seq, 0, error);
 }
 
 /* The last of the places that begin at or before this byte. */
 static const drive_place *place_find(const datsync_drive *d, uint64_t at)
 {
-    size_t lo = 0, hi = d->place_count;
+    size_t lo = 0, hi = d->survey.place_count;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (d->places[mid].at <= at)
+        if (d->survey.places[mid].at <= at)
             lo = mid + 1;
         else
             hi = mid;
     }
-    return lo && at - d->places[lo - 1].at < d->places[lo - 1].size ? &d->places[lo - 1] : NULL;
+    return lo && at - d->survey.places[lo - 1].at < d->survey.places[lo - 1].size ? &d->survey.places[lo - 1] : NULL;
 }
 
 /* ------------------------------------------------ which version is here */
@@ -7183,9 +7606,9 @@ uint64_t datsync_drive_laid_out(datsync_drive *d)
 static int survey_retract(datsync_drive *d, const bits *alive)
 {
     datsync_feed *c = d->content;
-    uint64_t i = 0, j, end = MAX(bits_length(&c->have), bits_length(&c->claimed));
+    uint64_t i = 0, j, end = DATSYNC_MAX_BLOCKS;
     int r = 0;
-    while (r == 0 && (i = MIN(bits_next(&c->have, i, end, 1), bits_next(&c->claimed, i, end, 1))) < end) {
+    while (r == 0 && (i = MIN(feed_next_held(c, i, end), feed_next_claimed(c, i, end))) < end) {
         i = bits_next(alive, i, end, 0);
         j = bits_next(alive, i, end, 1);
         if (i < end)
@@ -7198,10 +7621,10 @@ static int survey_retract(datsync_drive *d, const bits *alive)
 static int survey_place(datsync_drive *d, uint64_t seq, const datsync_stat *stat, bits *alive)
 {
     drive_place *p;
-    int r = mem_grow(&d->env, &d->places, &d->place_cap, d->place_count + 1, sizeof *d->places);
+    int r = mem_grow(&d->env, &d->survey.places, &d->survey.place_cap, d->survey.place_count + 1, sizeof *d->survey.places);
     if (r < 0)
         return r;
-    p = &d->places[d->place_count++];
+    p = &d->survey.places[d->survey.place_count++];
     p->at = stat->byte_offset;
     p->size = stat->size;
     p->seq = seq;
@@ -7216,7 +7639,7 @@ typedef struct survey_marks {
 static int survey_mark(void *ctx, const datsync_entry *e)
 {
     survey_marks *m = ctx;
-    return e->version ? bits_put(&m->d->env, e->error ? &m->bad : &m->d->live, e->version, 1) : 0;
+    return e->version ? bits_put(&m->d->env, e->error ? &m->bad : &m->d->survey.live, e->version, 1) : 0;
 }
 
 /* Tell of the live entries that must not be laid out. */
@@ -7244,13 +7667,13 @@ static int survey_live(datsync_drive *d, uint64_t version, int planning, bits *a
     memset(&marks, 0, sizeof marks);
     marks.d = d;
     r = datsync_drive_list(d, version, "/", 1, survey_mark, &marks, NULL);
-    d->partly = r == DATSYNC_E_MORE;
+    d->survey.partial = r == DATSYNC_E_MORE;
     if (r == DATSYNC_E_MORE && !planning)
         r = 0;
     if (r == 0 && planning)
         r = survey_refuse(d, &marks.bad);
     bits_free(&d->env, &marks.bad);
-    for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++)
+    for (seq = 0; r == 0 && (seq = bits_next(&d->survey.live, seq, version + 1, 1)) <= version; seq++)
         if ((r = entry_load(d, seq, &e)) == 0 && !is_folder(&e) && e.stat.size)
             r = survey_place(d, seq, &e.stat, alive);
     return r;
@@ -7260,21 +7683,21 @@ static int survey_live(datsync_drive *d, uint64_t version, int planning, bits *a
  * `metadata.latest` says. */
 static int survey_older(datsync_drive *d, bits *alive)
 {
-    const bits *claimed = &d->content->claimed;
+    const bits *claimed = feed_claims(d->content);
     uint64_t seq, newest = datsync_drive_version(d), end;
     datsync_entry e;
     int r = 0;
     if (!bits_without(claimed, alive))
         return 0;
     for (seq = 1; seq <= newest && r >= 0; seq++) {
-        if (bits_get(&d->live, seq) || !datsync_feed_has(d->metadata, seq))
+        if (bits_get(&d->survey.live, seq) || !datsync_feed_has(d->metadata, seq))
             continue;
         r = entry_load(d, seq, &e);
         if (r == DATSYNC_E_ENTRY)
             r = 0;
         else if (r == 0 && !e.deleted && !e.error && !is_folder(&e)) {
             end = e.stat.offset + e.stat.blocks;
-            if (bits_next(claimed, e.stat.offset, end, 1) < end && (r = bits_set(&d->env, &d->older, seq, 1)) >= 0)
+            if (bits_next(claimed, e.stat.offset, end, 1) < end && (r = bits_set(&d->env, &d->survey.older, seq, 1)) >= 0)
                 r = survey_place(d, seq, &e.stat, alive);
         }
     }
@@ -7288,18 +7711,18 @@ static int drive_survey(datsync_drive *d, uint64_t version, int planning)
     bits alive;
     int r;
     memset(&alive, 0, sizeof alive);
-    bits_free(&d->env, &d->live);
-    bits_free(&d->env, &d->older);
-    d->place_count = 0;
-    d->surveyed = NONE;
-    d->refused = 0;
+    bits_free(&d->env, &d->survey.live);
+    bits_free(&d->env, &d->survey.older);
+    d->survey.place_count = 0;
+    d->survey.version = NONE;
+    d->survey.refused = 0;
     r = survey_live(d, version, planning, &alive);
     if (r == 0 && !d->archive && d->content)
         r = planning ? survey_retract(d, &alive) : survey_older(d, &alive);
     if (r == 0) {
-        if (d->place_count)
-            qsort(d->places, d->place_count, sizeof *d->places, place_compare);
-        d->surveyed = version;
+        if (d->survey.place_count)
+            qsort(d->survey.places, d->survey.place_count, sizeof *d->survey.places, place_compare);
+        d->survey.version = version;
     }
     bits_free(&d->env, &alive);
     return r;
@@ -7313,6 +7736,95 @@ static int survey_here(datsync_drive *d)
     return r < 0 ? r : drive_survey(d, version, 0);
 }
 
+/* ------------------------------------------------ what was found */
+
+static int survey_is_done(const datsync_drive *d)
+{
+    return d->survey.version != NONE;
+}
+
+/* It is to be found anew. */
+static void survey_drop(datsync_drive *d)
+{
+    d->survey.version = NONE;
+}
+
+static uint64_t survey_version(const datsync_drive *d)
+{
+    return d->survey.version;
+}
+
+/* Were there entries that are not known yet? */
+static int survey_is_partial(const datsync_drive *d)
+{
+    return d->survey.partial;
+}
+
+static uint64_t survey_refused(const datsync_drive *d)
+{
+    return d->survey.refused;
+}
+
+static int survey_is_live(const datsync_drive *d, uint64_t seq)
+{
+    return bits_get(&d->survey.live, seq);
+}
+
+/* The first live entry in [seq, end), or end. */
+static uint64_t survey_next_live(const datsync_drive *d, uint64_t seq, uint64_t end)
+{
+    return bits_next(&d->survey.live, seq, end, 1);
+}
+
+/* The same of all whose bytes may be here: live, or of another version. */
+static uint64_t survey_next(const datsync_drive *d, uint64_t seq, uint64_t end)
+{
+    return MIN(bits_next(&d->survey.live, seq, end, 1), bits_next(&d->survey.older, seq, end, 1));
+}
+
+static int survey_has(const datsync_drive *d, uint64_t seq)
+{
+    return bits_get(&d->survey.live, seq) || bits_get(&d->survey.older, seq);
+}
+
+static uint64_t survey_end(const datsync_drive *d)
+{
+    return MAX(bits_length(&d->survey.live), bits_length(&d->survey.older));
+}
+
+/* An entry was written: it is live, and its bytes lie behind all others. */
+static int survey_add(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
+{
+    if (bits_set(&d->env, &d->survey.live, seq, 1) < 0)
+        return DATSYNC_E_NOMEM;
+    if (d->survey.version == NONE)
+        return 0;
+    d->survey.version = MAX(d->survey.version, seq);
+    if (!stat->size || (stat->mode & MODE_TYPE) == MODE_FOLDER)
+        return 0;
+    if (mem_grow(&d->env, &d->survey.places, &d->survey.place_cap, d->survey.place_count + 1, sizeof *d->survey.places) < 0)
+        return DATSYNC_E_NOMEM;
+    d->survey.places[d->survey.place_count].at = stat->byte_offset;
+    d->survey.places[d->survey.place_count].size = stat->size;
+    d->survey.places[d->survey.place_count++].seq = seq;
+    return 0;
+}
+
+/* An entry is live no more. */
+static void survey_remove(datsync_drive *d, uint64_t seq, uint64_t at)
+{
+    drive_place *p, key;
+    (void)bits_set(&d->env, &d->survey.live, seq, 0);
+    key.at = at;
+    key.seq = seq;
+    p = d->survey.place_count ? bsearch(&key, d->survey.places, d->survey.place_count, sizeof key, place_compare) : NULL;
+    if (p) {
+        size_t i = (size_t)(p - d->survey.places);
+        memmove(p, p + 1, (d->survey.place_count - i - 1) * sizeof *p);
+        d->survey.place_count--;
+    }
+}
+
 /* ================================================================ drive: stores ================================= */
 
 /* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
@@ -7320,12 +7832,12 @@ static int survey_here(datsync_drive *d)
 static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
 {
     size_t done = 0;
-    int r = d->surveyed == NONE ? survey_here(d) : 0;
+    int r = !survey_is_done(d) ? survey_here(d) : 0;
     if (r < 0)
         return r;
     while (done < len) {
         const target *t = target_of_byte(d, at + done);
-        const drive_place *p = t ? NULL : d->being_put.size && at + done >= d->being_put.at ? &d->being_put : place_find(d, at + done);
+        const drive_place *p = t ? NULL : d->putting.place.size && at + done >= d->putting.place.at ? &d->putting.place : place_find(d, at + done);
         uint64_t begin = t ? t->at : p ? p->at : 0, size = t ? t->size : p ? p->size : 0, inside = at + done - begin;
         size_t n = (size_t)MIN((uint64_t)(len - done), size > inside ? size - inside : 0);
         char path[DATSYNC_MAX_PATH + 2];
@@ -7337,8 +7849,8 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
         path[0] = 0;
         if (inside >= size)
             break;
-        if (p == &d->being_put)
-            strcpy(path, d->put_path + 1);
+        if (p == &d->putting.place)
+            strcpy(path, d->putting.path + 1);
         else if (p && (r = entry_load(d, p->seq, &e)) == 0)
             memcpy(path, e.path + 1, strlen(e.path));
         if (r < 0 || (r = file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle)) < 0)
@@ -7361,7 +7873,7 @@ static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes bl
     target *t = target_of_block(d, index);
     intptr_t handle;
     int r;
-    if (!d->downloading)
+    if (!d->download.on)
         return 1; /* an owner's bytes lie in his files already */
     if (!t || t->error)
         return 0;
@@ -7371,7 +7883,7 @@ static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes bl
     if (r < 0)
         target_fail(d, t, r);
     d->unsynced = 1;
-    d->aside_bytes += block.len;
+    d->aside.bytes += block.len;
     return r == 0;
 }
 
@@ -7404,13 +7916,13 @@ static int content_write(void *ctx, int part, uint64_t offset, const void *buf, 
 static int content_lost(void *ctx, uint64_t index)
 {
     datsync_drive *d = ctx;
-    return bits_put(&d->env, &d->lost, index, 1);
+    return bits_put(&d->env, &d->doubts.lost, index, 1);
 }
 
 static int drive_held_back(void *ctx)
 {
     const datsync_drive *d = ctx;
-    return d->held_back;
+    return d->download.held_back;
 }
 
 static int64_t content_size(void *ctx, int part)
@@ -7542,7 +8054,7 @@ static int drive_free(datsync_drive *d)
     file_close(d, NONE);
     r = datsync_feed_close(d->metadata);
     if (d->content)
-        d->content->watchers = NULL; /* peers are gone; what is left is the drive's own */
+        feed_unwatch(d->content, &d->watch);
     k = datsync_feed_close(d->content);
     if (d->metadata_store.close)
         d->metadata_store.close(d->metadata_store.ctx);
@@ -7552,26 +8064,45 @@ static int drive_free(datsync_drive *d)
         d->tree.close_tree(d->tree.ctx);
     if (d->secrets.close)
         d->secrets.close(d->secrets.ctx);
-    for (i = 0; i < d->level_cap; i++)
-        mem_free(&env, d->levels[i].v);
-    mem_free(&env, d->levels);
-    mem_free(&env, d->block);
-    mem_free(&env, d->data);
-    mem_free(&env, d->batch);
-    mem_free(&env, d->nodes);
-    mem_free(&env, d->places);
-    mem_free(&env, d->old);
-    mem_free(&env, d->targets);
+    for (i = 0; i < d->writer.level_cap; i++)
+        mem_free(&env, d->writer.levels[i].v);
+    mem_free(&env, d->writer.levels);
+    mem_free(&env, d->entry.buf);
+    mem_free(&env, d->block.bytes);
+    mem_free(&env, d->writer.batch);
+    mem_free(&env, d->writer.nodes);
+    mem_free(&env, d->survey.places);
+    mem_free(&env, d->plan.old);
+    mem_free(&env, d->targets.v);
     mem_free(&env, d->verdicts.v);
-    bits_free(&env, &d->live);
-    bits_free(&env, &d->older);
-    bits_free(&env, &d->doubts);
-    bits_free(&env, &d->away);
-    bits_free(&env, &d->lost);
+    bits_free(&env, &d->survey.live);
+    bits_free(&env, &d->survey.older);
+    bits_free(&env, &d->doubts.files);
+    bits_free(&env, &d->serving.away);
+    bits_free(&env, &d->doubts.lost);
     history_clear(d);
     bits_free(&env, &d->history.agrees);
     mem_free(&env, d);
     return r < 0 ? r : k;
+}
+
+/* What the feeds ask of the drive. */
+static void drive_keeps(datsync_drive *d)
+{
+    feed_keeper k;
+    memset(&k, 0, sizeof k);
+    k.ctx = d;
+    k.held_back = drive_held_back;
+    k.companion = d->content;
+    feed_set_keeper(d->metadata, &k);
+    if (!d->content)
+        return;
+    k.companion = NULL;
+    if (!d->archive) {
+        k.keep = content_keep;
+        k.lost = content_lost;
+    }
+    feed_set_keeper(d->content, &k);
 }
 
 /* The header is known, or is this owner's to write: open the content. */
@@ -7586,7 +8117,7 @@ static int drive_open_content(datsync_drive *d)
     if (own)
         derive_content_key(key, secret, own);
     if (datsync_feed_has(d->metadata, 0)) {
-        if ((r = metadata_block(d, 0, &block)) < 0 || (r = header_decode(block, d->metadata->key, key)) < 0)
+        if ((r = metadata_block(d, 0, &block)) < 0 || (r = header_decode(block, datsync_feed_key(d->metadata), key)) < 0)
             return r;
         if (own && memcmp(key, secret + 32, 32) != 0)
             own = NULL; /* another key than the derived one: it can be read, and not be written */
@@ -7611,19 +8142,13 @@ static int drive_open_content(datsync_drive *d)
     sodium_memzero(secret, sizeof secret);
     if (r < 0)
         return r == DATSYNC_E_NOT_FOUND && (d->flags & DATSYNC_READ_ONLY) ? 0 : r;
-    d->metadata->keeper.companion = d->content;
-    d->content->keeper.ctx = d;
-    d->content->keeper.held_back = drive_held_back;
-    if (!d->archive) {
-        r = claims_part(d->content);
-        d->content->keeper.keep = content_keep;
-        d->content->keeper.lost = content_lost;
-    }
+    if (!d->archive)
+        r = claims_set_apart(d->content);
+    drive_keeps(d);
     d->watch.added = content_added;
     d->watch.cleared = content_cleared;
     d->watch.committed = content_committed;
-    d->watch.next = d->content->watchers;
-    d->content->watchers = &d->watch;
+    feed_watch(d->content, &d->watch);
     if (r >= 0 && d->archive && !(d->flags & DATSYNC_READ_ONLY)) /* that it is an archive is to be seen */
         r = content_write(d, DATSYNC_PART_DATA, 0, "", 0);
     return r < 0 ? r : 0;
@@ -7637,7 +8162,7 @@ static int drive_write_header(datsync_drive *d)
     b.data = (const uint8_t *)DRIVE_TYPE;
     b.len = sizeof DRIVE_TYPE - 1;
     p = bytes_encode(buf, 1 << 3 | 2, b);
-    b.data = d->content->key;
+    b.data = datsync_feed_key(d->content);
     b.len = 32;
     p = bytes_encode(p, 2 << 3 | 2, b);
     b.data = buf;
@@ -7692,8 +8217,7 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
     r = datsync_feed_open(&d->metadata, &o);
     sodium_memzero(secret, sizeof secret);
     if (r == 0) {
-        d->metadata->keeper.ctx = d;
-        d->metadata->keeper.held_back = drive_held_back;
+        drive_keeps(d);
         r = drive_open_content(d);
     }
     if (r == 0 && datsync_feed_writable(d->metadata) && datsync_feed_length(d->metadata) == 0)
@@ -7729,7 +8253,7 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
     d->has_tree = o->tree.open != NULL;
     d->secrets = o->secrets;
     d->flags = o->flags;
-    d->surveyed = d->data_index = d->aside_since = d->history.version = NONE;
+    d->survey.version = d->block.index = d->aside.since = d->history.version = NONE;
     env.random(env.ctx, d->hash_key, sizeof d->hash_key);
     r = drive_open(d, o);
     if (r < 0) {
@@ -7747,13 +8271,13 @@ static int64_t content_block(datsync_drive *d, uint64_t index)
 {
     int64_t size = datsync_feed_block_size(d->content, index);
     int r;
-    if (size < 0 || d->data_index == index)
+    if (size < 0 || d->block.index == index)
         return size;
-    d->data_index = NONE;
-    if ((r = mem_grow(&d->env, &d->data, &d->data_cap, (size_t)size + 1, 1)) < 0 ||
-        (r = block_read_checked(d->content, index, d->data, (size_t)size)) < 0)
+    d->block.index = NONE;
+    if ((r = mem_grow(&d->env, &d->block.bytes, &d->block.cap, (size_t)size + 1, 1)) < 0 ||
+        (r = block_read_checked(d->content, index, d->block.bytes, (size_t)size)) < 0)
         return r == DATSYNC_E_CORRUPT ? DATSYNC_E_HASH : r;
-    d->data_index = index;
+    d->block.index = index;
     return size;
 }
 
@@ -7766,14 +8290,14 @@ static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, ui
     int r;
     if ((r = tree_get(d->content, 2 * index, &want)) < 0 || want.size > DATSYNC_MAX_FRAME)
         return is_fatal(r) ? r : 0;
-    d->data_index = NONE;
-    if ((r = mem_grow(&d->env, &d->data, &d->data_cap, (size_t)want.size + 1, 1)) < 0)
+    d->block.index = NONE;
+    if ((r = mem_grow(&d->env, &d->block.bytes, &d->block.cap, (size_t)want.size + 1, 1)) < 0)
         return r;
-    n = d->tree.read(d->tree.ctx, handle, *at, d->data, (size_t)want.size);
+    n = d->tree.read(d->tree.ctx, handle, *at, d->block.bytes, (size_t)want.size);
     *at += want.size;
     if (n < (int64_t)want.size)
         return n < 0 ? (int)n : 0;
-    block.data = d->data;
+    block.data = d->block.bytes;
     block.len = (size_t)want.size;
     datsync_leaf_hashes(&got, &block, 1);
     return memcmp(got.hash, want.hash, 32) == 0;
@@ -7865,8 +8389,8 @@ static int entry_claim(datsync_drive *d, const datsync_stat *stat)
     for (i = stat->offset; i < end && r >= 0; i++)
         if ((r = block_claim(d->content, i, 1)) > 0)
             tell_added(d->content, i, i + 1);
-    if (r >= 0 && d->content->keeper.keep)
-        r = feed_settle_claims(d->content, stat->offset, end);
+    if (r >= 0 && feed_is_kept(d->content))
+        r = claims_add(d->content, stat->offset, end);
     return r < 0 ? r : 0;
 }
 
@@ -7931,7 +8455,7 @@ static int entry_stored(datsync_drive *d, const datsync_entry *e, int deep)
     if (!entry_claimed(d, &e->stat, 1))
         return DATSYNC_E_PARTIAL;
     for (; deep && n >= 0 && i < end; i++, sum += (uint64_t)n) {
-        d->data_index = NONE; /* it is read anew */
+        d->block.index = NONE; /* it is read anew */
         n = content_block(d, i);
     }
     return n < 0 ? (int)n : deep && sum != e->stat.size ? DATSYNC_E_RANGE : 0;
@@ -7973,7 +8497,7 @@ static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
     uint64_t seq, good = 0;
     datsync_entry e;
     int r = 0;
-    for (seq = 0; r >= 0 && (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++) {
+    for (seq = 0; r >= 0 && (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
         strcpy(path, e.path);
@@ -8026,7 +8550,7 @@ static int64_t state_of(datsync_drive *d, uint64_t version, datsync_drive_state 
     datsync_entry e;
     int r = drive_survey(d, version, 0);
     s->files = s->bytes = s->blocks = s->whole = s->held = 0;
-    for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, version + 1, 1)) <= version; seq++) {
+    for (seq = 0; r == 0 && (seq = survey_next_live(d, seq, version + 1)) <= version; seq++) {
         int fault;
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
@@ -8092,7 +8616,7 @@ int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t of
     if ((r = datsync_feed_seek(d->content, at, &index, &inside)) < 0)
         return r;
     for (; done < len; index++, inside = 0) {
-        int64_t size = datsync_feed_has(d->content, index) || d->content->keeper.keep ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
+        int64_t size = datsync_feed_has(d->content, index) || feed_is_kept(d->content) ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
         size_t n;
         if (size == DATSYNC_E_HASH && !datsync_feed_has(d->content, index))
             size = DATSYNC_E_NOT_FOUND; /* it was not said to be here */
@@ -8101,7 +8625,7 @@ int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t of
         if (index < e->stat.offset || index - e->stat.offset >= e->stat.blocks || (uint64_t)size < inside)
             return DATSYNC_E_RANGE;
         n = (size_t)MIN((uint64_t)(len - done), (uint64_t)size - inside);
-        memcpy((uint8_t *)buf + done, d->data + inside, n);
+        memcpy((uint8_t *)buf + done, d->block.bytes + inside, n);
         done += n;
     }
     return (int64_t)done;
@@ -8114,51 +8638,56 @@ static int batch_flush(datsync_drive *d)
     datsync_bytes blocks[DRIVE_BATCH_BLOCKS];
     size_t i, at;
     int64_t r = 0;
-    for (i = 0, at = 0; i < d->batch_count; at += d->batch_sizes[i++]) {
-        blocks[i].data = d->batch + at;
-        blocks[i].len = d->batch_sizes[i];
+    for (i = 0, at = 0; i < d->writer.batch_count; at += d->writer.batch_sizes[i++]) {
+        blocks[i].data = d->writer.batch + at;
+        blocks[i].len = d->writer.batch_sizes[i];
     }
-    if (d->batch_count)
-        r = datsync_feed_append(d->content, blocks, d->batch_count);
+    if (d->writer.batch_count)
+        r = datsync_feed_append(d->content, blocks, d->writer.batch_count);
     if (r >= 0) {
-        d->batch_count = d->batch_used = 0;
-        for (i = 0, at = 0; i < d->node_count; at = d->node_ends[i++]) {
-            blocks[i].data = d->nodes + at;
-            blocks[i].len = d->node_ends[i] - at;
+        d->writer.batch_count = d->writer.batch_used = 0;
+        for (i = 0, at = 0; i < d->writer.node_count; at = d->writer.node_ends[i++]) {
+            blocks[i].data = d->writer.nodes + at;
+            blocks[i].len = d->writer.node_ends[i] - at;
         }
-        if (d->node_count)
-            r = datsync_feed_append(d->metadata, blocks, d->node_count);
+        if (d->writer.node_count)
+            r = datsync_feed_append(d->metadata, blocks, d->writer.node_count);
     }
     if (r < 0) { /* as if the batch had not been */
-        d->batch_count = d->batch_used = 0;
-        d->level_count = 0;
-        d->surveyed = NONE; /* which entries are live, and where, is found anew */
+        d->writer.batch_count = d->writer.batch_used = 0;
+        d->writer.level_count = 0;
+        survey_drop(d); /* which entries are live, and where, is found anew */
     }
-    d->node_count = d->nodes_used = 0;
+    d->writer.node_count = d->writer.nodes_used = 0;
     return r < 0 ? (int)r : 0;
 }
 
 static uint64_t batch_end(const datsync_drive *d)
 {
-    return d->content->length + d->batch_count;
+    return datsync_feed_length(d->content) + d->writer.batch_count;
+}
+
+static uint64_t batch_byte_end(const datsync_drive *d)
+{
+    return datsync_feed_byte_length(d->content) + d->writer.batch_used;
 }
 
 /* Room for the next block of a file. */
 static int batch_room(datsync_drive *d)
 {
-    if (!d->batch && !(d->batch = mem_resize(&d->env, NULL, DRIVE_BATCH_BYTES)))
+    if (!d->writer.batch && !(d->writer.batch = mem_resize(&d->env, NULL, DRIVE_BATCH_BYTES)))
         return DATSYNC_E_NOMEM;
-    return d->batch_count == DRIVE_BATCH_BLOCKS || d->batch_used + DATSYNC_FILE_BLOCK > DRIVE_BATCH_BYTES ? batch_flush(d) : 0;
+    return d->writer.batch_count == DRIVE_BATCH_BLOCKS || d->writer.batch_used + DATSYNC_FILE_BLOCK > DRIVE_BATCH_BYTES ? batch_flush(d) : 0;
 }
 
 static level *level_at(datsync_drive *d, size_t i)
 {
-    size_t had = d->level_cap;
-    if (mem_grow(&d->env, &d->levels, &d->level_cap, i + 1, sizeof *d->levels) < 0)
+    size_t had = d->writer.level_cap;
+    if (mem_grow(&d->env, &d->writer.levels, &d->writer.level_cap, i + 1, sizeof *d->writer.levels) < 0)
         return NULL;
-    if (d->level_cap > had)
-        memset(d->levels + had, 0, (d->level_cap - had) * sizeof *d->levels);
-    return &d->levels[i];
+    if (d->writer.level_cap > had)
+        memset(d->writer.levels + had, 0, (d->writer.level_cap - had) * sizeof *d->writer.levels);
+    return &d->writer.levels[i];
 }
 
 static int level_add(datsync_drive *d, level *l, uint64_t seq, uint64_t name)
@@ -8213,28 +8742,28 @@ static int level_load(datsync_drive *d, level *l, uint64_t seq, size_t depth)
 /* Have the folders on the way to a name at hand; those that it shares with the name before are. */
 static int levels_seek(datsync_drive *d, datsync_bytes name)
 {
-    size_t depth = name_depth(name), common = name_common(path_name(d->level_path), name), i;
+    size_t depth = name_depth(name), common = name_common(path_name(d->writer.level_path), name), i;
     int r = 0;
-    if (d->level_count > common + 1)
-        d->level_count = common + 1;
-    for (i = d->level_count; i <= depth && r == 0; i++) {
+    if (d->writer.level_count > common + 1)
+        d->writer.level_count = common + 1;
+    for (i = d->writer.level_count; i <= depth && r == 0; i++) {
         level *l = level_at(d, i);
         uint64_t seq;
         if (!l)
             return DATSYNC_E_NOMEM;
         l->count = 0;
-        seq = i ? level_find(&d->levels[i - 1], name_hash(d, name_part(name, i - 1))) : datsync_drive_version(d);
-        if (seq && d->node_count)
+        seq = i ? level_find(&d->writer.levels[i - 1], name_hash(d, name_part(name, i - 1))) : datsync_drive_version(d);
+        if (seq && d->writer.node_count)
             r = batch_flush(d); /* what is looked up must be in the feed */
         if (seq && r == 0)
             r = level_load(d, l, seq, i);
         if (r == 0)
-            d->level_count = i + 1;
+            d->writer.level_count = i + 1;
     }
-    memcpy(d->level_path, name.data, name.len);
-    d->level_path[name.len] = 0;
+    memcpy(d->writer.level_path, name.data, name.len);
+    d->writer.level_path[name.len] = 0;
     if (r < 0)
-        d->level_count = 0;
+        d->writer.level_count = 0;
     return r;
 }
 
@@ -8264,7 +8793,7 @@ static size_t paths_encode(datsync_drive *d, datsync_bytes name, int deleted, si
     out[0] = !deleted;
     for (i = 0; i < levels; i++) {
         uint64_t own = name_hash(d, name_part(name, i));
-        at += list_encode(out + at, &d->levels[i], own, deleted && i + 1 < levels ? seq : 0);
+        at += list_encode(out + at, &d->writer.levels[i], own, deleted && i + 1 < levels ? seq : 0);
     }
     return at;
 }
@@ -8291,7 +8820,7 @@ static size_t levels_listed(datsync_drive *d, datsync_bytes name, int deleted)
     if (!deleted)
         return i;
     while (i-- > 0)
-        if (d->levels[i].count > (level_find(&d->levels[i], name_hash(d, name_part(name, i))) != 0))
+        if (d->writer.levels[i].count > (level_find(&d->writer.levels[i], name_hash(d, name_part(name, i))) != 0))
             return i + 1;
     return 1;
 }
@@ -8307,14 +8836,14 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
     int r;
     if ((r = levels_seek(d, name)) < 0)
         return r;
-    if ((d->node_count == DRIVE_BATCH_BLOCKS || d->nodes_used > DRIVE_BATCH_BYTES) && (r = batch_flush(d)) < 0)
+    if ((d->writer.node_count == DRIVE_BATCH_BLOCKS || d->writer.nodes_used > DRIVE_BATCH_BYTES) && (r = batch_flush(d)) < 0)
         return r;
     seq = datsync_drive_version(d) + 1;
     levels = levels_listed(d, name, stat == NULL);
     for (i = 0; i < levels; i++)
-        need += 11 * (d->levels[i].count + 2);
+        need += 11 * (d->writer.levels[i].count + 2);
     paths = mem_resize(&d->env, NULL, need);
-    if (!paths || mem_grow(&d->env, &d->nodes, &d->nodes_cap, d->nodes_used + 2 * need + sizeof value, 1) < 0) {
+    if (!paths || mem_grow(&d->env, &d->writer.nodes, &d->writer.nodes_cap, d->writer.nodes_used + 2 * need + sizeof value, 1) < 0) {
         mem_free(&d->env, paths);
         return DATSYNC_E_NOMEM;
     }
@@ -8323,7 +8852,7 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
     memcpy(full + 1, name.data, name.len);
     b.data = (const uint8_t *)full;
     b.len = name.len + 1;
-    p = bytes_encode(d->nodes + d->nodes_used, 1 << 3 | 2, b);
+    p = bytes_encode(d->writer.nodes + d->writer.nodes_used, 1 << 3 | 2, b);
     if (stat) {
         b.data = value;
         b.len = stat_encode(value, stat);
@@ -8333,56 +8862,30 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
     b.len = n;
     p = bytes_encode(p, 3 << 3 | 2, b);
     mem_free(&d->env, paths);
-    if ((size_t)(p - d->nodes) - d->nodes_used > DATSYNC_MAX_BLOCK)
+    if ((size_t)(p - d->writer.nodes) - d->writer.nodes_used > DATSYNC_MAX_BLOCK)
         return DATSYNC_E_TOO_BIG;
-    d->nodes_used = (size_t)(p - d->nodes);
-    d->node_ends[d->node_count++] = d->nodes_used;
+    d->writer.nodes_used = (size_t)(p - d->writer.nodes);
+    d->writer.node_ends[d->writer.node_count++] = d->writer.nodes_used;
     for (i = 0; i < levels; i++) {
         uint64_t child_name = name_hash(d, name_part(name, i));
-        level_remove(&d->levels[i], child_name);
-        if ((stat || i + 1 < levels) && (r = level_add(d, &d->levels[i], seq, child_name)) < 0)
-            d->level_count = 0;
+        level_remove(&d->writer.levels[i], child_name);
+        if ((stat || i + 1 < levels) && (r = level_add(d, &d->writer.levels[i], seq, child_name)) < 0)
+            d->writer.level_count = 0;
     }
-    if (!stat && d->level_count > levels)
-        d->level_count = levels;
+    if (!stat && d->writer.level_count > levels)
+        d->writer.level_count = levels;
     return (int64_t)seq;
 }
 
 /* The bytes of what was at a path before are the owner's no more. */
 static int entry_forget(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
 {
-    drive_place *p, key;
     if (!seq)
         return 0;
-    (void)bits_set(&d->env, &d->live, seq, 0);
-    (void)bits_set(&d->env, &d->doubts, seq, 0);
-    d->doubt = d->doubt == seq ? 0 : d->doubt;
-    key.at = stat->byte_offset;
-    key.seq = seq;
-    p = d->place_count ? bsearch(&key, d->places, d->place_count, sizeof key, place_compare) : NULL;
-    if (p) {
-        size_t i = (size_t)(p - d->places);
-        memmove(p, p + 1, (d->place_count - i - 1) * sizeof *p);
-        d->place_count--;
-    }
+    survey_remove(d, seq, stat->byte_offset);
+    (void)bits_set(&d->env, &d->doubts.files, seq, 0);
     file_close(d, seq);
     return d->archive ? 0 : feed_retract(d->content, stat->offset, stat->offset + stat->blocks);
-}
-
-static int entry_remember(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
-{
-    if (bits_set(&d->env, &d->live, seq, 1) < 0)
-        return DATSYNC_E_NOMEM;
-    if (d->surveyed != NONE)
-        d->surveyed = MAX(d->surveyed, seq);
-    if (!stat->size || (stat->mode & MODE_TYPE) == MODE_FOLDER || d->surveyed == NONE)
-        return 0;
-    if (mem_grow(&d->env, &d->places, &d->place_cap, d->place_count + 1, sizeof *d->places) < 0)
-        return DATSYNC_E_NOMEM;
-    d->places[d->place_count].at = stat->byte_offset; /* behind all others */
-    d->places[d->place_count].size = stat->size;
-    d->places[d->place_count++].seq = seq;
-    return 0;
 }
 
 /* The next bytes of a file, as blocks of the batch. `more` is asked between blocks; non-zero ends it. */
@@ -8391,17 +8894,17 @@ static int content_put_blocks(datsync_drive *d, datsync_read_fn *read, void *ctx
     int64_t n = 1;
     int r;
     stat->offset = batch_end(d);
-    stat->byte_offset = d->content->byte_length + d->batch_used;
+    stat->byte_offset = batch_byte_end(d);
     stat->size = stat->blocks = 0;
     while (read && n > 0) {
         size_t got = 0;
         if ((r = batch_room(d)) < 0)
             return r;
-        while (got < DATSYNC_FILE_BLOCK && (n = read(ctx, d->batch + d->batch_used + got, DATSYNC_FILE_BLOCK - got)) > 0)
+        while (got < DATSYNC_FILE_BLOCK && (n = read(ctx, d->writer.batch + d->writer.batch_used + got, DATSYNC_FILE_BLOCK - got)) > 0)
             got += (size_t)n;
         if (got) {
-            d->batch_sizes[d->batch_count++] = got;
-            d->batch_used += got;
+            d->writer.batch_sizes[d->writer.batch_count++] = got;
+            d->writer.batch_used += got;
             stat->size += got;
             stat->blocks++;
         }
@@ -8410,19 +8913,19 @@ static int content_put_blocks(datsync_drive *d, datsync_read_fn *read, void *ctx
         return 0;
     r = batch_flush(d); /* these blocks are nobody's */
     if (r == 0)
-        r = feed_retract(d->content, stat->offset, d->content->length);
+        r = feed_retract(d->content, stat->offset, datsync_feed_length(d->content));
     return r < 0 ? r : (int)n;
 }
 
 static int content_put(datsync_drive *d, const char *path, datsync_read_fn *read, void *ctx, datsync_stat *stat)
 {
     int r;
-    d->put_path = path;
-    d->being_put.at = d->content->byte_length + d->batch_used;
-    d->being_put.size = read ? (uint64_t)INT64_MAX : 0;
-    d->being_put.seq = NONE - 1;
+    d->putting.path = path;
+    d->putting.place.at = batch_byte_end(d);
+    d->putting.place.size = read ? (uint64_t)INT64_MAX : 0;
+    d->putting.place.seq = NONE - 1;
     r = content_put_blocks(d, read, ctx, stat);
-    d->being_put.size = 0;
+    d->putting.place.size = 0;
     file_close(d, NONE - 1);
     return r;
 }
@@ -8447,7 +8950,7 @@ static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat 
     seq = entry_append(d, path_name(path), &stat);
     if (seq < 0)
         return seq;
-    if ((r = entry_forget(d, old_seq, old)) < 0 || (r = entry_remember(d, (uint64_t)seq, &stat)) < 0)
+    if ((r = entry_forget(d, old_seq, old)) < 0 || (r = survey_add(d, (uint64_t)seq, &stat)) < 0)
         return r;
     return seq;
 }
@@ -8692,7 +9195,7 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
     }
     if (old && old->is_entry && (r = entry_forget(d, old->seq, &old->stat)) < 0)
         return r;
-    if ((r = entry_remember(d, (uint64_t)seq, &stat)) < 0)
+    if ((r = survey_add(d, (uint64_t)seq, &stat)) < 0)
         return r;
     return import_tell(im, im->change, im->path, stat.size, stat.size, 0);
 }
@@ -8703,10 +9206,10 @@ static int import_reclaim(importing *im, const datsync_stat *stat)
     datsync_feed *c = im->d->content;
     uint64_t i, end = stat->offset + stat->blocks;
     int r = 0;
-    if (im->o->dry_run || end > c->length)
+    if (im->o->dry_run || end > datsync_feed_length(c))
         return 0;
-    for (i = bits_next(&c->have, stat->offset, end, 0); i < end && r >= 0; i = bits_next(&c->have, i, end, 0))
-        if (bits_get(&c->tree, 2 * i) && (r = block_claim(c, i, 1)) > 0)
+    for (i = feed_next_lacked(c, stat->offset, end); i < end && r >= 0; i = feed_next_lacked(c, i, end))
+        if (datsync_feed_has_node(c, 2 * i) && (r = block_claim(c, i, 1)) > 0)
             tell_added(c, i, i + 1);
         else if (r >= 0)
             break;
@@ -8750,7 +9253,7 @@ static int import_file(importing *im, const datsync_file_info *info, const liste
     if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & 0777u) == (info->mode & 0777u) &&
         old->stat.size == info->size) {
         uint64_t end = old->stat.offset + old->stat.blocks;
-        int whole = bits_next(&im->d->content->have, old->stat.offset, end, 0) >= end, same = looks_same(info, &old->stat) && whole, r;
+        int whole = feed_holds_all(im->d->content, old->stat.offset, end), same = looks_same(info, &old->stat) && whole, r;
         if (!same && !import_ready(im, info, 1))
             return 0;
         r = same ? 1 : import_compare(im, info, old);
@@ -8878,11 +9381,11 @@ static int import_empty(importing *im, const datsync_file_info *info, const list
     if (!im->o->dry_run) {
         stat_of_info(&stat, info);
         stat.offset = batch_end(im->d);
-        stat.byte_offset = im->d->content->byte_length + im->d->batch_used;
+        stat.byte_offset = batch_byte_end(im->d);
         seq = entry_append(im->d, path_name(im->path), &stat);
         if (seq < 0)
             return (int)seq;
-        if (entry_remember(im->d, (uint64_t)seq, &stat) < 0)
+        if (survey_add(im->d, (uint64_t)seq, &stat) < 0)
             return DATSYNC_E_NOMEM;
     }
     return import_tell(im, DATSYNC_ADDED, im->path, 0, 0, 0);
@@ -8945,7 +9448,7 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
         return DATSYNC_E_UNSUPPORTED;
     if (!datsync_drive_writable(d) && !(drive_is_owner(d) && o && o->dry_run))
         return DATSYNC_E_READ_ONLY;
-    if (d->surveyed == NONE && (r = drive_survey(d, datsync_drive_version(d), 0)) < 0)
+    if (!survey_is_done(d) && (r = drive_survey(d, datsync_drive_version(d), 0)) < 0)
         return r;
     im = mem_zeroed(&d->env, sizeof *im);
     if (!im)
@@ -8953,9 +9456,9 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
     im->d = d;
     im->o = o ? o : &plain;
     im->version = datsync_drive_version(d);
-    d->importing = 1;
+    d->doubts.import_reads = 1;
     r = import_folder(im, NULL, NULL);
-    d->importing = 0;
+    d->doubts.import_reads = 0;
     changes = im->changes;
     if (r == 0 && im->stopped)
         r = DATSYNC_E_AGAIN;
@@ -8973,7 +9476,7 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
 
 static int serve_away(datsync_drive *d, uint64_t seq, const char *path, int error)
 {
-    int r = bits_set(&d->env, &d->away, seq, 1);
+    int r = bits_set(&d->env, &d->serving.away, seq, 1);
     if (r > 0)
         drive_tell(d, DATSYNC_EV_AWAY, path, seq, 0, error);
     return r < 0 ? r : 0;
@@ -8981,8 +9484,8 @@ static int serve_away(datsync_drive *d, uint64_t seq, const char *path, int erro
 
 static void serve_back(datsync_drive *d, uint64_t seq, const char *path)
 {
-    if (bits_get(&d->away, seq)) {
-        (void)bits_set(&d->env, &d->away, seq, 0);
+    if (bits_get(&d->serving.away, seq)) {
+        (void)bits_set(&d->env, &d->serving.away, seq, 0);
         drive_tell(d, DATSYNC_EV_BACK, path, seq, 0, 0);
     }
 }
@@ -9008,24 +9511,24 @@ static int serve_look(datsync_drive *d, uint64_t seq)
     if (look == DATSYNC_E_AGAIN && verdict_find(d, seq, &info) == 0)
         look = DATSYNC_E_CHANGED;
     r = entry_hide(d, &e.stat);
-    if (r < 0 || (d->downloading && !d->told))
+    if (r < 0 || (d->download.on && !d->download.told))
         return r; /* whether it is fetched again, laying out decides */
     if (look == DATSYNC_E_AGAIN)
-        return bits_put(&d->env, &d->doubts, seq, 1);
+        return bits_put(&d->env, &d->doubts.files, seq, 1);
     return entry_claimed(d, &e.stat, 0) ? serve_away(d, seq, path, look) : 0;
 }
 
 /* Before anything is announced. */
 static int serve_begin(datsync_drive *d)
 {
-    uint64_t seq, end = MAX(bits_length(&d->live), bits_length(&d->older));
+    uint64_t seq, end = survey_end(d);
     int r = 0;
-    bits_free(&d->env, &d->doubts);
-    bits_free(&d->env, &d->away);
-    d->doubt = 0;
-    d->looked_at = NONE;
+    bits_free(&d->env, &d->doubts.files);
+    bits_free(&d->env, &d->serving.away);
+    d->serving.seq = 0;
+    d->serving.looked_at = NONE;
     for (seq = 0; r == 0; seq++) {
-        seq = MIN(bits_next(&d->live, seq, end, 1), bits_next(&d->older, seq, end, 1));
+        seq = survey_next(d, seq, end);
         if (seq >= end)
             break;
         r = serve_look(d, seq);
@@ -9038,12 +9541,12 @@ static int serve_begin(datsync_drive *d)
 static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
 {
     datsync_file_info info;
-    uint64_t seq = d->doubt;
+    uint64_t seq = d->serving.seq;
     int r = d->tree.stat(d->tree.ctx, e->path + 1, &info);
-    d->doubt = 0;
-    if (bits_set(&d->env, &d->doubts, seq, 0) < 0)
+    d->serving.seq = 0;
+    if (bits_set(&d->env, &d->doubts.files, seq, 0) < 0)
         return DATSYNC_E_NOMEM;
-    if (r == 0 && (info.size != d->doubt_info.size || info.mtime != d->doubt_info.mtime))
+    if (r == 0 && (info.size != d->serving.info.size || info.mtime != d->serving.info.mtime))
         r = DATSYNC_E_BUSY; /* it changed while it was read */
     if (r == 0)
         r = verdict_note(d, seq, &info, good);
@@ -9069,23 +9572,23 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
     intptr_t handle;
     int r = d->tree.open(d->tree.ctx, e->path + 1, 0, &handle), good;
     if (r < 0)
-        return d->doubt_bad = 1;
-    while (r >= 0 && d->doubt_block < e->stat.blocks && *budget) {
-        uint64_t i = e->stat.offset + d->doubt_block++, before = d->doubt_at;
-        good = bits_get(&c->tree, 2 * i) ? file_block_good(d, handle, i, &d->doubt_at) : 0;
-        *budget -= MIN(*budget, d->doubt_at - before + 64);
+        return d->serving.bad = 1;
+    while (r >= 0 && d->serving.block < e->stat.blocks && *budget) {
+        uint64_t i = e->stat.offset + d->serving.block++, before = d->serving.at;
+        good = datsync_feed_has_node(c, 2 * i) ? file_block_good(d, handle, i, &d->serving.at) : 0;
+        *budget -= MIN(*budget, d->serving.at - before + 64);
         if (good == DATSYNC_E_NOMEM) {
             r = good;
             break;
         }
         good = good > 0; /* what can't be read is not there */
         r = good ? feed_show(c, i, i + 1) : feed_hide(c, i, i + 1);
-        d->doubt_bad |= !good;
-        if (!bits_get(&c->tree, 2 * i))
-            d->doubt_block = e->stat.blocks; /* where the rest lies is not known */
+        d->serving.bad |= !good;
+        if (!datsync_feed_has_node(c, 2 * i))
+            d->serving.block = e->stat.blocks; /* where the rest lies is not known */
     }
     d->tree.close(d->tree.ctx, handle);
-    return r < 0 ? r : d->doubt_block == e->stat.blocks;
+    return r < 0 ? r : d->serving.block == e->stat.blocks;
 }
 
 /* Read some of what must be read. 1: there is more. */
@@ -9097,7 +9600,10 @@ static int doubts_step(datsync_drive *d)
     int r = 0;
     while (budget && r >= 0) {
         int known = DATSYNC_E_NOT_FOUND;
-        uint64_t end = bits_length(&d->doubts), seq = d->doubt ? d->doubt : bits_next(&d->doubts, 0, end, 1);
+        uint64_t end = bits_length(&d->doubts.files), seq;
+        if (!bits_get(&d->doubts.files, d->serving.seq))
+            d->serving.seq = 0; /* the entry is live no more */
+        seq = d->serving.seq ? d->serving.seq : bits_next(&d->doubts.files, 0, end, 1);
         if (seq >= end)
             return 0;
         if ((r = entry_load(d, seq, &e)) < 0)
@@ -9105,18 +9611,18 @@ static int doubts_step(datsync_drive *d)
         strcpy(path, e.path);
         e.path = path;
         budget -= MIN(budget, 4096);
-        if (!d->doubt) {
-            d->doubt = seq;
-            d->doubt_block = d->doubt_at = 0;
-            d->doubt_bad = 0;
-            memset(&d->doubt_info, 0, sizeof d->doubt_info);
-            (void)d->tree.stat(d->tree.ctx, path + 1, &d->doubt_info);
-            known = verdict_find(d, seq, &d->doubt_info);
+        if (!d->serving.seq) {
+            d->serving.seq = seq;
+            d->serving.block = d->serving.at = 0;
+            d->serving.bad = 0;
+            memset(&d->serving.info, 0, sizeof d->serving.info);
+            (void)d->tree.stat(d->tree.ctx, path + 1, &d->serving.info);
+            known = verdict_find(d, seq, &d->serving.info);
         }
         if (known >= 0)
             r = doubt_end(d, &e, known);
         else if ((r = doubt_read(d, &e, &budget)) > 0)
-            r = doubt_end(d, &e, !d->doubt_bad && d->doubt_at == e.stat.size);
+            r = doubt_end(d, &e, !d->serving.bad && d->serving.at == e.stat.size);
     }
     return r < 0 ? r : 1;
 }
@@ -9125,38 +9631,38 @@ static int doubts_step(datsync_drive *d)
 static int serve_lost(datsync_drive *d)
 {
     datsync_feed *c = d->content;
-    uint64_t i, at, end = bits_length(&d->lost);
+    uint64_t i, at, end = bits_length(&d->doubts.lost);
     int r = 0;
-    for (i = bits_next(&d->lost, 0, end, 1); i < end && r >= 0; i = bits_next(&d->lost, i + 1, end, 1)) {
+    for (i = bits_next(&d->doubts.lost, 0, end, 1); i < end && r >= 0; i = bits_next(&d->doubts.lost, i + 1, end, 1)) {
         const drive_place *p = block_offset(c, i, &at) == 0 ? place_find(d, at) : NULL;
         verdicts_forget(d); /* size and time have not told this time */
         if (p)
-            r = bits_set(&d->env, &d->doubts, p->seq, 1);
+            r = bits_set(&d->env, &d->doubts.files, p->seq, 1);
     }
-    bits_free(&d->env, &d->lost);
+    bits_free(&d->env, &d->doubts.lost);
     return r < 0 ? r : 0;
 }
 
 /* What a share has to do now and then. 1: there is more. */
 static int serve_step(datsync_drive *d, uint64_t now)
 {
-    uint64_t seq, end = bits_length(&d->away);
+    uint64_t seq, end = bits_length(&d->serving.away);
     int r;
-    if (!d->has_tree || d->archive || !d->content || d->surveyed == NONE || (d->downloading && !d->told))
+    if (!d->has_tree || d->archive || !d->content || !survey_is_done(d) || (d->download.on && !d->download.told))
         return 0;
     if ((r = serve_lost(d)) < 0)
         return r;
-    if (d->looked_at == NONE)
-        d->looked_at = now;
-    if (now - d->looked_at >= LOOK_MS && d->partly) { /* more may be known by now */
+    if (d->serving.looked_at == NONE)
+        d->serving.looked_at = now;
+    if (now - d->serving.looked_at >= LOOK_MS && survey_is_partial(d)) { /* more may be known by now */
         if ((r = survey_here(d)) < 0 || (r = serve_begin(d)) < 0)
             return r;
-    } else if (now - d->looked_at >= LOOK_MS) {
-        d->looked_at = now;
-        for (seq = bits_next(&d->away, 0, end, 1); seq < end && r >= 0; seq = bits_next(&d->away, seq + 1, end, 1))
-            r = bits_get(&d->live, seq) || bits_get(&d->older, seq) ? serve_look(d, seq) : bits_set(&d->env, &d->away, seq, 0);
+    } else if (now - d->serving.looked_at >= LOOK_MS) {
+        d->serving.looked_at = now;
+        for (seq = bits_next(&d->serving.away, 0, end, 1); seq < end && r >= 0; seq = bits_next(&d->serving.away, seq + 1, end, 1))
+            r = survey_has(d, seq) ? serve_look(d, seq) : bits_set(&d->env, &d->serving.away, seq, 0);
     }
-    return r < 0 ? r : d->importing ? 0 : doubts_step(d);
+    return r < 0 ? r : d->doubts.import_reads ? 0 : doubts_step(d);
 }
 
 /* ================================================================ drive: laying out ============================= */
@@ -9174,22 +9680,22 @@ static void aside_remove(datsync_drive *d, uint64_t seq)
 
 static void target_drop(datsync_drive *d, size_t i)
 {
-    target *t = &d->targets[i];
-    d->wanted -= MIN(t->missing, d->wanted);
-    d->ended -= t->error || !t->missing;
-    memmove(t, t + 1, (d->target_count - i - 1) * sizeof *t);
-    d->target_count--;
+    target *t = &d->targets.v[i];
+    d->targets.wanted -= MIN(t->missing, d->targets.wanted);
+    d->targets.ended -= t->error || !t->missing;
+    memmove(t, t + 1, (d->targets.count - i - 1) * sizeof *t);
+    d->targets.count--;
 }
 
 /* What came of it is nobody's. */
 static int target_discard(datsync_drive *d, size_t i)
 {
-    target t = d->targets[i];
+    target t = d->targets.v[i];
     int r;
     target_drop(d, i);
-    if (d->all)
+    if (d->download.all)
         return 0;
-    r = bits_fill(&d->env, &d->content->wanted, t.offset, target_end(&t), 0);
+    r = feed_want_range(d->content, t.offset, target_end(&t), 0);
     if (d->has_tree && !d->archive && r >= 0) {
         r = feed_retract(d->content, t.offset, target_end(&t));
         aside_remove(d, t.seq);
@@ -9204,10 +9710,10 @@ static int folders_make(datsync_drive *d, const char *path, int again)
     const char *slash = strrchr(path, '/');
     size_t len = slash ? (size_t)(slash - path) : 0;
     int r = 0;
-    if (!again && len == strlen(d->made) && memcmp(path, d->made, len) == 0)
+    if (!again && len == strlen(d->plan.folder) && memcmp(path, d->plan.folder, len) == 0)
         return 0;
-    memcpy(d->made, path, len);
-    d->made[len] = 0;
+    memcpy(d->plan.folder, path, len);
+    d->plan.folder[len] = 0;
     slash = path;
     while (r == 0 && (slash = strchr(slash, '/')) != NULL) {
         memcpy(part, path, (size_t)(slash - path));
@@ -9216,7 +9722,7 @@ static int folders_make(datsync_drive *d, const char *path, int again)
         slash++;
     }
     if (r < 0)
-        d->made[0] = 0;
+        d->plan.folder[0] = 0;
     return r;
 }
 
@@ -9243,7 +9749,7 @@ static void folders_remove(datsync_drive *d, char *path)
         if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
             break;
     }
-    d->made[0] = 0;
+    d->plan.folder[0] = 0;
     d->unsynced = 1;
 }
 
@@ -9297,7 +9803,7 @@ static int plan_delete(datsync_drive *d, const bits *before)
     uint64_t seq, end = bits_length(before);
     datsync_entry e;
     int r = 0;
-    for (seq = 0; r == 0 && (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++) {
+    for (seq = 0; r == 0 && (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++) {
         if ((r = mem_grow(&d->env, &live, &cap, count + 1, sizeof *live)) < 0 || (r = entry_load(d, seq, &e)) < 0)
             break;
         live[count].name = name_hash(d, path_name(e.path));
@@ -9306,7 +9812,7 @@ static int plan_delete(datsync_drive *d, const bits *before)
     if (count)
         qsort(live, count, sizeof *live, child_compare);
     for (seq = 0; r == 0 && (seq = bits_next(before, seq, end, 1)) < end; seq++) {
-        if (bits_get(&d->live, seq))
+        if (survey_is_live(d, seq))
             continue;
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
@@ -9327,9 +9833,9 @@ static int plan_clean_one(void *arg, const char *name)
     const char *p = name;
     while (*p >= '0' && *p <= '9' && p - name < 12)
         seq = 10 * seq + (uint64_t)(*p++ - '0');
-    if (p != name && (*p == 0 || strcmp(p, ".bits") == 0) && !bits_get(&d->live, seq))
+    if (p != name && (*p == 0 || strcmp(p, ".bits") == 0) && !survey_is_live(d, seq))
         aside_remove(d, seq);
-    d->has_aside |= name[0] != '.';
+    d->aside.found |= name[0] != '.';
     return 0;
 }
 
@@ -9337,7 +9843,7 @@ static uint64_t plan_bytes(datsync_drive *d)
 {
     uint64_t seq, total = 0;
     datsync_entry e;
-    for (seq = 0; (seq = bits_next(&d->live, seq, d->surveyed + 1, 1)) <= d->surveyed; seq++)
+    for (seq = 0; (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++)
         if (entry_load(d, seq, &e) == 0 && !is_folder(&e) && e.stat.blocks &&
             (!d->layout.select || d->layout.select(d->layout.ctx, e.path))) {
             uint64_t held = datsync_feed_count(d->content, e.stat.offset, e.stat.offset + e.stat.blocks);
@@ -9358,15 +9864,15 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     memset(&before, 0, sizeof before);
     marks.env = &d->env;
     marks.b = &before;
-    d->planned = 0;
+    d->plan.made = 0;
     if (r == 0 && laid != NONE && laid != version && laid <= datsync_drive_version(d))
         r = datsync_drive_list(d, laid, "/", 1, mark_live, &marks, NULL);
     if (r == DATSYNC_E_MORE)
         r = 0;
     if (r == 0)
         r = drive_survey(d, version, 1);
-    for (i = d->target_count; i-- > 0 && r == 0;)
-        if (!bits_get(&d->live, d->targets[i].seq))
+    for (i = d->targets.count; i-- > 0 && r == 0;)
+        if (!survey_is_live(d, d->targets.v[i].seq))
             r = target_discard(d, i);
     if (r == 0 && d->content)
         r = datsync_feed_flush(d->content);
@@ -9377,7 +9883,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
         r = r < 0 ? r : tree_sync(d);
         if (r == 0 && laid != version && !again)
             r = latest_write(d, version);
-        d->has_aside = d->target_count > 0;
+        d->aside.found = d->targets.count > 0;
         if (r == 0)
             (void)d->tree.list(d->tree.ctx, ".dat/partial", plan_clean_one, d);
         if (r == 0)
@@ -9386,12 +9892,12 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     bits_free(&d->env, &before);
     if (r < 0)
         return r;
-    d->plan = version;
-    d->ahead = 0;
-    d->cursor = 1;
-    d->planned = 1;
-    d->told = d->has_old = 0;
-    d->old_count = 0;
+    d->plan.version = version;
+    d->plan.ahead = 0;
+    d->plan.cursor = 1;
+    d->plan.made = 1;
+    d->download.told = d->plan.has_old = 0;
+    d->plan.old_count = 0;
     drive_tell(d, DATSYNC_EV_PLAN, NULL, version, plan_bytes(d), 0);
     return 0;
 }
@@ -9400,10 +9906,10 @@ static int drive_plan(datsync_drive *d, uint64_t version)
 
 static int old_add(datsync_drive *d, uint64_t seq, const char *path)
 {
-    if (mem_grow(&d->env, &d->old, &d->old_cap, d->old_count + 1, sizeof *d->old) < 0)
+    if (mem_grow(&d->env, &d->plan.old, &d->plan.old_cap, d->plan.old_count + 1, sizeof *d->plan.old) < 0)
         return DATSYNC_E_NOMEM;
-    d->old[d->old_count].name = name_hash(d, path_name(path));
-    d->old[d->old_count++].seq = seq;
+    d->plan.old[d->plan.old_count].name = name_hash(d, path_name(path));
+    d->plan.old[d->plan.old_count++].seq = seq;
     return 0;
 }
 
@@ -9414,7 +9920,7 @@ static int old_build(datsync_drive *d)
     uint64_t seq;
     int r = 0;
     for (seq = 1; seq <= datsync_drive_version(d) && r == 0; seq++) { /* later ones, too, if an older version is laid out */
-        if (bits_get(&d->live, seq) || !datsync_feed_has(d->metadata, seq))
+        if (survey_is_live(d, seq) || !datsync_feed_has(d->metadata, seq))
             continue;
         r = entry_load(d, seq, &e);
         if (r == DATSYNC_E_ENTRY)
@@ -9422,9 +9928,9 @@ static int old_build(datsync_drive *d)
         else if (r == 0 && !e.deleted && !e.error && !is_folder(&e))
             r = old_add(d, seq, e.path);
     }
-    if (d->old_count)
-        qsort(d->old, d->old_count, sizeof *d->old, child_compare);
-    d->has_old = 1;
+    if (d->plan.old_count)
+        qsort(d->plan.old, d->plan.old_count, sizeof *d->plan.old, child_compare);
+    d->plan.has_old = 1;
     return r;
 }
 
@@ -9434,17 +9940,17 @@ static int is_old_version(datsync_drive *d, const char *path, const datsync_file
     size_t lo = 0, hi;
     datsync_entry e;
     int r = 0;
-    if (!d->has_old && (r = old_build(d)) < 0)
+    if (!d->plan.has_old && (r = old_build(d)) < 0)
         return r;
-    for (hi = d->old_count; lo < hi;) {
+    for (hi = d->plan.old_count; lo < hi;) {
         size_t mid = lo + (hi - lo) / 2;
-        if (d->old[mid].name < name)
+        if (d->plan.old[mid].name < name)
             lo = mid + 1;
         else
             hi = mid;
     }
-    for (; lo < d->old_count && d->old[lo].name == name && r == 0; lo++)
-        if ((r = entry_load(d, d->old[lo].seq, &e)) == 0 && e.stat.size == info->size)
+    for (; lo < d->plan.old_count && d->plan.old[lo].name == name && r == 0; lo++)
+        if ((r = entry_load(d, d->plan.old[lo].seq, &e)) == 0 && e.stat.size == info->size)
             r = file_matches(d, path + 1, &e.stat); /* size and time don't tell: an edit may have kept both */
     return r;
 }
@@ -9470,10 +9976,10 @@ static int is_half_download(datsync_drive *d, const char *path, const datsync_st
     uint64_t i, end = stat->offset + stat->blocks, begin = stat->byte_offset, at = 0, offset;
     intptr_t handle;
     int good = 1;
-    if (info->size > stat->size || bits_next(&d->content->claimed, stat->offset, end, 1) >= end ||
+    if (info->size > stat->size || feed_next_claimed(d->content, stat->offset, end) >= end ||
         d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
         return 0;
-    for (i = stat->offset; good && (i = bits_next(&d->content->claimed, i, end, 1)) < end; i++) {
+    for (i = stat->offset; good && (i = feed_next_claimed(d->content, i, end)) < end; i++) {
         good = block_offset(d->content, i, &offset) == 0 && offset >= begin && offset - begin >= at &&
                file_blank(d, handle, at, offset - begin);
         at = good ? offset - begin : 0;
@@ -9496,7 +10002,7 @@ static int aside_load(datsync_drive *d, const target *t)
     size_t len = (size_t)((t->blocks + 7) / 8);
     int64_t n = 0;
     int r = 0;
-    if (!d->has_aside || target_end(t) > d->content->length)
+    if (!d->aside.found || target_end(t) > datsync_feed_length(d->content))
         return 0;
     aside_name(name, t->seq, ".bits");
     if (d->tree.open(d->tree.ctx, name, 0, &handle) < 0)
@@ -9510,8 +10016,8 @@ static int aside_load(datsync_drive *d, const target *t)
         return buf ? 0 : DATSYNC_E_NOMEM;
     }
     for (i = t->offset; i < target_end(t) && r >= 0; i++) {
-        if (!(buf[(i - t->offset) / 8] & 0x80 >> ((i - t->offset) & 7)) || bits_get(&d->content->have, i) ||
-            !bits_get(&d->content->tree, 2 * i) || block_offset(d->content, i, &at) < 0 || at < t->at)
+        if (!(buf[(i - t->offset) / 8] & 0x80 >> ((i - t->offset) & 7)) || datsync_feed_has(d->content, i) ||
+            !datsync_feed_has_node(d->content, 2 * i) || block_offset(d->content, i, &at) < 0 || at < t->at)
             continue;
         at -= t->at;
         if ((r = file_block_good(d, handle, i, &at)) > 0 && (r = block_claim(d->content, i, 1)) > 0)
@@ -9530,13 +10036,12 @@ static int aside_save(datsync_drive *d, target *t)
     size_t len = (size_t)((t->blocks + 7) / 8);
     uint8_t *buf;
     int r;
-    if (target_end(t) > d->content->length)
+    if (target_end(t) > datsync_feed_length(d->content))
         return 0; /* who knows how long it really is */
     buf = mem_zeroed(&d->env, len + 1);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    for (i = bits_next(&d->content->have, t->offset, target_end(t), 1); i < target_end(t);
-         i = bits_next(&d->content->have, i + 1, target_end(t), 1))
+    for (i = t->offset; (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++)
         buf[(i - t->offset) / 8] |= (uint8_t)(0x80 >> ((i - t->offset) & 7));
     aside_name(name, t->seq, ".bits");
     r = d->tree.open(d->tree.ctx, name, 1, &handle);
@@ -9561,7 +10066,7 @@ static int aside_copy(datsync_drive *d, const target *t, uint64_t index, int64_t
     if (r == 0)
         r = file_open(d, t->seq, 1, "", &handle);
     if (r == 0 && n)
-        r = d->tree.write(d->tree.ctx, handle, offset - t->at, d->data, (size_t)n);
+        r = d->tree.write(d->tree.ctx, handle, offset - t->at, d->block.bytes, (size_t)n);
     d->unsynced = 1;
     return r;
 }
@@ -9571,7 +10076,7 @@ static int aside_gather(datsync_drive *d, const target *t)
 {
     uint64_t i;
     int r = 0;
-    for (i = t->offset; r == 0 && (i = bits_next(&d->content->have, i, target_end(t), 1)) < target_end(t); i++) {
+    for (i = t->offset; r == 0 && (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++) {
         int64_t n = datsync_feed_block_size(d->content, i);
         if (n >= 0 && (n = content_block(d, i)) < 0 && n != DATSYNC_E_NOMEM)
             n = DATSYNC_E_HASH; /* what can't be read out of the file comes anew */
@@ -9660,7 +10165,7 @@ static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const d
             return d->archive || (r = entry_show(d, stat)) == 0 ? 1 : r;
         r = file_matches(d, path + 1, stat);
         if (r > 0 && d->archive) /* the bytes must be in the store */
-            r = bits_next(&d->content->have, stat->offset, stat->offset + stat->blocks, 0) >= stat->offset + stat->blocks;
+            r = feed_holds_all(d->content, stat->offset, stat->offset + stat->blocks);
         if (r > 0)
             return (r = target_adopt(d, seq, path, stat)) < 0 ? r : 1;
         if (r == 0 && !d->archive && is_half_download(d, path + 1, stat, &info)) {
@@ -9706,7 +10211,7 @@ static int target_begin(datsync_drive *d, uint64_t seq)
     if (!t.blocks)
         t.offset = DATSYNC_MAX_BLOCKS + seq; /* behind all that have some */
     i = target_at(d, t.offset);
-    if (i < d->target_count && d->targets[i].offset < target_end(&t) && t.blocks)
+    if (i < d->targets.count && d->targets.v[i].offset < target_end(&t) && t.blocks)
         return 1;
     if (d->has_tree && (r = begin_place(d, seq, path, &stat, &t)) != 0)
         return r < 0 ? r : 0;
@@ -9716,16 +10221,16 @@ static int target_begin(datsync_drive *d, uint64_t seq)
         drive_refuse(d, seq, path, r);
         return 0;
     }
-    if (!d->targets && !(d->targets = mem_resize(&d->env, NULL, DRIVE_TARGETS * sizeof *d->targets)))
+    if (!d->targets.v && !(d->targets.v = mem_resize(&d->env, NULL, DRIVE_TARGETS * sizeof *d->targets.v)))
         return DATSYNC_E_NOMEM;
     t.missing = t.saved = t.blocks - datsync_feed_count(d->content, t.offset, target_end(&t));
     i = target_at(d, t.offset);
-    memmove(&d->targets[i + 1], &d->targets[i], (d->target_count - i) * sizeof t);
-    d->targets[i] = t;
-    d->target_count++;
-    d->wanted += t.missing;
-    d->ended += !t.missing;
-    return t.missing && !d->all ? datsync_feed_want(d->content, t.offset, target_end(&t)) : 0;
+    memmove(&d->targets.v[i + 1], &d->targets.v[i], (d->targets.count - i) * sizeof t);
+    d->targets.v[i] = t;
+    d->targets.count++;
+    d->targets.wanted += t.missing;
+    d->targets.ended += !t.missing;
+    return t.missing && !d->download.all ? datsync_feed_want(d->content, t.offset, target_end(&t)) : 0;
 }
 
 /* ------------------------------------------------ files that are whole */
@@ -9772,7 +10277,7 @@ static int finish_rename(datsync_drive *d, const target *t, const char *path)
 static int finish_tell(datsync_drive *d, size_t i)
 {
     char path[DATSYNC_MAX_PATH + 2];
-    target t = d->targets[i];
+    target t = d->targets.v[i];
     datsync_entry e;
     int r = entry_load(d, t.seq, &e);
     if (r < 0)
@@ -9784,13 +10289,13 @@ static int finish_tell(datsync_drive *d, size_t i)
         return r;
     }
     target_drop(d, i);
-    if (t.has_bits || (d->has_aside && d->has_tree)) {
+    if (t.has_bits || (d->aside.found && d->has_tree)) {
         char name[48];
         aside_name(name, t.seq, ".bits");
         (void)d->tree.unlink(d->tree.ctx, name);
         d->unsynced = 1;
     }
-    if (!d->all && (r = bits_fill(&d->env, &d->content->wanted, t.offset, target_end(&t), 0)) < 0)
+    if (!d->download.all && (r = feed_want_range(d->content, t.offset, target_end(&t), 0)) < 0)
         return r;
     drive_tell(d, DATSYNC_EV_ENTRY, path, t.seq, t.size, 0);
     return 0;
@@ -9801,8 +10306,8 @@ static int targets_rename(datsync_drive *d)
     datsync_entry e;
     size_t i;
     int r = 0, k;
-    for (i = 0; i < d->target_count && r == 0; i++) {
-        target *t = &d->targets[i];
+    for (i = 0; i < d->targets.count && r == 0; i++) {
+        target *t = &d->targets.v[i];
         if (t->missing || t->error)
             continue;
         if ((r = entry_load(d, t->seq, &e)) < 0)
@@ -9812,9 +10317,9 @@ static int targets_rename(datsync_drive *d)
     }
     if (r == 0)
         r = tree_sync(d);
-    for (i = 0; i < d->target_count && r == 0 && d->content->keeper.keep; i++)
-        if (!d->targets[i].missing && !d->targets[i].error && d->targets[i].blocks)
-            r = feed_settle_claims(d->content, d->targets[i].offset, target_end(&d->targets[i]));
+    for (i = 0; i < d->targets.count && r == 0 && feed_is_kept(d->content); i++)
+        if (!d->targets.v[i].missing && !d->targets.v[i].error && d->targets.v[i].blocks)
+            r = claims_add(d->content, d->targets.v[i].offset, target_end(&d->targets.v[i]));
     return r;
 }
 
@@ -9822,8 +10327,8 @@ static int targets_rename(datsync_drive *d)
 static int targets_make_room(datsync_drive *d)
 {
     size_t i;
-    for (i = d->target_count; i-- > 0;) {
-        target *t = &d->targets[i];
+    for (i = d->targets.count; i-- > 0;) {
+        target *t = &d->targets.v[i];
         if (!t->missing || t->given_up || !d->has_tree || d->archive)
             continue;
         target_fail(d, t, DATSYNC_E_NO_SPACE);
@@ -9848,10 +10353,10 @@ static int targets_commit(datsync_drive *d)
 {
     size_t i;
     int r = content_commit(d), k;
-    d->aside_bytes = 0;
-    d->aside_since = NONE;
-    for (i = 0; i < d->target_count && r == 0 && d->has_tree; i++) {
-        target *t = &d->targets[i];
+    d->aside.bytes = 0;
+    d->aside.since = NONE;
+    for (i = 0; i < d->targets.count && r == 0 && d->has_tree; i++) {
+        target *t = &d->targets.v[i];
         if (t->error)
             continue;
         if (!t->missing) {
@@ -9865,12 +10370,12 @@ static int targets_commit(datsync_drive *d)
     }
     if (r == 0 && d->has_tree)
         r = tree_sync(d);
-    if (r == 0 && d->has_tree && d->ended)
+    if (r == 0 && d->has_tree && d->targets.ended)
         r = targets_rename(d);
     if (r == 0)
         r = content_commit(d);
-    for (i = d->target_count; i-- > 0 && r == 0;)
-        if (d->targets[i].error || !d->targets[i].missing)
+    for (i = d->targets.count; i-- > 0 && r == 0;)
+        if (d->targets.v[i].error || !d->targets.v[i].missing)
             r = finish_tell(d, i);
     return r;
 }
@@ -9878,7 +10383,7 @@ static int targets_commit(datsync_drive *d)
 int datsync_drive_flush(datsync_drive *d)
 {
     int r = d->content ? batch_flush(d) : 0;
-    if (r == 0 && d->content && d->target_count)
+    if (r == 0 && d->content && d->targets.count)
         r = targets_commit(d);
     return stores_flush(d, r);
 }
@@ -9896,7 +10401,7 @@ int datsync_drive_close(datsync_drive *d)
 void datsync_drive_layout(datsync_drive *d, const datsync_layout *layout)
 {
     d->layout = *layout;
-    d->planned = 0;
+    d->plan.made = 0;
 }
 
 /* ------------------------------------------------ the synchronizer's side */
@@ -9904,15 +10409,15 @@ void datsync_drive_layout(datsync_drive *d, const datsync_layout *layout)
 /* What was on its way in an earlier session is noted, and begun anew. */
 static int targets_leave(datsync_drive *d)
 {
-    int r = d->target_count ? datsync_drive_flush(d) : 0;
-    while (r >= 0 && d->target_count) {
-        target t = d->targets[d->target_count - 1];
-        target_drop(d, d->target_count - 1);
+    int r = d->targets.count ? datsync_drive_flush(d) : 0;
+    while (r >= 0 && d->targets.count) {
+        target t = d->targets.v[d->targets.count - 1];
+        target_drop(d, d->targets.count - 1);
         r = d->archive ? 0 : feed_retract(d->content, t.offset, target_end(&t));
     }
-    d->planned = d->told = 0;
-    d->ahead = 0;
-    d->aside_since = NONE;
+    d->plan.made = d->download.told = 0;
+    d->plan.ahead = 0;
+    d->aside.since = NONE;
     return r < 0 ? r : 0;
 }
 
@@ -9922,12 +10427,12 @@ static int drive_ready(datsync_drive *d, unsigned mode)
     int r = targets_leave(d);
     if (r < 0)
         return r;
-    d->downloading = (mode & DATSYNC_DOWNLOAD) && !datsync_drive_writable(d) && !(d->flags & DATSYNC_READ_ONLY);
-    d->held_back = d->downloading;
+    d->download.on = (mode & DATSYNC_DOWNLOAD) && !datsync_drive_writable(d) && !(d->flags & DATSYNC_READ_ONLY);
+    d->download.held_back = d->download.on;
     if (!d->content)
         return 0;
-    d->all = d->archive && d->has_tree && !d->layout.select && !d->layout.version;
-    if (d->downloading && !d->all)
+    d->download.all = d->archive && d->has_tree && !d->layout.select && !d->layout.version;
+    if (d->download.on && !d->download.all)
         datsync_feed_unwant(d->content);
     if (!d->has_tree || d->archive)
         return 0;
@@ -9941,23 +10446,23 @@ static int drive_ready(datsync_drive *d, unsigned mode)
 static int drive_fill(datsync_drive *d)
 {
     unsigned turns;
-    for (turns = 0; d->cursor <= d->plan && d->target_count < DRIVE_TARGETS && d->wanted < DRIVE_AHEAD + d->ahead; turns++) {
-        uint64_t seq = bits_next(&d->live, d->cursor, d->plan + 1, 1);
+    for (turns = 0; d->plan.cursor <= d->plan.version && d->targets.count < DRIVE_TARGETS && d->targets.wanted < DRIVE_AHEAD + d->plan.ahead; turns++) {
+        uint64_t seq = survey_next_live(d, d->plan.cursor, d->plan.version + 1);
         size_t i;
         int r;
         if (turns == 256)
             return 1;
-        d->cursor = seq;
-        if (seq > d->plan)
+        d->plan.cursor = seq;
+        if (seq > d->plan.version)
             break;
-        for (i = 0; i < d->target_count && d->targets[i].seq != seq; i++)
+        for (i = 0; i < d->targets.count && d->targets.v[i].seq != seq; i++)
             continue;
-        r = i < d->target_count ? 0 : target_begin(d, seq);
+        r = i < d->targets.count ? 0 : target_begin(d, seq);
         if (r < 0)
             return r;
         if (r > 0)
             break;
-        d->cursor = seq + 1;
+        d->plan.cursor = seq + 1;
     }
     return 0;
 }
@@ -9966,9 +10471,9 @@ static int drive_fill(datsync_drive *d)
 static void drive_beyond(datsync_drive *d, uint64_t end)
 {
     size_t i;
-    for (i = d->target_count; i-- > 0 && target_end(&d->targets[i]) > end;)
-        if (d->targets[i].missing)
-            target_fail(d, &d->targets[i], DATSYNC_E_RANGE);
+    for (i = d->targets.count; i-- > 0 && target_end(&d->targets.v[i]) > end;)
+        if (d->targets.v[i].missing)
+            target_fail(d, &d->targets.v[i], DATSYNC_E_RANGE);
 }
 
 /* The content was perhaps opened by what the folder said; here is what the owner says. */
@@ -9978,19 +10483,19 @@ static int header_check(datsync_drive *d)
     uint8_t key[32];
     int r = metadata_block(d, 0, &block);
     if (r == 0)
-        r = header_decode(block, d->metadata->key, key);
-    return r < 0 ? r : memcmp(key, d->content->key, 32) == 0 ? 0 : DATSYNC_E_OTHER_FEED;
+        r = header_decode(block, datsync_feed_key(d->metadata), key);
+    return r < 0 ? r : memcmp(key, datsync_feed_key(d->content), 32) == 0 ? 0 : DATSYNC_E_OTHER_FEED;
 }
 
 /* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content. Returns 1 if there
- * is more to do at once. */
-static int drive_step(datsync_drive *d, uint64_t now, int complete, int history)
+ * is more to do at once; *changed: the peers are to look again, for it wants other blocks, or no more. */
+static int drive_step(datsync_drive *d, uint64_t now, int complete, int history, int *changed)
 {
-    uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest;
+    uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest, wanted = d->targets.wanted;
     int r = 0, more = 0;
-    if (!d->downloading || !d->content || !datsync_feed_has(d->metadata, 0))
+    if (!d->download.on || !d->content || !datsync_feed_has(d->metadata, 0))
         return 0; /* without its header it is nothing that could be complete */
-    if (complete && (!d->planned || d->plan != version)) {
+    if (complete && (!d->plan.made || d->plan.version != version)) {
         if (version > newest)
             return DATSYNC_E_NOT_FOUND;
         if ((r = header_check(d)) < 0)
@@ -9998,33 +10503,65 @@ static int drive_step(datsync_drive *d, uint64_t now, int complete, int history)
         if ((r = drive_plan(d, version)) < 0)
             return r;
     }
-    d->now = now;
-    if (!d->planned)
+    d->targets.now = now;
+    if (!d->plan.made)
         return 0;
-    if (d->target_count == d->ended)
-        d->progress = now;
-    if (now - d->progress >= 1000) { /* nobody gives these: go on with others */
-        d->ahead = MIN(d->wanted + DRIVE_AHEAD, DATSYNC_MAX_BLOCKS);
-        d->progress = now;
+    if (d->targets.count == d->targets.ended)
+        d->targets.progress = now;
+    if (now - d->targets.progress >= 1000) { /* nobody gives these: go on with others */
+        d->plan.ahead = MIN(d->targets.wanted + DRIVE_AHEAD, DATSYNC_MAX_BLOCKS);
+        d->targets.progress = now;
     }
     more = drive_fill(d);
+    *changed = d->targets.wanted != wanted;
     if (more < 0)
         return more;
-    if (d->aside_since == NONE && (d->ended || d->aside_bytes))
-        d->aside_since = now;
-    if (d->content && d->aside_since != NONE &&
-        ((d->ended == d->target_count && !more) || d->ended >= DRIVE_TARGETS / 2 || d->aside_bytes >= DATSYNC_GROUP_BYTES ||
-         now - d->aside_since >= DATSYNC_GROUP_MS) &&
+    if (d->aside.since == NONE && (d->targets.ended || d->aside.bytes))
+        d->aside.since = now;
+    if (d->content && d->aside.since != NONE &&
+        ((d->targets.ended == d->targets.count && !more) || d->targets.ended >= DRIVE_TARGETS / 2 || d->aside.bytes >= DATSYNC_GROUP_BYTES ||
+         now - d->aside.since >= DATSYNC_GROUP_MS) &&
         (r = targets_commit(d)) < 0)
         return r;
-    if (!more && d->cursor > d->plan && !d->target_count && !d->told && (history || !d->all)) {
+    if (!more && d->plan.cursor > d->plan.version && !d->targets.count && !d->download.told && (history || !d->download.all)) {
         if ((r = datsync_drive_flush(d)) < 0)
             return r;
-        d->told = 1;
-        d->held_back = 0;
-        drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan, d->refused, 0);
+        d->download.told = *changed = 1;
+        d->download.held_back = 0;
+        drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan.version, survey_refused(d), 0);
     }
-    return more || (d->cursor <= d->plan && !d->target_count);
+    return more || (d->plan.cursor <= d->plan.version && !d->targets.count);
+}
+
+/* Who is told what happens; until drive_detach. */
+static void drive_attach(datsync_drive *d, drive_event_fn *fn, void *ctx)
+{
+    d->event.fn = fn;
+    d->event.ctx = ctx;
+}
+
+static void drive_detach(datsync_drive *d)
+{
+    d->event.fn = NULL;
+    d->download.held_back = 0;
+}
+
+/* Is any file on its way? */
+static int drive_is_laying_out(const datsync_drive *d)
+{
+    return d->targets.count > 0;
+}
+
+/* Does it want all of the content, and not only what its files consist of? */
+static int drive_wants_all(const datsync_drive *d)
+{
+    return d->download.all;
+}
+
+/* When drive_step has something to do if nothing happens. */
+static uint64_t drive_deadline(const datsync_drive *d)
+{
+    return d->plan.made && d->aside.since != NONE ? d->aside.since + DATSYNC_GROUP_MS : NONE;
 }
 
 /* ================================================================ synchronizer ================================== */
@@ -10072,7 +10609,7 @@ typedef struct shared_drive {
     datsync *ds;
     datsync_drive *drive;
     unsigned mode;
-    int opened, failed, told, busy; /* busy: there is more to do at once */
+    int opened, failed, busy; /* busy: there is more to do at once */
 } shared_drive;
 
 struct datsync {
@@ -10135,15 +10672,21 @@ static void link_open_feed(link *l, const uint8_t *discovery_key)
     for (i = 0; i < ds->feed_count; i++) {
         shared_feed *s = &ds->feeds[i];
         int r;
-        if (s->failed || memcmp(s->feed->discovery_key, discovery_key, 32) != 0)
+        if (s->failed || memcmp(datsync_feed_discovery_key(s->feed), discovery_key, 32) != 0)
             continue;
         r = datsync_peer_open(l->peer, s->feed, s->mode);
         if (r < 0)
             link_fail(l, r);
         return;
     }
-    if (l->peer->local_count == 0)
+    if (!peer_opened_any(l->peer))
         link_fail(l, DATSYNC_E_UNKNOWN_FEED);
+}
+
+/* Has the handshake come? */
+static int link_has_met(const link *l)
+{
+    return l->peer && datsync_peer_remote_id(l->peer);
 }
 
 /* Two connections to one peer: the one that was dialled by the smaller id stays (as discovery-swarm 5.1 has it), of two in the same
@@ -10152,10 +10695,11 @@ static void link_check_duplicate(link *l)
 {
     datsync *ds = l->ds;
     link *o;
-    int ours_smaller = memcmp(ds->id, l->peer->remote_id, 32) < 0;
+    const uint8_t *id = datsync_peer_remote_id(l->peer);
+    int ours_smaller = memcmp(ds->id, id, 32) < 0;
     for (o = ds->links; o; o = o->next) {
         int keep_new;
-        if (o == l || !o->peer || o->error || !o->peer->handshaken || memcmp(o->peer->remote_id, l->peer->remote_id, 32) != 0)
+        if (o == l || o->error || !link_has_met(o) || memcmp(datsync_peer_remote_id(o->peer), id, 32) != 0)
             continue;
         keep_new = (l->dial != NULL) != (o->dial != NULL) && (l->dial != NULL) == ours_smaller;
         link_fail(keep_new ? o : l, DATSYNC_E_DUPLICATE);
@@ -10169,8 +10713,8 @@ static void link_open_rest(link *l)
     datsync *ds = l->ds;
     size_t i;
     for (i = 0; i < ds->feed_count; i++)
-        if (!ds->feeds[i].failed && !channel_by_feed(l->peer, ds->feeds[i].feed))
-            link_open_feed(l, ds->feeds[i].feed->discovery_key);
+        if (!ds->feeds[i].failed && !peer_is_open(l->peer, ds->feeds[i].feed))
+            link_open_feed(l, datsync_feed_discovery_key(ds->feeds[i].feed));
 }
 
 static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_event *e)
@@ -10228,7 +10772,7 @@ static int link_start_peer(link *l)
     if ((r = datsync_peer_new(&l->peer, &o, ds->now)) < 0)
         return r;
     if (l->dial)
-        l->peer->wary_until = l->dial->wary_until;
+        peer_be_wary(l->peer, l->dial->wary_until);
     l->state = LINK_OPEN;
     l->since = l->sent_at = ds->now;
     ds_event(ds, DATSYNC_EV_CONNECTED, NULL, l->address, 0, 0, 0);
@@ -10372,8 +10916,8 @@ static void link_write(link *l)
     }
     if (!l->unsent)
         l->sent_at = ds->now;
-    if (l->peer->error)
-        link_fail(l, l->peer->error);
+    if (peer_error(l->peer))
+        link_fail(l, peer_error(l->peer));
 }
 
 /* The end was good: send what is left, then wait for the remote to close, so that it reads everything. */
@@ -10424,7 +10968,7 @@ static void link_step(link *l, int ready)
             link_write(l);
         if (l->unsent && ds->now - l->sent_at >= or_default(ds->opt.write_timeout_ms, 15000))
             link_fail(l, DATSYNC_E_SLOW);
-        if (!l->peer->handshaken && ds->now - l->since >= or_default(ds->opt.handshake_timeout_ms, 5000))
+        if (!link_has_met(l) && ds->now - l->since >= or_default(ds->opt.handshake_timeout_ms, 5000))
             link_fail(l, DATSYNC_E_TIMEOUT);
     }
     if (l->error == DATSYNC_E_DONE && l->peer)
@@ -10436,13 +10980,13 @@ static void link_step(link *l, int ready)
 /* ------------------------------------------------ feeds */
 
 /* Has this connection said what it offers, or had the time to? Until then it may know of a longer feed. */
-static int link_settled(const link *l, const channel *c)
+static int link_settled(const link *l, const datsync_feed *feed)
 {
     const datsync *ds = l->ds;
     if (l->error)
         return 1;
-    if (l->peer && l->peer->handshaken)
-        return (c && c->wants_answered && c->wants_out == 0) || ds->now - l->met_at >= SETTLE_MS;
+    if (link_has_met(l))
+        return peer_has_answered(l->peer, feed) || ds->now - l->met_at >= SETTLE_MS;
     if (l->dial)
         return l->dial->tried || (l->state != LINK_CONNECTING && ds->now - l->since >= TRY_MS);
     return ds->now - l->since >= SETTLE_MS;
@@ -10465,13 +11009,12 @@ static int feed_is_complete(const datsync *ds, shared_feed *s)
     const link *l;
     int settled = !dials_untried(ds);
     for (l = ds->links; l; l = l->next) {
-        const channel *c = l->peer ? channel_by_feed(l->peer, s->feed) : NULL;
-        settled = settled && link_settled(l, c);
-        if (!c || (l->error && l->error != DATSYNC_E_DONE))
+        settled = settled && link_settled(l, s->feed);
+        if (!l->peer || (l->error && l->error != DATSYNC_E_DONE))
             continue;
-        if (channel_complete(c)) {
+        if (datsync_peer_complete(l->peer, s->feed)) {
             s->satisfied = 1;
-        } else if (c->peer->handshaken && c->remote >= 0 && ds->now >= c->ask_after && !channel_idle(c)) {
+        } else if (peer_gives(l->peer, s->feed, ds->now)) {
             s->satisfied = 0;
             return 0;
         }
@@ -10484,7 +11027,7 @@ static int feed_has_targets(const datsync *ds, const datsync_feed *feed)
 {
     const shared_drive *s;
     for (s = ds->drives; s; s = s->next)
-        if ((s->drive->metadata == feed || s->drive->content == feed) && s->drive->target_count)
+        if ((datsync_drive_metadata(s->drive) == feed || datsync_drive_content(s->drive) == feed) && drive_is_laying_out(s->drive))
             return 1;
     return 0;
 }
@@ -10494,22 +11037,23 @@ static void feeds_step(datsync *ds)
     size_t i;
     for (i = 0; i < ds->feed_count; i++) {
         shared_feed *s = &ds->feeds[i];
+        uint64_t length;
         int r;
         if (s->failed)
             continue;
         r = datsync_feed_tick(s->feed, ds->now);
         if (r == DATSYNC_E_NO_SPACE && feed_has_targets(ds, s->feed))
             r = 0; /* the drive makes room */
-        if (r >= 0 && s->feed->length > s->told_length) {
-            s->told_length = s->feed->length;
+        length = datsync_feed_length(s->feed);
+        if (r >= 0 && length > s->told_length) {
+            s->told_length = length;
             ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
         }
-        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != s->feed->length + 1 &&
-            feed_is_complete(ds, s)) {
-            r = s->feed->uncommitted ? datsync_feed_flush(s->feed) : 0;
-            s->complete_length = s->feed->length + 1;
+        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != length + 1 && feed_is_complete(ds, s)) {
+            r = feed_is_uncommitted(s->feed) ? datsync_feed_flush(s->feed) : 0;
+            s->complete_length = length + 1;
             if (r >= 0 && !s->quiet)
-                ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, s->feed->length, 0, 0);
+                ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, length, 0, 0);
         }
         if (r < 0)
             feed_fail(ds, s->feed, r);
@@ -10528,7 +11072,7 @@ static void on_drive_event(void *ctx, int type, const char *path, uint64_t index
     memset(&e, 0, sizeof e);
     e.type = type;
     e.drive = s->drive;
-    e.feed = type == DATSYNC_EV_CONTENT ? s->drive->content : NULL;
+    e.feed = type == DATSYNC_EV_CONTENT ? datsync_drive_content(s->drive) : NULL;
     e.path = path;
     e.index = index;
     e.size = size;
@@ -10542,13 +11086,13 @@ static int drive_add_content(shared_drive *s)
     datsync *ds = s->ds;
     link *l;
     int r = drive_ready(s->drive, s->mode);
-    if (r < 0 || (r = datsync_add(ds, s->drive->content, s->mode)) < 0)
+    if (r < 0 || (r = datsync_add(ds, datsync_drive_content(s->drive), s->mode)) < 0)
         return r;
     ds->feeds[ds->feed_count - 1].quiet = 1;
     s->opened = 1;
     on_drive_event(s, DATSYNC_EV_CONTENT, NULL, 0, 0, 0);
     for (l = ds->links; l; l = l->next)
-        if (l->peer && !l->error && l->peer->handshaken)
+        if (!l->error && link_has_met(l))
             link_open_rest(l);
     ds->kick = 1;
     return 0;
@@ -10558,20 +11102,19 @@ static int drive_add_content(shared_drive *s)
 static void drive_bound(const shared_drive *s)
 {
     const datsync *ds = s->ds;
-    const datsync_feed *content = s->drive->content;
-    uint64_t end = content->length;
+    const datsync_feed *content = datsync_drive_content(s->drive);
+    uint64_t end = datsync_feed_length(content);
     const link *l;
     int peers = 0;
     if (ds->opt.live || !end || dials_untried(ds))
         return;
     for (l = ds->links; l; l = l->next) {
-        const channel *c = l->peer ? channel_by_feed(l->peer, content) : NULL;
-        if (l->dial && l->dial->tried && !(l->peer && l->peer->handshaken))
+        if (l->dial && l->dial->tried && !link_has_met(l))
             continue; /* it failed before */
-        if (!c || !c->wants_answered || c->wants_out || ds->now - l->met_at < SETTLE_MS)
+        if (!l->peer || !peer_has_answered(l->peer, content) || ds->now - l->met_at < SETTLE_MS)
             return;
         peers++;
-        end = MAX(end, c->remote_length);
+        end = MAX(end, datsync_peer_remote_length(l->peer, content));
     }
     if (peers)
         drive_beyond(s->drive, end);
@@ -10582,8 +11125,7 @@ static int drive_has_history(const datsync *ds, const datsync_feed *content)
 {
     const link *l;
     for (l = ds->links; l; l = l->next) {
-        const channel *c = l->peer && content ? channel_by_feed(l->peer, content) : NULL;
-        if (!l->error && (!link_settled(l, c) || (c && !channel_idle(c))))
+        if (!l->error && (!link_settled(l, content) || (l->peer && peer_offers(l->peer, content))))
             return 0;
     }
     return 1;
@@ -10594,28 +11136,29 @@ static void drives_step(datsync *ds)
     shared_drive *s;
     for (s = ds->drives; s; s = s->next) {
         datsync_drive *d = s->drive;
-        uint64_t wanted = d->wanted;
-        int r = 0;
+        datsync_feed *metadata = datsync_drive_metadata(d);
+        int r = 0, changed = 0;
         if (s->failed)
             continue;
-        if (!d->content && datsync_feed_has(d->metadata, 0))
+        if (!datsync_drive_content(d) && datsync_feed_has(metadata, 0))
             r = drive_open_content(d);
-        if (r >= 0 && d->content && !s->opened)
+        if (r >= 0 && datsync_drive_content(d) && !s->opened)
             r = drive_add_content(s);
-        if (r >= 0 && d->content && d->target_count)
+        if (r >= 0 && datsync_drive_content(d) && drive_is_laying_out(d))
             drive_bound(s);
         if (r >= 0)
-            r = drive_step(d, ds->now, datsync_complete(ds, d->metadata), !d->all || drive_has_history(ds, d->content));
+            r = drive_step(d, ds->now, datsync_complete(ds, metadata),
+                           !drive_wants_all(d) || drive_has_history(ds, datsync_drive_content(d)), &changed);
         if (r >= 0) {
             int more = serve_step(d, ds->now);
             r = more < 0 ? more : MAX(r, more);
         }
         s->busy = r > 0;
-        ds->kick |= d->wanted != wanted || (d->told && !d->held_back && r >= 0 && !s->told);
-        s->told = d->told;
+        if (changed)
+            ds->kick = 1;
         if (r < 0) {
             s->failed = 1;
-            feed_fail(ds, d->metadata, r);
+            feed_fail(ds, metadata, r);
         }
     }
 }
@@ -10633,18 +11176,16 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
     s->ds = ds;
     s->drive = d;
     s->mode = mode;
-    d->event_ctx = s;
-    d->on_event = on_drive_event;
-    r = datsync_add(ds, d->metadata, mode);
+    drive_attach(d, on_drive_event, s);
+    r = datsync_add(ds, datsync_drive_metadata(d), mode);
     if (r == 0) {
         ds->feeds[ds->feed_count - 1].quiet = 1;
-        r = d->content ? drive_add_content(s) : drive_ready(d, mode);
+        r = datsync_drive_content(d) ? drive_add_content(s) : drive_ready(d, mode);
         if (r < 0) /* as if it had not been tried */
             ds->feed_count--;
     }
     if (r < 0) {
-        d->held_back = 0;
-        d->on_event = NULL;
+        drive_detach(d);
         mem_free(&ds->env, s);
         return r;
     }
@@ -10718,8 +11259,8 @@ uint64_t datsync_deadline(const datsync *ds)
     if (ds->kick)
         return ds->now;
     for (s = ds->drives; s; s = s->next)
-        if (!s->failed && (s->busy || s->drive->planned))
-            at = s->busy ? ds->now : s->drive->aside_since != NONE ? MIN(at, s->drive->aside_since + DATSYNC_GROUP_MS) : at;
+        if (!s->failed)
+            at = MIN(at, s->busy ? ds->now : drive_deadline(s->drive));
     for (l = ds->links; l; l = l->next) {
         if (l->state == LINK_CONNECTING)
             at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
@@ -10731,7 +11272,7 @@ uint64_t datsync_deadline(const datsync *ds)
     for (d = ds->dials; d && link_count(ds) < max_peers(ds); d = d->next)
         at = MIN(at, d->at);
     for (i = 0; i < ds->feed_count; i++)
-        if (ds->feeds[i].feed->uncommitted)
+        if (feed_is_uncommitted(ds->feeds[i].feed))
             at = MIN(at, ds->now + DATSYNC_GROUP_MS / 4);
     return at;
 }
@@ -10777,7 +11318,7 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
         ds->tick_at = ds->now + 1000;
         for (l = ds->links; l; l = l->next)
             if (l->state == LINK_OPEN && !l->error && datsync_peer_tick(l->peer, ds->now) < 0)
-                link_fail(l, l->peer->error);
+                link_fail(l, peer_error(l->peer));
         for (s = ds->drives; s; s = s->next)
             file_close(s->drive, NONE); /* others may want to replace them */
         ds_event(ds, DATSYNC_EV_TICK, NULL, NULL, 0, 0, 0);
@@ -10855,9 +11396,7 @@ int datsync_free(datsync *ds)
     while (ds->links) {
         link *l = ds->links;
         if (l->peer && l->state == LINK_OPEN && !l->error) {
-            for (i = 0; i < l->peer->channel_count; i++)
-                if (l->peer->channels[i]->feed && l->peer->handshaken)
-                    (void)out_info(l->peer->channels[i], 0, 0);
+            peer_say_goodbye(l->peer);
             link_write(l);
         }
         link_close(ds, l);
@@ -10875,10 +11414,9 @@ int datsync_free(datsync *ds)
     while (ds->drives) {
         shared_drive *s = ds->drives;
         ds->drives = s->next;
-        s->drive->on_event = NULL;
+        drive_detach(s->drive);
         if (!s->failed && (k = datsync_drive_flush(s->drive)) < 0 && r == 0)
             r = k;
-        s->drive->held_back = 0;
         mem_free(&env, s);
     }
     mem_free(&env, ds->fds);
@@ -10891,10 +11429,10 @@ int datsync_free(datsync *ds)
 int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
 {
     size_t i;
-    if (!feed->has_key)
+    if (!feed_has_key(feed))
         return DATSYNC_E_STATE;
     for (i = 0; i < ds->feed_count; i++)
-        if (memcmp(ds->feeds[i].feed->key, feed->key, 32) == 0)
+        if (memcmp(datsync_feed_key(ds->feeds[i].feed), datsync_feed_key(feed), 32) == 0)
             return DATSYNC_E_STATE;
     if (ds->feed_count == DATSYNC_MAX_CHANNELS)
         return DATSYNC_E_TOO_BIG;
@@ -10902,7 +11440,7 @@ int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
         return DATSYNC_E_NOMEM;
     memset(&ds->feeds[ds->feed_count], 0, sizeof *ds->feeds);
     ds->feeds[ds->feed_count].feed = feed;
-    ds->feeds[ds->feed_count].told_length = feed->length;
+    ds->feeds[ds->feed_count].told_length = datsync_feed_length(feed);
     ds->feeds[ds->feed_count++].mode = datsync_feed_writable(feed) ? mode & ~(unsigned)DATSYNC_DOWNLOAD : mode;
     return 0;
 }
@@ -10953,7 +11491,7 @@ int datsync_complete(const datsync *ds, const datsync_feed *feed)
     size_t i;
     for (i = 0; i < ds->feed_count; i++)
         if (ds->feeds[i].feed == feed)
-            return ds->feeds[i].complete_length == feed->length + 1;
+            return ds->feeds[i].complete_length == datsync_feed_length(feed) + 1;
     return 0;
 }
 
@@ -10962,7 +11500,7 @@ unsigned datsync_peers(const datsync *ds)
     const link *l;
     unsigned n = 0;
     for (l = ds->links; l; l = l->next)
-        n += l->peer && !l->error && l->peer->handshaken;
+        n += !l->error && link_has_met(l);
     return n;
 }
 

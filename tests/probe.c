@@ -1010,7 +1010,7 @@ static int cmd_info(int n, char **w)
     (void)n;
     say_number(datsync_feed_length(f));
     say_number(datsync_feed_byte_length(f));
-    say_number(f->durable_length);
+    say_number(f->group.durable_length);
     say_signed(datsync_feed_writable(f));
     say_signed(f->is_static);
     say_bytes(datsync_feed_key(f), 32);
@@ -1165,7 +1165,7 @@ static int cmd_held(int n, char **w)
 static int cmd_nodes(int n, char **w)
 {
     (void)n;
-    say_ranges(&feed_of(w[0])->tree);
+    say_ranges(&feed_of(w[0])->nodes);
     return 0;
 }
 
@@ -1365,17 +1365,17 @@ static int cmd_claim_node(int n, char **w)
 static int cmd_entry(int n, char **w)
 {
     (void)n;
-    feed_of(w[0])->entry = amount(w[1]);
+    feed_of(w[0])->bitfield.entry = amount(w[1]);
     return 0;
 }
 
 static int cmd_page(int n, char **w)
 {
     datsync_feed *f = feed_of(w[0]);
-    uint8_t *buf = temp(f->entry);
+    uint8_t *buf = temp(f->bitfield.entry);
     (void)n;
     bitfield_page(f, number(w[1]), buf);
-    say_bytes(buf, f->entry);
+    say_bytes(buf, f->bitfield.entry);
     return 0;
 }
 
@@ -1392,8 +1392,8 @@ static int cmd_unclaim(int n, char **w)
     datsync_feed *f = feed_of(w[0]);
     (void)n;
     bits_free(&f->env, &f->have);
-    bits_free(&f->env, &f->tree);
-    bits_free(&f->env, &f->dirty_pages);
+    bits_free(&f->env, &f->nodes);
+    bits_free(&f->env, &f->bitfield.dirty);
     return 0;
 }
 
@@ -1574,7 +1574,7 @@ static int cmd_peer_info(int n, char **w)
     say_signed(datsync_peer_want_read(p));
     say_signed(datsync_peer_want_write(p));
     say_number(p->flights);
-    say_number(p->queue_count);
+    say_number(p->queue.count);
     say_number(out_pending(p));
     return 0;
 }

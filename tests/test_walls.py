@@ -81,3 +81,128 @@ def test_the_map_names_the_rooms():
     with open(os.path.join(tools.ROOT, "README.md"), encoding="utf-8") as file:
         rows = re.findall(r"^\| · (.*?) \|", file.read(), re.M)
     assert listed(" · ".join(rows)) == [name for name, _ in rooms()]
+
+
+# ---- who may touch what -----------------------------------------------------------------------------
+
+# Whose record is whose: the rooms of its house, whose names begin so.
+HOUSES = {"datsync_feed": "feed: ", "channel": "peer: ", "datsync_peer": "peer: ", "datsync_drive": "drive: ", "datsync": "synchronizer"}
+# The rooms that a struct inside one belongs to; `*` is the room that begins and ends the record.
+BEGINS_AND_ENDS = {"datsync_feed": "opening and recovery", "channel": "session", "datsync_peer": "session", "datsync_drive": "opening"}
+STRUCTS = {
+    "datsync_feed": {
+        "tree": ["tree", "*"],
+        "data": ["data part", "*"],
+        "bitfield": ["bitfield", "commit", "*"],
+        "group": ["commit", "*"],
+        "last": ["appending", "proving", "verifying", "*"],
+        "wanting": ["wanting", "*"],
+    },
+    "channel": {
+        "wants": ["asking", "messages", "*"],
+        "due": ["output", "messages", "*"],
+        "flights": ["flights"],
+        "parked": ["flights", "asking", "messages"],
+        "run": ["asking"],
+        "rate": ["flights", "messages"],
+        "news": ["output", "asking", "*"],
+        "ending": ["asking"],
+        "early": ["messages", "*"],
+    },
+    "datsync_peer": {
+        "cipher": ["messages", "*"],
+        "extensions": ["messages", "*"],
+        "in": ["*"],
+        "out": ["output", "*"],
+        "queue": ["output", "messages", "*"],
+    },
+    "datsync_drive": {
+        "entry": ["entries", "history", "*"],
+        "block": ["files", "what is here", "laying out", "*"],
+        "writer": ["entries", "writing", "*"],
+        "putting": ["stores", "writing"],
+        "survey": ["where the bytes are", "*"],
+        "files": ["files"],
+        "doubts": ["stores", "writing", "importing", "serving", "*"],
+        "serving": ["serving", "*"],
+        "download": ["files", "stores", "serving", "laying out"],
+        "targets": ["files", "laying out", "*"],
+        "aside": ["stores", "laying out", "*"],
+        "plan": ["laying out", "*"],
+        "event": ["entries", "laying out"],
+    },
+    "datsync": {},
+}
+
+
+def syntax_tree():
+    """(depth, kind, identity, the rest of the line) of each declaration and expression."""
+    done = subprocess.run(["clang", "-std=c99", *SODIUM, "-fsyntax-only", "-fno-color-diagnostics", "-Xclang", "-ast-dump", SOURCE],
+                          check=True, stdout=subprocess.PIPE, encoding="utf-8")
+    for line in done.stdout.splitlines():
+        found = re.match(r"^([ |`-]*)(RecordDecl|FieldDecl|FunctionDecl|MemberExpr) (0x[0-9a-f]+) (.*)$", line)
+        if found:
+            yield len(found.group(1)), found.group(2), found.group(3), found.group(4)
+
+
+def members():
+    """{(record, member): the functions that name it}; the members of a struct inside a record are `record.struct`'s."""
+    record, field, uses, function, open_records = {}, {}, {}, None, []
+    for depth, kind, identity, rest in syntax_tree():
+        while open_records and open_records[-1][0] >= depth:
+            inner = open_records.pop()
+            nameless = inner if not inner[2] else None
+        if kind == "RecordDecl" and rest.endswith(" definition"):
+            open_records.append((depth, identity, (re.search(r"(?:struct|union) (\w+) definition$", rest) or [None, None])[1]))
+            record[identity] = (open_records[-1][2], open_records[-2][1] if len(open_records) > 1 else None)
+        elif kind == "FieldDecl" and open_records:
+            name = re.search(r"(\w+) '", rest).group(1)
+            field[identity] = (open_records[-1][1], name)
+            if re.search(r"(unnamed|anonymous) (struct|union) at", rest):
+                record[nameless[1]] = (name, open_records[-1][1])
+        elif kind == "FunctionDecl" and depth <= 2:
+            function = re.search(r"(\w+) '", rest).group(1)
+        elif kind == "MemberExpr":
+            found = re.search(r"(?:->|\.)(\w+) (0x[0-9a-f]+)", rest)
+            if found and found.group(2) in field:
+                uses.setdefault(found.group(2), set()).add(function)
+
+    def path(identity):
+        name, outside = record[identity]
+        return (path(outside) + "." if outside else "") + (name or "?")
+
+    return {(path(field[i][0]), field[i][1]): functions for i, functions in uses.items()}
+
+
+def room_of_functions():
+    found, begin = {}, 0
+    for name, end in rooms():
+        for m in re.finditer(r"^(?:\w[\w ]*?[ *]+)(\w+)\([^;{}]*\)\s*(?:/\*[^\n]*\*/\s*)?\{", text()[begin:end], re.M):
+            found[m.group(1)] = name
+        begin = end
+    return found
+
+
+@pytest.fixture(scope="module")
+def named():
+    """{record: {struct inside it, or "": the rooms that name its members}}."""
+    if not shutil.which("clang"):
+        pytest.skip("clang is missing")
+    home, found = room_of_functions(), {}
+    for (record, _), functions in members().items():
+        outside, _, inside = record.partition(".")
+        if outside in HOUSES:
+            found.setdefault(outside, {}).setdefault(inside, set()).update(home[f] for f in functions)
+    return found
+
+
+@pytest.mark.parametrize("record", HOUSES)
+def test_only_its_own_house_names_a_record_s_members(record, named):
+    assert named[record] and all(room.startswith(HOUSES[record]) for rooms_of in named[record].values() for room in rooms_of), named[record]
+
+
+@pytest.mark.parametrize("record", HOUSES)
+def test_only_its_owners_name_what_is_in_a_struct(record, named):
+    inside = {name: rooms_of for name, rooms_of in named[record].items() if name}
+    assert inside == {name: {HOUSES[record] + (BEGINS_AND_ENDS[record] if r == "*" else r) for r in owners}
+                      for name, owners in STRUCTS[record].items()}

@@ -1335,9 +1335,9 @@ static datsync_feed *holder(const json *q)
             (void)tree_claim(feed, i);
         }
     }
-    end = bits_length(&feed->tree);
+    end = bits_length(&feed->nodes);
     for (uint64_t i = 0; i < end; i++) {
-        if (bits_get(&feed->tree, i)) {
+        if (bits_get(&feed->nodes, i)) {
             node = alike(i);
             (void)tree_put(feed, &node);
         }

@@ -52,6 +52,8 @@ LINK = $(CFLAGS) $(LDFLAGS)
 LIBS = $(SODIUM_LIBS) $(LDLIBS)
 
 SOURCES := datsync.c net_posix.c
+CLI := $(sort $(wildcard cli/*.c))
+CLI_H := $(sort $(wildcard cli/*.h))
 EXAMPLES := embed foreign_loop bare
 EXAMPLES_CXX := embed_cxx
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -76,8 +78,8 @@ endif
 .PHONY: all
 all: build/datsync build/libdatsync.a build/$(SHARED_LINK)
 
-build/datsync: build/cli.o build/libdatsync.a
-	$(CC) $(LINK) -o $@ build/cli.o build/libdatsync.a $(LIBS)
+build/datsync: $(CLI:%.c=build/%.o) build/libdatsync.a
+	$(CC) $(LINK) -o $@ $^ $(LIBS)
 
 build/libdatsync.a: $(SOURCES:%.c=build/%.o)
 	rm -f $@
@@ -93,6 +95,10 @@ build/$(SHARED_LINK): build/$(SHARED_REAL)
 build/exports: Makefile
 	mkdir -p build
 	echo '$(EXPORTS)' > $@
+
+build/cli/%.o: cli/%.c $(CLI_H) datsync.h | need-cc need-sodium
+	mkdir -p build/cli
+	$(COMPILE) $(CFLAGS) -I. -c -o $@ $<
 
 build/%.o: %.c datsync.h | need-cc need-sodium
 	mkdir -p build
@@ -148,7 +154,7 @@ include $(wildcard tests/tests.mk tests/everywhere.mk packaging/packaging.mk)
 help:
 	@sed -n '/^#   /,/^$$/s/^# \{0,1\}//p' Makefile
 
-QUICK_TESTS := vectors api tree feed peer drive walls
+QUICK_TESTS := vectors api tree feed peer drive walls cli_walls
 quick: build/datsync build/api build/probe build/adapter | need-pytest
 	$(call UNDER_TEST,build) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(QUICK_TESTS)) \
 		$(if $(filter file,$(origin TESTS)),'conformance/test_conformance.py::test_case[sanity/first]'))
@@ -190,7 +196,7 @@ demo: build/datsync
 
 # ---------------------------------------------------------------- warnings, style ---------------------------------
 
-ALL_C = cli.c $(SOURCES) $(EXAMPLES:%=examples/%.c) tests/probe.c conformance/adapters/datsync.c tests/api.c
+ALL_C = $(CLI) $(SOURCES) $(EXAMPLES:%=examples/%.c) tests/probe.c conformance/adapters/datsync.c tests/api.c
 
 # All sources, under each of the two compilers that is there, as the oldest and the newest C that they are meant for, without
 # and with NDEBUG; and the header as C++.
@@ -206,7 +212,7 @@ warnings: | need-sodium
 			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
 	@rm -f build/warnings.o
 
-FORMATTED = $(filter-out datsync.c,$(ALL_C)) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c
+FORMATTED = $(filter-out datsync.c,$(ALL_C)) $(CLI_H) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

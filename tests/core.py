@@ -6,13 +6,13 @@ import subprocess
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 
-# Program: its main file. The driver and the adapter include datsync.c themselves; the others are linked with it.
-PROGRAMS = {"datsync": "cli.c", "probe": "tests/probe.c", "adapter": "conformance/adapters/datsync.c",
-            "api": "tests/api.c"}
+# Program: its files. The driver and the adapter include datsync.c themselves; the others are linked with it.
+PROGRAMS = {"datsync": ["cli/" + name for name in sorted(os.listdir(os.path.join(ROOT, "cli"))) if name.endswith(".c")],
+            "probe": ["tests/probe.c"], "adapter": ["conformance/adapters/datsync.c"], "api": ["tests/api.c"]}
 LINKED = ("datsync", "api")
 
 # These test what is around the programs, and never run what is built from datsync.c here.
-OTHERS = ("alone", "capture", "everywhere", "manual", "mutate", "packaging", "protocol", "python", "walls", "win32")
+OTHERS = ("alone", "capture", "cli_walls", "everywhere", "manual", "mutate", "packaging", "protocol", "python", "walls", "win32")
 SUITE = os.path.join(ROOT, "conformance", "test_conformance.py")
 
 

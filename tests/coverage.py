@@ -23,11 +23,11 @@ SOURCE = os.path.join(ROOT, "datsync.c")
 
 
 def build():
-    for program, main in core.PROGRAMS.items():
+    for program, files in core.PROGRAMS.items():
         folder = os.path.join(BUILD, program)
         os.makedirs(folder, exist_ok=True)
         objects = []
-        for source in [main] + ["datsync.c"] * (program in core.LINKED) + ["net_posix.c"]:
+        for source in files + ["datsync.c"] * (program in core.LINKED) + ["net_posix.c"]:
             objects.append(os.path.join(folder, source.replace("/", "_")[:-1] + "o"))
             subprocess.run(["gcc", "-std=c99", "-O0", "-g", "--coverage", "-I.", "-c", "-o", objects[-1], source], cwd=ROOT,
                            check=True)

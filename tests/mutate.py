@@ -365,9 +365,10 @@ class Programs:
     def __init__(self, text, sites, numbers, folder, flags):
         self.folder, self.bad = folder, []
         shutil.rmtree(folder, ignore_errors=True)
-        for part in core.PROGRAMS.values():
-            os.makedirs(os.path.dirname(self.path(part)), exist_ok=True)
-            shutil.copy(os.path.join(ROOT, part), self.path(part))
+        for out, files in core.PROGRAMS.items():
+            for name in files if out not in core.LINKED else ():  # they include the datsync.c that lies beside them
+                os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+                shutil.copy(os.path.join(ROOT, name), self.path(name))
         flags = ["-g1", *flags]
         sites = self.compilable(text, sites, numbers)
         with open(os.path.join(folder, "runtime.c"), "w") as file:
@@ -380,10 +381,12 @@ class Programs:
             if process.wait() != 0:
                 sys.exit("mutate: the program with the mutants does not compile")
         more = [self.path("runtime.c"), os.path.join(ROOT, "net_posix.c"), *core.libraries()]
-        for out, part in core.PROGRAMS.items():
-            main = self.path("probe.o" if out == "probe" else part)
-            linked = [self.path("core.o")] if out in core.LINKED else []
-            done = compiler("-w", *flags, "-o", self.path("run-" + out), main, *linked, *more)
+        for out, files in core.PROGRAMS.items():
+            if out in core.LINKED:
+                own = [os.path.join(ROOT, name) for name in files] + [self.path("core.o")]
+            else:
+                own = [self.path("probe.o" if out == "probe" else name) for name in files]
+            done = compiler("-w", *flags, "-o", self.path("run-" + out), *own, *more)
             if done.returncode:
                 sys.exit("mutate: " + done.stderr.decode()[-3000:])
 

@@ -1,5 +1,6 @@
 """The manual pages and the shell completions say what the program, its header and README.md say: no more, no less."""
 
+import glob
 import os
 import pty
 import re
@@ -187,7 +188,8 @@ def test_events():
     for head, body in items(part(page(1), "JSON EVENTS")):
         words = re.findall(r"^\.(?:Li|Pq Li) (.*)$", body, re.M)
         of_page[head[3:]] = {word for line in words for word in re.findall(r"\w+", line)}
-    calls = re.findall(r"\bjson_begin\((?!const char)(.*?)\);", text_of("cli.c"), re.S)
+    calls = [call for path in glob.glob(os.path.join(ROOT, "cli", "*.c"))
+             for call in re.findall(r"\bjson_begin\((?!const char)(.*?)\);", text_of(path), re.S)]
     assert of_page == of_readme
     assert list(of_page) == sorted({name for call in calls for name in re.findall(r'"(\w+)"', call)})
 

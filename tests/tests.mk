@@ -7,7 +7,8 @@ NPM ?= npm
 # The command, the test driver, the peer under test that the conformance suite runs, and checks of the public interface; each in
 # one go, as build/WAY/PROGRAM. The driver and the adapter take in datsync.c whole, to reach what is static.
 PROGRAMS := datsync probe adapter api
-datsync_MAIN := cli.c datsync.c
+datsync_MAIN := $(CLI) datsync.c
+datsync_MORE := $(CLI_H)
 probe_MAIN := tests/probe.c
 adapter_MAIN := conformance/adapters/datsync.c
 api_MAIN := tests/api.c datsync.c
@@ -20,7 +21,7 @@ clang_COMPILE = clang $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS) $(SANITIZE)
 clang_LIBS = $(LDFLAGS) $(LIBS)
 
 define PROGRAM_OF_WAY
-build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) datsync.c $(or $($(1)_OS),net_posix.c) datsync.h | need-$(1) $($(1)_SODIUM)
+build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) $($(2)_MORE) datsync.c $(or $($(1)_OS),net_posix.c) datsync.h | need-$(1) $($(1)_SODIUM)
 	mkdir -p build/$(1)
 	$$($(1)_COMPILE) -I. -o $$@ $($(2)_MAIN) $(or $($(1)_OS),net_posix.c) $$($(1)_LIBS)
 endef

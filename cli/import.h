@@ -1,0 +1,48 @@
+/* Importing: an owner's folder into its drive.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef CLI_IMPORT_H
+#define CLI_IMPORT_H
+
+#include "cli.h"
+#include "output.h"
+#include "rules.h"
+
+/* One folder's, from its first import to its last. After importing_begin the caller may set only_count, shares and watches, and ds while
+ * the folder is on the network; he reads tree, later and counts. */
+typedef struct importing {
+    cli *c;
+    const char *dir;
+    datsync_drive *drive;
+    datsync_tree tree;   /* a second look at the folder, for what is the command's own there */
+    datsync *ds;         /* once it is shared: the network goes on meanwhile */
+    int only_count;      /* tell nothing */
+    int shares, watches; /* it is imported to be shared; and goes on being imported */
+    int network;         /* its error, which ended the import */
+    ignoring rules;
+    told told;
+    struct waiting *waits; /* those that wait, by the hash of their path */
+    size_t wait_count, wait_cap;
+    uint64_t scan;
+    uint64_t first_bytes, later;          /* bytes that were read before it is shared; files that are read later */
+    uint64_t counts[DATSYNC_REFUSED + 1]; /* of this import, by enum datsync_change */
+    uint64_t files, bytes, ended_bytes;   /* that are done of it */
+    uint64_t began, turned_at, shown_at, shown_bytes;
+    meter meter;
+    int columns;
+} importing;
+
+/* Looks at the folder of an opened drive, which must stay open as long: an exit code. It is ended in any case. */
+int importing_begin(importing *im, cli *c, const char *dir, datsync_drive *drive);
+
+/* Frees what it holds, and not the drive. */
+void importing_end(importing *im);
+
+/* Brings the drive up to its folder: an exit code. What is refused is told and counted; it is no error here. */
+int import_folder(importing *im);
+
+/* The last line when files were left behind; returns FAILED. */
+int fail_refused(const cli *c, const char *dir, uint64_t count, const char *what);
+
+#endif

@@ -1,4 +1,4 @@
-/* datsync: the Dat synchronizer in one file. The manual is datsync.h; the map of the rooms is in README.md.
+/* datsync: the Dat synchronizer in one file. The manual is datsync.h; the map of the rooms is in CONTRIBUTING.md.
  *
  * SPDX-License-Identifier: MIT
  *

@@ -1,4 +1,4 @@
-"""The manual pages and the shell completions say what the program, its header and README.md say: no more, no less."""
+"""The manual pages and the shell completions say what the program, its header and docs/COMMAND.md say: no more, no less."""
 
 import glob
 import os
@@ -149,48 +149,48 @@ def test_exit_status_of_the_page(program):
     listed = [int(head) for head, body in items(part(page(1), "EXIT STATUS")) if body.strip()]
     assert listed == [int(code) for code, _ in told]
     assert listed == [tools.DONE, tools.FAILED, tools.USAGE, tools.NO_PEER, tools.INTERRUPTED]
-    of_readme = part_of_readme("Exit status: ", "\n\n").replace("\n", " ")
-    assert [int(code) for code in re.findall(r"(?:status:|·) (\d+) ", of_readme)] == listed
+    of_document = part_of_document("Exit status: ", "\n\n").replace("\n", " ")
+    assert [int(code) for code in re.findall(r"(?:status:|·) (\d+) ", of_document)] == listed
 
 
-def part_of_readme(begin, end):
-    text = text_of("README.md")
+def part_of_document(begin, end):
+    text = text_of("docs", "COMMAND.md")
     at = text.index(begin)
     return text[at:text.index(end, at)]
 
 
-def rows_of_readme(heading):
+def rows_of_document(heading):
     """The cells of the table's rows; a bar in a cell is escaped."""
-    for line in part_of_readme(heading, "\n\n").split("\n")[2:]:
+    for line in part_of_document(heading, "\n\n").split("\n")[2:]:
         yield [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_commands_of_the_readme(program):
+def test_commands_of_the_document(program):
     listed = {}
-    for command, _ in rows_of_readme("| command | does |"):
+    for command, _ in rows_of_document("| command | does |"):
         name, words = re.fullmatch(r"`((?:feed )?[a-z]+) (.*)`", command).groups()
         listed[name] = words
     assert listed == program.words
 
 
-def test_options_of_the_readme(program):
+def test_options_of_the_document(program):
     """It need not have all of them, but none that isn't there."""
-    told = set(re.findall(r"`--([a-z-]+)", part_of_readme("## The command\n", "\n## ")))
+    told = set(re.findall(r"`--([a-z-]+)", text_of("docs", "COMMAND.md")))
     assert told <= set(program.values), told - set(program.values)
 
 
 def test_events():
-    """Three lists of the JSON events: the page's, the README's, and what is in the program."""
-    of_readme, of_page = {}, {}
-    for names, _, members in rows_of_readme("| event | command | members |"):
+    """Three lists of the JSON events: the page's, the document's, and what is in the program."""
+    of_document, of_page = {}, {}
+    for names, _, members in rows_of_document("| event | command | members |"):
         for name in re.findall(r"`(\w+)`", names):
-            of_readme.setdefault(name, set()).update(re.findall(r"`(\w+)`", members))
+            of_document.setdefault(name, set()).update(re.findall(r"`(\w+)`", members))
     for head, body in items(part(page(1), "JSON EVENTS")):
         words = re.findall(r"^\.(?:Li|Pq Li) (.*)$", body, re.M)
         of_page[head[3:]] = {word for line in words for word in re.findall(r"\w+", line)}
     calls = [call for path in glob.glob(os.path.join(ROOT, "cli", "*.c"))
              for call in re.findall(r"\bjson_begin\((?!const char)(.*?)\);", text_of(path), re.S)]
-    assert of_page == of_readme
+    assert of_page == of_document
     assert list(of_page) == sorted({name for call in calls for name in re.findall(r'"(\w+)"', call)})
 
 

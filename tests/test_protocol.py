@@ -128,7 +128,7 @@ def test_there_are_examples():
     assert (len(EXAMPLES), len(BITFIELDS), len(DIGESTS), len(INDEXES)) == (5, 4, 5, 3)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGES.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGES.md", "docs/SYSTEMS.md"])
 def test_the_documents_know_how_many_cases_there_are(name):
     with open(os.path.join(ROOT, name), encoding="utf-8") as file:
         text = file.read()

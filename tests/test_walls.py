@@ -1,6 +1,6 @@
 """The rooms of datsync.c stand one upon the other: each is made of what lies above it in the file, and of nothing below.
 
-A room begins with a banner (`/* ==== name ==== */`); README.md's map and the head of the file name them in their order.
+A room begins with a banner (`/* ==== name ==== */`); CONTRIBUTING.md's map and the head of the file name them in their order.
 """
 
 import os
@@ -78,7 +78,7 @@ def test_the_head_of_the_file_names_the_rooms():
 
 
 def test_the_map_names_the_rooms():
-    with open(os.path.join(tools.ROOT, "README.md"), encoding="utf-8") as file:
+    with open(os.path.join(tools.ROOT, "CONTRIBUTING.md"), encoding="utf-8") as file:
         rows = re.findall(r"^\| · (.*?) \|", file.read(), re.M)
     assert listed(" · ".join(rows)) == [name for name, _ in rooms()]
 

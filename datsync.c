@@ -7,7 +7,8 @@
  *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed: state,
  *   tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer:
  *   state, output, flights, asking, messages, session · networks in memory · drive: entries, history, files, where the
- *   bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer · errors
+ *   bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer: state, addresses,
+ *   connections, feeds, drives, the loop · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -62,6 +63,16 @@
 #define WARY_MS 600000u
 #define WARY_ENDS 2u
 #define REFUSAL_MS 5000u
+/* The book of addresses has room for so many, DATSYNC_MAX_ADDRESSES of each source. */
+#define ADDRESSES 4096u
+#define ADDRESS_SLOTS 1024u
+#define INFORMANTS 256u
+/* The sources that are not a caller's: what somebody chose, and who came by himself. */
+#define CHOSEN 0u
+#define ACCEPTED DATSYNC_MAX_SOURCES
+/* Milliseconds for which an address is not dialled whose handshake failed, and one that sent what does not verify. */
+#define STRANGER_MS 600000u
+#define LIAR_MS 3600000u
 #define DOUBT_BYTES 4194304u
 /* Bytes and blocks that are gathered for one signature when files are imported. */
 #define DRIVE_BATCH_BYTES 8388608u
@@ -1523,6 +1534,7 @@ typedef struct feed_keeper {
     int (*keep)(void *ctx, uint64_t index, uint64_t at, datsync_bytes block);
     int (*lost)(void *ctx, uint64_t index); /* it was asked for, and is not as it was */
     int (*held_back)(void *ctx);            /* more is going to be wanted: nobody is told that this is all */
+    int (*makes_room)(void *ctx);           /* where the store is full: that is going to end */
     datsync_feed *companion; /* it is committed first, and a connection is done with both or with none */
 } feed_keeper;
 
@@ -1706,6 +1718,11 @@ static datsync_feed *feed_companion(const datsync_feed *f)
 static int feed_held_back(const datsync_feed *f)
 {
     return f->keeper.held_back && f->keeper.held_back(f->keeper.ctx);
+}
+
+static int feed_makes_room(const datsync_feed *f)
+{
+    return f->keeper.makes_room && f->keeper.makes_room(f->keeper.ctx);
 }
 
 /* Is there anything that a crash would take? */
@@ -7433,6 +7450,12 @@ static target *target_of_byte(const datsync_drive *d, uint64_t at)
     return lo < d->targets.count && d->targets.v[lo].at <= at && !d->targets.v[lo].copy ? &d->targets.v[lo] : NULL;
 }
 
+/* Is any file on its way? */
+static int drive_is_laying_out(const datsync_drive *d)
+{
+    return d->targets.count > 0;
+}
+
 static void target_fail(datsync_drive *d, target *t, int error)
 {
     if (!t->error && t->missing)
@@ -7925,6 +7948,12 @@ static int drive_held_back(void *ctx)
     return d->download.held_back;
 }
 
+/* Files that are on their way are given up where there is no room for all of them. */
+static int drive_makes_room(void *ctx)
+{
+    return drive_is_laying_out(ctx);
+}
+
 static int64_t content_size(void *ctx, int part)
 {
     datsync_drive *d = ctx;
@@ -8093,6 +8122,7 @@ static void drive_keeps(datsync_drive *d)
     memset(&k, 0, sizeof k);
     k.ctx = d;
     k.held_back = drive_held_back;
+    k.makes_room = drive_makes_room;
     k.companion = d->content;
     feed_set_keeper(d->metadata, &k);
     if (!d->content)
@@ -10546,12 +10576,6 @@ static void drive_detach(datsync_drive *d)
     d->download.held_back = 0;
 }
 
-/* Is any file on its way? */
-static int drive_is_laying_out(const datsync_drive *d)
-{
-    return d->targets.count > 0;
-}
-
 /* Does it want all of the content, and not only what its files consist of? */
 static int drive_wants_all(const datsync_drive *d)
 {
@@ -10564,18 +10588,24 @@ static uint64_t drive_deadline(const datsync_drive *d)
     return d->plan.made && d->aside.since != NONE ? d->aside.since + DATSYNC_GROUP_MS : NONE;
 }
 
-/* ================================================================ synchronizer ================================== */
+/* ================================================================ synchronizer: state ============================ */
 
-/* An address that was given to dial: how often it failed, and when it is tried again. */
-typedef struct dial {
-    struct dial *next;
+/* An address in the book. */
+typedef struct contact {
+    struct contact *next;  /* in the order in which they came */
+    struct contact *chain; /* of the same hash */
+    unsigned source;       /* CHOSEN, or one that was given to datsync_found; ACCEPTED */
+    uint64_t informant;    /* who told the source of it */
+    enum { CONTACT_WAITS, CONTACT_IN_USE, CONTACT_BARRED, CONTACT_DROPPED } state;
+    uint64_t at; /* when it is dialled; barred, not before that */
     unsigned failures;
-    uint64_t at; /* NONE: being used, or dropped */
+    uint64_t failed_at;
+    int worked;          /* a block went one way or the other */
+    int tried;           /* it has told what it has, failed, or had the time to; what comes later delays no end */
     unsigned beyond;     /* connections that ended at a block behind the end */
     uint64_t wary_until; /* what a new connection is told of it */
-    int dropped, tried; /* tried: it has told what it has, failed, or had the time to; what comes later delays no end */
-    char address[1]; /* as long as it is */
-} dial;
+    char text[1];        /* as long as it is */
+} contact;
 
 enum link_state { LINK_CONNECTING, LINK_OPEN, LINK_CLOSING };
 
@@ -10584,13 +10614,13 @@ typedef struct link {
     struct link *next;
     datsync *ds;
     datsync_peer *peer;
-    dial *dial; /* NULL: accepted */
+    contact *dialled; /* NULL: accepted */
     intptr_t handle;
     enum link_state state;
-    int error;                 /* why it is to be closed */
-    int useful;                /* a block has gone one way or the other */
-    uint64_t since, sent_at;   /* of this state; when the remote last took bytes */
-    uint64_t met_at;           /* when its handshake came */
+    int error;               /* why it is to be closed */
+    int useful;              /* a block has gone one way or the other */
+    uint64_t since, sent_at; /* of this state; when the remote last took bytes */
+    uint64_t met_at;         /* when its handshake came */
     size_t unsent;
     char address[128];
 } link;
@@ -10604,14 +10634,6 @@ typedef struct shared_feed {
     int satisfied; /* a peer had answered, and all that it offered was here; it may have left since */
 } shared_feed;
 
-typedef struct shared_drive {
-    struct shared_drive *next;
-    datsync *ds;
-    datsync_drive *drive;
-    unsigned mode;
-    int opened, failed, busy; /* busy: there is more to do at once */
-} shared_drive;
-
 struct datsync {
     datsync_env env;
     datsync_options opt;
@@ -10619,20 +10641,36 @@ struct datsync {
     int has_net;
     uint8_t id[32];
     struct datsync_pool pool;
+    uint64_t now, tick_at;
+    int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
     shared_feed *feeds;
     size_t feed_count, feed_cap;
-    shared_drive *drives;
-    intptr_t *listeners;
-    size_t listener_count, listener_cap;
-    datsync_pollfd *fds; /* of datsync_poll */
-    size_t fd_cap;
+    struct shared_drive *drives;
     link *links;
-    dial *dials;
-    uint64_t now, tick_at, accept_at; /* accept_at: listeners rest until then, accepting failed */
-    int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
-};
 
-static const unsigned dial_delays[] = {1000, 1000, 5000, 15000}; /* as discovery-swarm 5.1 */
+    struct {
+        intptr_t *v;
+        size_t count, cap;
+        uint64_t rest_until; /* accepting failed */
+    } listeners;
+
+    struct {
+        datsync_pollfd *v; /* of datsync_poll */
+        size_t cap;
+    } fds;
+
+    struct {
+        contact *first;
+        contact **slots; /* by hash */
+        size_t count, of_source[ACCEPTED + 1];
+        size_t waiting;                    /* those that may be dialled without a word from anybody */
+        size_t untried, untried_chosen;     /* of these, those that were never tried */
+        uint64_t found_at;                 /* when the last new one was found */
+        uint64_t next_at;                  /* no address is due before */
+        unsigned turn;                     /* the source that was dialled last */
+        uint64_t turns, served[INFORMANTS]; /* when an informant's address was dialled last, by hash */
+    } book;
+};
 
 static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *address, uint64_t index, uint64_t size, int error)
 {
@@ -10649,10 +10687,35 @@ static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *addr
     ds->opt.on_event(ds->opt.ctx, ds, &e);
 }
 
+static uint32_t or_default(uint32_t value, uint32_t fallback)
+{
+    return value ? value : fallback;
+}
+
+static unsigned max_peers(const datsync *ds)
+{
+    return ds->opt.max_peers ? ds->opt.max_peers : 64;
+}
+
+static unsigned link_count(const datsync *ds)
+{
+    const link *l;
+    unsigned n = 0;
+    for (l = ds->links; l; l = l->next)
+        n++;
+    return n;
+}
+
 static void link_fail(link *l, int error)
 {
     if (!l->error)
         l->error = error;
+}
+
+/* Has the handshake come? */
+static int link_has_met(const link *l)
+{
+    return l->peer && datsync_peer_remote_id(l->peer);
 }
 
 static void feed_fail(datsync *ds, datsync_feed *feed, int error)
@@ -10664,6 +10727,313 @@ static void feed_fail(datsync *ds, datsync_feed *feed, int error)
             ds_event(ds, DATSYNC_EV_FAILED, feed, NULL, 0, 0, error);
         }
 }
+
+/* ================================================================ synchronizer: addresses ======================== */
+
+/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses may also tell of
+ * false ones, by thousands. So a source has room for DATSYNC_MAX_ADDRESSES; where that is full, a newcomer takes the place of one that
+ * came from whoever told of the most, and a failure goes first. What was chosen by hand never goes. Dialled is first what was chosen, then
+ * what has worked before, then one of each source in turn, and of each source one of each informant in turn. */
+
+static size_t contact_hash(const datsync *ds, const char *text, size_t slots)
+{
+    uint8_t hash[crypto_shorthash_BYTES];
+    (void)crypto_shorthash(hash, (const uint8_t *)text, strlen(text), ds->id); /* nobody can choose what collides */
+    return (size_t)(get_u64(hash) & (slots - 1));
+}
+
+/* An address that was accepted from is another than one that is dialled: it has no port. */
+static contact *contact_find(const datsync *ds, const char *text, int accepted)
+{
+    contact *a = ds->book.slots ? ds->book.slots[contact_hash(ds, text, ADDRESS_SLOTS)] : NULL;
+    while (a && ((a->source == ACCEPTED) != accepted || strcmp(a->text, text) != 0))
+        a = a->chain;
+    return a;
+}
+
+static void count(size_t *n, int more)
+{
+    *n = more ? *n + 1 : *n - 1;
+}
+
+/* Take a contact into what is counted, or out of it: around each change, so that what is counted stays true. */
+static void contact_count(datsync *ds, const contact *a, int more)
+{
+    if (a->state != CONTACT_WAITS)
+        return;
+    count(&ds->book.waiting, more);
+    if (!a->tried)
+        count(&ds->book.untried, more);
+    if (!a->tried && a->source == CHOSEN)
+        count(&ds->book.untried_chosen, more);
+}
+
+static void contact_set(datsync *ds, contact *a, int state, uint64_t at)
+{
+    contact_count(ds, a, 0);
+    a->state = state;
+    a->at = at;
+    contact_count(ds, a, 1);
+    ds->book.next_at = MIN(ds->book.next_at, at);
+}
+
+static void contact_remove(datsync *ds, contact *a)
+{
+    contact **at = &ds->book.first;
+    contact_count(ds, a, 0);
+    while (*at != a)
+        at = &(*at)->next;
+    *at = a->next;
+    for (at = &ds->book.slots[contact_hash(ds, a->text, ADDRESS_SLOTS)]; *at != a; at = &(*at)->chain)
+        ;
+    *at = a->chain;
+    ds->book.count--;
+    ds->book.of_source[a->source]--;
+    mem_free(&ds->env, a);
+}
+
+static size_t informant_slot(const contact *a)
+{
+    return (size_t)((a->informant ^ a->source) * 0x9e3779b97f4a7c15u >> 32) % INFORMANTS;
+}
+
+/* Which of two goes first where there is no room: one that failed, then who has waited longest for its turn. */
+static int contact_is_worse(const contact *a, const contact *b)
+{
+    int failed = a->failures || a->state != CONTACT_WAITS, other = b->failures || b->state != CONTACT_WAITS;
+    return failed != other ? failed : failed && a->failed_at < b->failed_at;
+}
+
+/* Room for one more of a source: one of whoever told of the most goes. 0: there is none. */
+static int contact_make_room(datsync *ds, unsigned source)
+{
+    unsigned told[INFORMANTS] = {0}, most = 0;
+    contact *a, *worst = NULL;
+    for (a = ds->book.first; a; a = a->next)
+        if (a->source == source && a->state != CONTACT_IN_USE && ++told[informant_slot(a)] > told[most])
+            most = (unsigned)informant_slot(a);
+    for (a = ds->book.first; a; a = a->next)
+        if (a->source == source && a->state != CONTACT_IN_USE && informant_slot(a) == most && (!worst || contact_is_worse(a, worst)))
+            worst = a;
+    if (!worst)
+        return 0;
+    contact_remove(ds, worst);
+    return 1;
+}
+
+/* The source that has to give way to one more of this one: itself, if it has all that it may have, or the one that has most. */
+static unsigned contact_yields(const datsync *ds, unsigned source)
+{
+    unsigned i, most = source;
+    if (ds->book.of_source[source] >= DATSYNC_MAX_ADDRESSES)
+        return source;
+    for (i = CHOSEN + 1; i <= ACCEPTED; i++)
+        if (most == CHOSEN || ds->book.of_source[i] > ds->book.of_source[most])
+            most = i;
+    return most;
+}
+
+/* A new address, which nobody dials yet; NULL and an error if there is no place for it. */
+static contact *contact_add(datsync *ds, const char *text, unsigned source, uint64_t informant, int *error)
+{
+    size_t len = strlen(text);
+    unsigned yields;
+    contact *a, **last = &ds->book.first;
+    *error = DATSYNC_E_NOMEM;
+    if (!ds->book.slots && !(ds->book.slots = mem_zeroed(&ds->env, ADDRESS_SLOTS * sizeof *ds->book.slots)))
+        return NULL;
+    yields = contact_yields(ds, source);
+    if ((ds->book.of_source[source] >= DATSYNC_MAX_ADDRESSES || ds->book.count >= ADDRESSES) &&
+        (yields == CHOSEN || !contact_make_room(ds, yields))) {
+        *error = DATSYNC_E_TOO_BIG;
+        return NULL;
+    }
+    a = mem_zeroed(&ds->env, sizeof *a + len);
+    if (!a)
+        return NULL;
+    memcpy(a->text, text, len + 1);
+    a->source = source;
+    a->informant = informant;
+    a->state = CONTACT_DROPPED;
+    a->chain = ds->book.slots[contact_hash(ds, text, ADDRESS_SLOTS)];
+    ds->book.slots[contact_hash(ds, text, ADDRESS_SLOTS)] = a;
+    while (*last)
+        last = &(*last)->next;
+    *last = a;
+    ds->book.count++;
+    ds->book.of_source[source]++;
+    return a;
+}
+
+/* An address is heard of: it is new, or was dropped and begins anew. */
+static int contact_hear(datsync *ds, const char *text, unsigned source, uint64_t informant, uint64_t now)
+{
+    contact *a = contact_find(ds, text, 0);
+    int r;
+    if (!ds->has_net)
+        return DATSYNC_E_UNSUPPORTED;
+    if (!a && !(a = contact_add(ds, text, source, informant, &r)))
+        return r;
+    if (source == CHOSEN && a->source != CHOSEN) {
+        contact_count(ds, a, 0);
+        ds->book.of_source[a->source]--;
+        ds->book.of_source[a->source = CHOSEN]++;
+        contact_count(ds, a, 1);
+    }
+    if (a->state == CONTACT_DROPPED) {
+        a->failures = 0;
+        if (source != CHOSEN && !a->tried)
+            ds->book.found_at = now;
+        contact_set(ds, a, CONTACT_WAITS, now);
+    }
+    return 0;
+}
+
+int datsync_connect(datsync *ds, const char *text, uint64_t now)
+{
+    return contact_hear(ds, text, CHOSEN, 0, now);
+}
+
+int datsync_found(datsync *ds, const char *text, unsigned source, uint64_t informant, uint64_t now)
+{
+    if (source == CHOSEN || source >= DATSYNC_MAX_SOURCES)
+        return DATSYNC_E_INVALID;
+    return contact_hear(ds, text, source, informant, now);
+}
+
+/* Is a to be dialled before b? Both are due. */
+static int contact_is_first(const datsync *ds, const contact *a, const contact *b)
+{
+    unsigned turn_a = (a->source + DATSYNC_MAX_SOURCES - ds->book.turn - 1) % DATSYNC_MAX_SOURCES;
+    unsigned turn_b = (b->source + DATSYNC_MAX_SOURCES - ds->book.turn - 1) % DATSYNC_MAX_SOURCES;
+    if ((a->source == CHOSEN) != (b->source == CHOSEN))
+        return a->source == CHOSEN;
+    if (a->worked != b->worked)
+        return a->worked;
+    if (turn_a != turn_b)
+        return turn_a < turn_b;
+    return ds->book.served[informant_slot(a)] < ds->book.served[informant_slot(b)];
+}
+
+/* The address that is to be dialled now, which is in use from now on; NULL: none is due. */
+static contact *contact_next(datsync *ds)
+{
+    contact *a, *best = NULL;
+    uint64_t next_at = NONE;
+    if (ds->now < ds->book.next_at)
+        return NULL;
+    for (a = ds->book.first; a; a = a->next) {
+        contact *later = a;
+        if (a->state != CONTACT_WAITS && a->state != CONTACT_BARRED)
+            continue;
+        if (a->at <= ds->now && (!best || contact_is_first(ds, a, best))) {
+            later = best;
+            best = a;
+        }
+        if (later)
+            next_at = MIN(next_at, later->at);
+    }
+    ds->book.next_at = next_at;
+    if (!best)
+        return NULL;
+    if (best->source != CHOSEN)
+        ds->book.turn = best->source;
+    ds->book.served[informant_slot(best)] = ++ds->book.turns;
+    contact_set(ds, best, CONTACT_IN_USE, NONE);
+    return best;
+}
+
+/* What it was that ended a connection, for the book. */
+enum contact_end { ENDED, ENDED_FOR_GOOD, WAS_ONESELF, HANDSHAKE_FAILED, LIED };
+
+static enum contact_end contact_judge(int error, int met)
+{
+    switch (error) {
+    case DATSYNC_E_DONE:
+    case DATSYNC_E_DUPLICATE:
+    case DATSYNC_E_ADDRESS:
+        return ENDED_FOR_GOOD;
+    case DATSYNC_E_SELF:
+        return WAS_ONESELF;
+    case DATSYNC_E_BAD_DATA:
+    case DATSYNC_E_PROOF:
+        return LIED;
+    case DATSYNC_E_FIRST_FEED:
+        return HANDSHAKE_FAILED;
+    case DATSYNC_E_TIMEOUT:
+    case DATSYNC_E_FRAME:
+    case DATSYNC_E_MESSAGE:
+    case DATSYNC_E_PROTOCOL:
+        return met ? ENDED : HANDSHAKE_FAILED;
+    default:
+        return ENDED;
+    }
+}
+
+/* Dialling failed, or the connection ended; `connected`, `met`: it had come so far. When is it dialled again? */
+static void contact_ended(datsync *ds, contact *a, int error, int connected, int met, int useful)
+{
+    static const unsigned delays[] = {1000, 1000, 5000, 15000}; /* as discovery-swarm 5.1 */
+    enum contact_end end = contact_judge(error, met || !connected);
+    if (useful) {
+        a->failures = 0;
+        a->worked = 1;
+    }
+    a->tried = 1; /* in use, it is not counted */
+    a->failed_at = ds->now;
+    if (end == ENDED_FOR_GOOD || (end == ENDED && a->failures == sizeof delays / sizeof *delays))
+        contact_set(ds, a, CONTACT_DROPPED, NONE);
+    else if (end == ENDED)
+        contact_set(ds, a, CONTACT_WAITS, ds->now + delays[a->failures++]);
+    else
+        contact_set(ds, a, CONTACT_BARRED, end == WAS_ONESELF ? NONE : ds->now + (end == LIED ? LIAR_MS : STRANGER_MS));
+}
+
+/* Who was accepted is known by its address without the port. */
+static contact *contact_of_accepted(const datsync *ds, const char *from, char host[128])
+{
+    const char *colon = strrchr(from, ':');
+    size_t len = colon ? (size_t)(colon - from) : strlen(from);
+    len = MIN(len, 127);
+    memcpy(host, from, len);
+    host[len] = 0;
+    return contact_find(ds, host, 1);
+}
+
+/* Until when is a new connection told to be wary? */
+static uint64_t contact_wary_until(const datsync *ds, const contact *dialled, const char *from)
+{
+    char host[128];
+    const contact *a = dialled ? dialled : contact_of_accepted(ds, from, host);
+    return a ? a->wary_until : 0;
+}
+
+/* It closed when it was asked for a block behind the end. */
+static void contact_refused_beyond(datsync *ds, contact *a, const char *from)
+{
+    char host[128];
+    int error;
+    if (!a && !(a = contact_of_accepted(ds, from, host)) && !(a = contact_add(ds, host, ACCEPTED, 0, &error)))
+        return;
+    if (++a->beyond >= WARY_ENDS)
+        a->wary_until = ds->now + WARY_MS;
+}
+
+/* Is there an address that was not dialled yet, and may know of more? Those that are found delay an end only for a moment: there is no
+ * end of what can be told. */
+static int addresses_untried(const datsync *ds)
+{
+    return ds->book.untried_chosen || (ds->book.untried && ds->now - ds->book.found_at < SETTLE_MS);
+}
+
+static void addresses_free(datsync *ds)
+{
+    while (ds->book.first)
+        contact_remove(ds, ds->book.first);
+    mem_free(&ds->env, ds->book.slots);
+}
+
+/* ================================================================ synchronizer: connections ====================== */
 
 static void link_open_feed(link *l, const uint8_t *discovery_key)
 {
@@ -10683,12 +11053,6 @@ static void link_open_feed(link *l, const uint8_t *discovery_key)
         link_fail(l, DATSYNC_E_UNKNOWN_FEED);
 }
 
-/* Has the handshake come? */
-static int link_has_met(const link *l)
-{
-    return l->peer && datsync_peer_remote_id(l->peer);
-}
-
 /* Two connections to one peer: the one that was dialled by the smaller id stays (as discovery-swarm 5.1 has it), of two in the same
  * direction the older. */
 static void link_check_duplicate(link *l)
@@ -10701,7 +11065,7 @@ static void link_check_duplicate(link *l)
         int keep_new;
         if (o == l || o->error || !link_has_met(o) || memcmp(datsync_peer_remote_id(o->peer), id, 32) != 0)
             continue;
-        keep_new = (l->dial != NULL) != (o->dial != NULL) && (l->dial != NULL) == ours_smaller;
+        keep_new = (l->dialled != NULL) != (o->dialled != NULL) && (l->dialled != NULL) == ours_smaller;
         link_fail(keep_new ? o : l, DATSYNC_E_DUPLICATE);
         ds->kick = 1;
         return;
@@ -10771,96 +11135,109 @@ static int link_start_peer(link *l)
     o.on_event = on_peer_event;
     if ((r = datsync_peer_new(&l->peer, &o, ds->now)) < 0)
         return r;
-    if (l->dial)
-        peer_be_wary(l->peer, l->dial->wary_until);
+    peer_be_wary(l->peer, contact_wary_until(ds, l->dialled, l->address));
     l->state = LINK_OPEN;
     l->since = l->sent_at = ds->now;
     ds_event(ds, DATSYNC_EV_CONNECTED, NULL, l->address, 0, 0, 0);
-    return l->dial && ds->feed_count ? datsync_peer_open(l->peer, ds->feeds[0].feed, ds->feeds[0].mode) : 0;
+    return l->dialled && ds->feed_count ? datsync_peer_open(l->peer, ds->feeds[0].feed, ds->feeds[0].mode) : 0;
 }
 
-static link *link_new(datsync *ds, intptr_t handle, dial *d, const char *address)
+static link *link_new(datsync *ds, intptr_t handle, contact *a, const char *text)
 {
     link *l = mem_zeroed(&ds->env, sizeof *l), **last = &ds->links;
     if (!l)
         return NULL;
     l->ds = ds;
     l->handle = handle;
-    l->dial = d;
+    l->dialled = a;
     l->state = LINK_CONNECTING;
     l->since = ds->now;
-    (void)snprintf(l->address, sizeof l->address, "%s", address);
+    (void)snprintf(l->address, sizeof l->address, "%s", text);
     while (*last)
         last = &(*last)->next;
     *last = l;
     return l;
 }
 
-static unsigned link_count(const datsync *ds)
-{
-    const link *l;
-    unsigned n = 0;
-    for (l = ds->links; l; l = l->next)
-        n++;
-    return n;
-}
-
-static unsigned max_peers(const datsync *ds)
-{
-    return ds->opt.max_peers ? ds->opt.max_peers : 64;
-}
-
-/* The address failed, or its connection ended: when is it tried again? */
-static void dial_ended(datsync *ds, dial *d, int error, int useful)
-{
-    if (useful)
-        d->failures = 0;
-    d->at = NONE;
-    d->tried = 1;
-    if (error == DATSYNC_E_DONE || error == DATSYNC_E_SELF || error == DATSYNC_E_DUPLICATE || error == DATSYNC_E_BAD_DATA ||
-        error == DATSYNC_E_FIRST_FEED || error == DATSYNC_E_ADDRESS ||
-        d->failures == sizeof dial_delays / sizeof *dial_delays)
-        d->dropped = 1;
-    else
-        d->at = ds->now + dial_delays[d->failures++];
-}
-
 static void link_close(datsync *ds, link *l)
 {
     link **at = &ds->links;
-    int connected = l->peer != NULL;
+    int connected = l->peer != NULL, met = link_has_met(l);
     while (*at != l)
         at = &(*at)->next;
     *at = l->next;
     if (l->peer) {
         ds->kick = 1;
-        if (l->dial && l->error == DATSYNC_E_CLOSED && peer_refused_beyond(l->peer, ds->now) && ++l->dial->beyond >= WARY_ENDS)
-            l->dial->wary_until = ds->now + WARY_MS;
+        if (l->error == DATSYNC_E_CLOSED && peer_refused_beyond(l->peer, ds->now))
+            contact_refused_beyond(ds, l->dialled, l->address);
         datsync_peer_free(l->peer);
     }
     ds->net.close(ds->net.ctx, l->handle);
-    if (l->dial)
-        dial_ended(ds, l->dial, l->error, l->useful);
+    if (l->dialled)
+        contact_ended(ds, l->dialled, l->error, connected, met, l->useful);
     if (connected)
         ds_event(ds, DATSYNC_EV_DISCONNECTED, NULL, l->address, 0, 0, l->error);
     else
-        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, l->address, l->dial && l->dial->dropped, 0, l->error);
+        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, l->address, l->dialled && l->dialled->state == CONTACT_DROPPED, 0, l->error);
     mem_free(&ds->env, l);
 }
 
-static void dial_start(datsync *ds, dial *d)
+static void dial(datsync *ds, contact *a)
 {
     intptr_t handle = -1;
-    int r = ds->net.connect(ds->net.ctx, d->address, &handle);
-    d->at = NONE;
-    if (r == 0 && !link_new(ds, handle, d, d->address)) {
+    int r = ds->net.connect(ds->net.ctx, a->text, &handle);
+    if (r == 0 && !link_new(ds, handle, a, a->text)) {
         ds->net.close(ds->net.ctx, handle);
         r = DATSYNC_E_NOMEM;
     }
     if (r < 0) {
-        dial_ended(ds, d, r, 0);
-        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, d->address, (uint64_t)d->dropped, 0, r);
+        contact_ended(ds, a, r, 0, 0, 0);
+        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, a->text, a->state == CONTACT_DROPPED, 0, r);
     }
+}
+
+/* Dial what is due, as far as there is room for connections. */
+static void dial_all(datsync *ds)
+{
+    unsigned room = max_peers(ds) - MIN(link_count(ds), max_peers(ds));
+    contact *a;
+    for (; room && (a = contact_next(ds)) != NULL; room--)
+        dial(ds, a);
+}
+
+static void accept_all(datsync *ds, intptr_t listener)
+{
+    char from[128];
+    intptr_t handle;
+    int i, r = 0;
+    for (i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
+        if (link_count(ds) >= max_peers(ds)) {
+            ds->net.close(ds->net.ctx, handle);
+            env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection was refused: the cap on connections is reached");
+        } else if (!link_new(ds, handle, NULL, from)) {
+            ds->net.close(ds->net.ctx, handle);
+        }
+    }
+    if (r < 0 && r != DATSYNC_E_AGAIN) { /* out of descriptors, say: it would be ready again at once */
+        env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection could not be accepted");
+        ds->listeners.rest_until = ds->now + 1000;
+    }
+}
+
+int datsync_listen(datsync *ds, const char *address)
+{
+    char bound[160];
+    intptr_t handle;
+    int r;
+    if (!ds->has_net)
+        return DATSYNC_E_UNSUPPORTED;
+    if (mem_grow(&ds->env, &ds->listeners.v, &ds->listeners.cap, ds->listeners.count + 1, sizeof *ds->listeners.v) < 0)
+        return DATSYNC_E_NOMEM;
+    if ((r = ds->net.listen(ds->net.ctx, address, &handle, bound, sizeof bound)) < 0)
+        return r;
+    ds->listeners.v[ds->listeners.count++] = handle;
+    ds_event(ds, DATSYNC_EV_LISTENING, NULL, bound, 0, 0, 0);
+    return 0;
 }
 
 /* ------------------------------------------------ reading and writing one connection */
@@ -10939,11 +11316,6 @@ static void link_closing(link *l)
         link_close(ds, l);
 }
 
-static uint32_t or_default(uint32_t value, uint32_t fallback)
-{
-    return value ? value : fallback;
-}
-
 static void link_step(link *l, int ready)
 {
     datsync *ds = l->ds;
@@ -10977,7 +11349,59 @@ static void link_step(link *l, int ready)
         link_close(ds, l);
 }
 
-/* ------------------------------------------------ feeds */
+static short link_events(const link *l)
+{
+    short e = 0;
+    if (l->state == LINK_CONNECTING)
+        return DATSYNC_POLL_WRITE;
+    if (l->state == LINK_CLOSING)
+        return (short)(DATSYNC_POLL_READ | (l->unsent ? DATSYNC_POLL_WRITE : 0));
+    if (datsync_peer_want_read(l->peer))
+        e |= DATSYNC_POLL_READ;
+    if (datsync_peer_want_write(l->peer))
+        e |= DATSYNC_POLL_WRITE;
+    return e;
+}
+
+/* ================================================================ synchronizer: feeds ============================ */
+
+int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
+{
+    size_t i;
+    if (!feed_has_key(feed))
+        return DATSYNC_E_STATE;
+    for (i = 0; i < ds->feed_count; i++)
+        if (memcmp(datsync_feed_key(ds->feeds[i].feed), datsync_feed_key(feed), 32) == 0)
+            return DATSYNC_E_STATE;
+    if (ds->feed_count == DATSYNC_MAX_CHANNELS)
+        return DATSYNC_E_TOO_BIG;
+    if (mem_grow(&ds->env, &ds->feeds, &ds->feed_cap, ds->feed_count + 1, sizeof *ds->feeds) < 0)
+        return DATSYNC_E_NOMEM;
+    memset(&ds->feeds[ds->feed_count], 0, sizeof *ds->feeds);
+    ds->feeds[ds->feed_count].feed = feed;
+    ds->feeds[ds->feed_count].told_length = datsync_feed_length(feed);
+    ds->feeds[ds->feed_count++].mode = datsync_feed_writable(feed) ? mode & ~(unsigned)DATSYNC_DOWNLOAD : mode;
+    return 0;
+}
+
+int datsync_complete(const datsync *ds, const datsync_feed *feed)
+{
+    size_t i;
+    for (i = 0; i < ds->feed_count; i++)
+        if (ds->feeds[i].feed == feed)
+            return ds->feeds[i].complete_length == datsync_feed_length(feed) + 1;
+    return 0;
+}
+
+uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed)
+{
+    const link *l;
+    uint64_t n = 0;
+    for (l = ds->links; l; l = l->next)
+        if (l->peer && !l->error)
+            n = MAX(n, datsync_peer_remote_length(l->peer, feed));
+    return n;
+}
 
 /* Has this connection said what it offers, or had the time to? Until then it may know of a longer feed. */
 static int link_settled(const link *l, const datsync_feed *feed)
@@ -10987,19 +11411,9 @@ static int link_settled(const link *l, const datsync_feed *feed)
         return 1;
     if (link_has_met(l))
         return peer_has_answered(l->peer, feed) || ds->now - l->met_at >= SETTLE_MS;
-    if (l->dial)
-        return l->dial->tried || (l->state != LINK_CONNECTING && ds->now - l->since >= TRY_MS);
+    if (l->dialled)
+        return l->dialled->tried || (l->state != LINK_CONNECTING && ds->now - l->since >= TRY_MS);
     return ds->now - l->since >= SETTLE_MS;
-}
-
-/* Is there an address that was not dialled yet? */
-static int dials_untried(const datsync *ds)
-{
-    const dial *d;
-    for (d = ds->dials; d; d = d->next)
-        if (!d->tried && d->at != NONE)
-            return 1;
-    return 0;
 }
 
 /* The peer that had everything may be gone when the last one has had its time: what it had said counts, until somebody offers
@@ -11007,7 +11421,7 @@ static int dials_untried(const datsync *ds)
 static int feed_is_complete(const datsync *ds, shared_feed *s)
 {
     const link *l;
-    int settled = !dials_untried(ds);
+    int settled = !addresses_untried(ds);
     for (l = ds->links; l; l = l->next) {
         settled = settled && link_settled(l, s->feed);
         if (!l->peer || (l->error && l->error != DATSYNC_E_DONE))
@@ -11022,16 +11436,6 @@ static int feed_is_complete(const datsync *ds, shared_feed *s)
     return settled && s->satisfied && datsync_feed_missing(s->feed) == 0;
 }
 
-/* Is it a drive's that is laying files out? */
-static int feed_has_targets(const datsync *ds, const datsync_feed *feed)
-{
-    const shared_drive *s;
-    for (s = ds->drives; s; s = s->next)
-        if ((datsync_drive_metadata(s->drive) == feed || datsync_drive_content(s->drive) == feed) && drive_is_laying_out(s->drive))
-            return 1;
-    return 0;
-}
-
 static void feeds_step(datsync *ds)
 {
     size_t i;
@@ -11042,8 +11446,8 @@ static void feeds_step(datsync *ds)
         if (s->failed)
             continue;
         r = datsync_feed_tick(s->feed, ds->now);
-        if (r == DATSYNC_E_NO_SPACE && feed_has_targets(ds, s->feed))
-            r = 0; /* the drive makes room */
+        if (r == DATSYNC_E_NO_SPACE && feed_makes_room(s->feed))
+            r = 0;
         length = datsync_feed_length(s->feed);
         if (r >= 0 && length > s->told_length) {
             s->told_length = length;
@@ -11060,7 +11464,15 @@ static void feeds_step(datsync *ds)
     }
 }
 
-/* ------------------------------------------------ drives */
+/* ================================================================ synchronizer: drives =========================== */
+
+typedef struct shared_drive {
+    struct shared_drive *next;
+    datsync *ds;
+    datsync_drive *drive;
+    unsigned mode;
+    int opened, failed, busy; /* busy: there is more to do at once */
+} shared_drive;
 
 static void on_drive_event(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error)
 {
@@ -11106,10 +11518,10 @@ static void drive_bound(const shared_drive *s)
     uint64_t end = datsync_feed_length(content);
     const link *l;
     int peers = 0;
-    if (ds->opt.live || !end || dials_untried(ds))
+    if (ds->opt.live || !end || addresses_untried(ds))
         return;
     for (l = ds->links; l; l = l->next) {
-        if (l->dial && l->dial->tried && !link_has_met(l))
+        if (l->dialled && l->dialled->tried && !link_has_met(l))
             continue; /* it failed before */
         if (!l->peer || !peer_has_answered(l->peer, content) || ds->now - l->met_at < SETTLE_MS)
             return;
@@ -11124,10 +11536,9 @@ static void drive_bound(const shared_drive *s)
 static int drive_has_history(const datsync *ds, const datsync_feed *content)
 {
     const link *l;
-    for (l = ds->links; l; l = l->next) {
+    for (l = ds->links; l; l = l->next)
         if (!l->error && (!link_settled(l, content) || (l->peer && peer_offers(l->peer, content))))
             return 0;
-    }
     return 1;
 }
 
@@ -11195,49 +11606,63 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
     return 0;
 }
 
-/* ------------------------------------------------ the loop */
-
-static void accept_all(datsync *ds, intptr_t listener)
+static uint64_t drives_deadline(const datsync *ds)
 {
-    char from[128];
-    intptr_t handle;
-    int i, r = 0;
-    for (i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
-        if (link_count(ds) >= max_peers(ds)) {
-            ds->net.close(ds->net.ctx, handle);
-            env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection was refused: the cap on connections is reached");
-        } else if (!link_new(ds, handle, NULL, from)) {
-            ds->net.close(ds->net.ctx, handle);
-        }
-    }
-    if (r < 0 && r != DATSYNC_E_AGAIN) { /* out of descriptors, say: it would be ready again at once */
-        env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection could not be accepted");
-        ds->accept_at = ds->now + 1000;
-    }
+    const shared_drive *s;
+    uint64_t at = NONE;
+    for (s = ds->drives; s; s = s->next)
+        if (!s->failed)
+            at = MIN(at, s->busy ? ds->now : drive_deadline(s->drive));
+    return at;
 }
 
-static short link_events(const link *l)
+/* No file is kept open for long: others may want to replace it. */
+static void drives_rest(datsync *ds)
 {
-    short e = 0;
-    if (l->state == LINK_CONNECTING)
-        return DATSYNC_POLL_WRITE;
-    if (l->state == LINK_CLOSING)
-        return (short)(DATSYNC_POLL_READ | (l->unsent ? DATSYNC_POLL_WRITE : 0));
-    if (datsync_peer_want_read(l->peer))
-        e |= DATSYNC_POLL_READ;
-    if (datsync_peer_want_write(l->peer))
-        e |= DATSYNC_POLL_WRITE;
-    return e;
+    shared_drive *s;
+    for (s = ds->drives; s; s = s->next)
+        file_close(s->drive, NONE);
+}
+
+/* Lets go of them; what is there of them is committed. Returns the first error. */
+static int drives_free(datsync *ds)
+{
+    int r = 0, k;
+    while (ds->drives) {
+        shared_drive *s = ds->drives;
+        ds->drives = s->next;
+        drive_detach(s->drive);
+        if (!s->failed && (k = datsync_drive_flush(s->drive)) < 0 && r == 0)
+            r = k;
+        mem_free(&ds->env, s);
+    }
+    return r;
+}
+
+/* ================================================================ synchronizer: the loop ========================= */
+
+unsigned datsync_peers(const datsync *ds)
+{
+    const link *l;
+    unsigned n = 0;
+    for (l = ds->links; l; l = l->next)
+        n += !l->error && link_has_met(l);
+    return n;
+}
+
+unsigned datsync_candidates(const datsync *ds)
+{
+    return link_count(ds) + (unsigned)ds->book.waiting;
 }
 
 size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
 {
     const link *l;
     size_t n = 0, i;
-    for (i = 0; i < ds->listener_count; i++, n++)
+    for (i = 0; i < ds->listeners.count; i++, n++)
         if (n < cap) {
-            fds[n].handle = ds->listeners[i];
-            fds[n].events = ds->now < ds->accept_at ? 0 : DATSYNC_POLL_READ;
+            fds[n].handle = ds->listeners.v[i];
+            fds[n].events = ds->now < ds->listeners.rest_until ? 0 : DATSYNC_POLL_READ;
             fds[n].revents = 0;
         }
     for (l = ds->links; l; l = l->next, n++)
@@ -11251,16 +11676,11 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
 
 uint64_t datsync_deadline(const datsync *ds)
 {
-    uint64_t at = ds->tick_at;
+    uint64_t at = MIN(ds->tick_at, drives_deadline(ds));
     const link *l;
-    const dial *d;
     size_t i;
-    const shared_drive *s;
     if (ds->kick)
         return ds->now;
-    for (s = ds->drives; s; s = s->next)
-        if (!s->failed)
-            at = MIN(at, s->busy ? ds->now : drive_deadline(s->drive));
     for (l = ds->links; l; l = l->next) {
         if (l->state == LINK_CONNECTING)
             at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
@@ -11269,8 +11689,8 @@ uint64_t datsync_deadline(const datsync *ds)
         else
             at = MIN(at, l->error ? ds->now : datsync_peer_deadline(l->peer));
     }
-    for (d = ds->dials; d && link_count(ds) < max_peers(ds); d = d->next)
-        at = MIN(at, d->at);
+    if (link_count(ds) < max_peers(ds))
+        at = MIN(at, ds->book.next_at);
     for (i = 0; i < ds->feed_count; i++)
         if (feed_is_uncommitted(ds->feeds[i].feed))
             at = MIN(at, ds->now + DATSYNC_GROUP_MS / 4);
@@ -11280,18 +11700,15 @@ uint64_t datsync_deadline(const datsync *ds)
 int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
 {
     link *l, *next;
-    dial *d;
-    shared_drive *s;
     size_t i, k;
     ds->now = MAX(ds->now, now);
     for (i = 0; i < count; i++)
-        for (k = 0; k < ds->listener_count; k++)
-            if (fds[i].handle == ds->listeners[k] && fds[i].revents)
-                accept_all(ds, ds->listeners[k]);
-    for (d = ds->dials; d; d = d->next)
-        if (d->at <= ds->now && link_count(ds) < max_peers(ds))
-            dial_start(ds, d);
-    i = ds->listener_count;
+        for (k = 0; k < ds->listeners.count; k++)
+            if (fds[i].handle == ds->listeners.v[k] && fds[i].revents)
+                accept_all(ds, ds->listeners.v[k]);
+    dial_all(ds);
+
+    i = ds->listeners.count;
     for (l = ds->links; l; l = next) {
         int ready = 0;
         next = l->next;
@@ -11303,6 +11720,7 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
         i++;
         link_step(l, ready);
     }
+
     if (ds->kick) { /* what a peer that has gone was asked for is asked of the others */
         ds->kick = 0;
         for (l = ds->links; l; l = l->next)
@@ -11312,15 +11730,16 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
                     link_fail(l, r);
             }
     }
+
     feeds_step(ds);
     drives_step(ds);
+
     if (ds->now >= ds->tick_at) {
         ds->tick_at = ds->now + 1000;
         for (l = ds->links; l; l = l->next)
             if (l->state == LINK_OPEN && !l->error && datsync_peer_tick(l->peer, ds->now) < 0)
                 link_fail(l, peer_error(l->peer));
-        for (s = ds->drives; s; s = s->next)
-            file_close(s->drive, NONE); /* others may want to replace them */
+        drives_rest(ds);
         ds_event(ds, DATSYNC_EV_TICK, NULL, NULL, 0, 0, 0);
     }
     return 0;
@@ -11333,12 +11752,12 @@ int datsync_poll(datsync *ds, unsigned timeout_ms)
     int r;
     if (!ds->env.clock || !ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
-    if ((r = mem_grow(&ds->env, &ds->fds, &ds->fd_cap, n + 1, sizeof *ds->fds)) < 0)
+    if ((r = mem_grow(&ds->env, &ds->fds.v, &ds->fds.cap, n + 1, sizeof *ds->fds.v)) < 0)
         return r;
     now = ds->env.clock(ds->env.ctx);
-    (void)datsync_pollfds(ds, ds->fds, n);
-    r = ds->net.poll(ds->net.ctx, ds->fds, n, at <= now ? 0 : (int)MIN(at - now, timeout_ms));
-    return r < 0 ? r : datsync_step(ds, ds->fds, n, ds->env.clock(ds->env.ctx));
+    (void)datsync_pollfds(ds, ds->fds.v, n);
+    r = ds->net.poll(ds->net.ctx, ds->fds.v, n, at <= now ? 0 : (int)MIN(at - now, timeout_ms));
+    return r < 0 ? r : datsync_step(ds, ds->fds.v, n, ds->env.clock(ds->env.ctx));
 }
 
 int datsync_run(datsync *ds)
@@ -11347,7 +11766,7 @@ int datsync_run(datsync *ds)
     if (!ds->env.clock || !ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
     while (r >= 0 && !ds->stop && !(ds->opt.stopped && ds->opt.stopped(ds->opt.ctx))) {
-        if (!datsync_candidates(ds) && !ds->listener_count && !ds->opt.live)
+        if (!datsync_candidates(ds) && !ds->listeners.count && !ds->opt.live)
             break; /* nothing is left to do */
         r = datsync_poll(ds, 60000);
     }
@@ -11379,6 +11798,7 @@ int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
     ds->pool.limit = o->frame_pool ? o->frame_pool : 32u << 20;
     ds->now = now;
     ds->tick_at = now + 1000;
+    ds->book.next_at = NONE;
     env.random(env.ctx, ds->id, 32);
     *out = ds;
     return 0;
@@ -11401,126 +11821,19 @@ int datsync_free(datsync *ds)
         }
         link_close(ds, l);
     }
-    while (ds->dials) {
-        dial *d = ds->dials;
-        ds->dials = d->next;
-        mem_free(&env, d);
-    }
-    for (i = 0; i < ds->listener_count; i++)
-        ds->net.close(ds->net.ctx, ds->listeners[i]);
+    addresses_free(ds);
+    for (i = 0; i < ds->listeners.count; i++)
+        ds->net.close(ds->net.ctx, ds->listeners.v[i]);
     for (i = 0; i < ds->feed_count; i++)
         if (!ds->feeds[i].failed && (k = datsync_feed_flush(ds->feeds[i].feed)) < 0 && r == 0)
             r = k;
-    while (ds->drives) {
-        shared_drive *s = ds->drives;
-        ds->drives = s->next;
-        drive_detach(s->drive);
-        if (!s->failed && (k = datsync_drive_flush(s->drive)) < 0 && r == 0)
-            r = k;
-        mem_free(&env, s);
-    }
-    mem_free(&env, ds->fds);
-    mem_free(&env, ds->listeners);
+    if ((k = drives_free(ds)) < 0 && r == 0)
+        r = k;
+    mem_free(&env, ds->fds.v);
+    mem_free(&env, ds->listeners.v);
     mem_free(&env, ds->feeds);
     mem_free(&env, ds);
     return r;
-}
-
-int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
-{
-    size_t i;
-    if (!feed_has_key(feed))
-        return DATSYNC_E_STATE;
-    for (i = 0; i < ds->feed_count; i++)
-        if (memcmp(datsync_feed_key(ds->feeds[i].feed), datsync_feed_key(feed), 32) == 0)
-            return DATSYNC_E_STATE;
-    if (ds->feed_count == DATSYNC_MAX_CHANNELS)
-        return DATSYNC_E_TOO_BIG;
-    if (mem_grow(&ds->env, &ds->feeds, &ds->feed_cap, ds->feed_count + 1, sizeof *ds->feeds) < 0)
-        return DATSYNC_E_NOMEM;
-    memset(&ds->feeds[ds->feed_count], 0, sizeof *ds->feeds);
-    ds->feeds[ds->feed_count].feed = feed;
-    ds->feeds[ds->feed_count].told_length = datsync_feed_length(feed);
-    ds->feeds[ds->feed_count++].mode = datsync_feed_writable(feed) ? mode & ~(unsigned)DATSYNC_DOWNLOAD : mode;
-    return 0;
-}
-
-int datsync_listen(datsync *ds, const char *address)
-{
-    char bound[160];
-    intptr_t handle;
-    int r;
-    if (!ds->has_net)
-        return DATSYNC_E_UNSUPPORTED;
-    if (mem_grow(&ds->env, &ds->listeners, &ds->listener_cap, ds->listener_count + 1, sizeof *ds->listeners) < 0)
-        return DATSYNC_E_NOMEM;
-    if ((r = ds->net.listen(ds->net.ctx, address, &handle, bound, sizeof bound)) < 0)
-        return r;
-    ds->listeners[ds->listener_count++] = handle;
-    ds_event(ds, DATSYNC_EV_LISTENING, NULL, bound, 0, 0, 0);
-    return 0;
-}
-
-int datsync_connect(datsync *ds, const char *address, uint64_t now)
-{
-    size_t n = strlen(address);
-    dial *d;
-    if (!ds->has_net)
-        return DATSYNC_E_UNSUPPORTED;
-    for (d = ds->dials; d; d = d->next)
-        if (strcmp(d->address, address) == 0) {
-            if (d->dropped) {
-                d->dropped = 0;
-                d->failures = 0;
-                d->at = now;
-            }
-            return 0;
-        }
-    d = mem_zeroed(&ds->env, sizeof *d + n);
-    if (!d)
-        return DATSYNC_E_NOMEM;
-    memcpy(d->address, address, n + 1);
-    d->at = now;
-    d->next = ds->dials;
-    ds->dials = d;
-    return 0;
-}
-
-int datsync_complete(const datsync *ds, const datsync_feed *feed)
-{
-    size_t i;
-    for (i = 0; i < ds->feed_count; i++)
-        if (ds->feeds[i].feed == feed)
-            return ds->feeds[i].complete_length == datsync_feed_length(feed) + 1;
-    return 0;
-}
-
-unsigned datsync_peers(const datsync *ds)
-{
-    const link *l;
-    unsigned n = 0;
-    for (l = ds->links; l; l = l->next)
-        n += !l->error && link_has_met(l);
-    return n;
-}
-
-unsigned datsync_candidates(const datsync *ds)
-{
-    const dial *d;
-    unsigned n = link_count(ds);
-    for (d = ds->dials; d; d = d->next)
-        n += d->at != NONE;
-    return n;
-}
-
-uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed)
-{
-    const link *l;
-    uint64_t n = 0;
-    for (l = ds->links; l; l = l->next)
-        if (l->peer && !l->error)
-            n = MAX(n, datsync_peer_remote_length(l->peer, feed));
-    return n;
 }
 
 /* ================================================================ errors ======================================== */

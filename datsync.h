@@ -53,6 +53,9 @@ extern "C" {
 #define DATSYNC_MAX_BLOCK (DATSYNC_MAX_FRAME - 8192u)
 /* Channels on one connection, each direction (hypercore-protocol's maxFeeds). */
 #define DATSYNC_MAX_CHANNELS 256u
+/* Ways by which addresses are found, and addresses that are remembered of each. */
+#define DATSYNC_MAX_SOURCES 8u
+#define DATSYNC_MAX_ADDRESSES 1024u
 /* Blocks in one feed. The page directories are flat arrays; this bounds each of them to 4 MiB. */
 #define DATSYNC_MAX_BLOCKS ((uint64_t)1 << 32)
 /* Nodes in one proof: at most one uncle a level and one root a level, of a tree of DATSYNC_MAX_BLOCKS. */
@@ -871,9 +874,17 @@ int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode);
  * are found by size and mtime, and their blocks are not offered. */
 int datsync_add_drive(datsync *ds, datsync_drive *drive, unsigned mode);
 int datsync_listen(datsync *ds, const char *address);
-/* Dial, and dial again after 1, 1, 5, 15 s when it fails or ends badly (a good connection resets that); then it is
- * dropped. An address that is known already is not added twice. */
+/* Dial an address that somebody chose, and dial it again after 1, 1, 5, 15 s when it fails or ends badly (a good connection resets
+ * that); then it is dropped. Its handshake failed: not again for 10 minutes; it sent what does not verify: not for an hour; it is
+ * oneself: never. An address that is known already is not added twice; one that was dropped begins anew. DATSYNC_E_TOO_BIG: over
+ * DATSYNC_MAX_ADDRESSES. */
 int datsync_connect(datsync *ds, const char *address, uint64_t now);
+/* The same of one that was found. `source` says by which way, 1 to DATSYNC_MAX_SOURCES - 1 as the caller numbers them; `informant` who
+ * said so (any number that tells them apart). Dialled are first the chosen ones, then those that have worked before, then one of each
+ * source in turn, and of a source one of each informant in turn. Where DATSYNC_MAX_ADDRESSES of a source are known, one of the informant
+ * who told of the most goes, failures first; what was chosen never goes. Found addresses that were not dialled yet delay the end
+ * of a transfer by no more than 2 s. */
+int datsync_found(datsync *ds, const char *address, unsigned source, uint64_t informant, uint64_t now);
 
 /* As a guest in another loop: fill fds (up to cap) and return how many there are in all; wait for them, no longer than
  * until datsync_deadline; then datsync_step with what poll said. */

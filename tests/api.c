@@ -1053,6 +1053,292 @@ static void check_events(void)
     check_clone(1);
 }
 
+/* ================================================================ addresses ===================================== */
+
+/* A network on which nobody can be reached; it remembers who was dialled. `talks`: there all can be, and say nothing or nonsense. */
+static struct nowhere {
+    char dialled[4096][24];
+    size_t count;
+    int talks, nonsense;
+    datsync_net net;
+    datsync_options options;
+} nowhere;
+
+static int nowhere_connect(void *ctx, const char *address, intptr_t *stream)
+{
+    (void)ctx;
+    *stream = (intptr_t)nowhere.count;
+    CHECK(nowhere.count < sizeof nowhere.dialled / sizeof *nowhere.dialled && strlen(address) < sizeof *nowhere.dialled);
+    strcpy(nowhere.dialled[nowhere.count++], address);
+    return 0;
+}
+
+static int nowhere_connected(void *ctx, intptr_t stream)
+{
+    (void)ctx;
+    (void)stream;
+    return nowhere.talks ? 0 : DATSYNC_E_REFUSED;
+}
+
+static int64_t nowhere_recv(void *ctx, intptr_t stream, void *buf, size_t len)
+{
+    (void)ctx;
+    (void)stream;
+    memset(buf, 0xff, len);
+    return nowhere.nonsense ? (int64_t)len : DATSYNC_E_AGAIN;
+}
+
+static int64_t nowhere_send(void *ctx, intptr_t stream, const void *buf, size_t len)
+{
+    (void)ctx;
+    (void)stream;
+    (void)buf;
+    return (int64_t)len;
+}
+
+static void nowhere_close(void *ctx, intptr_t handle)
+{
+    (void)ctx;
+    (void)handle;
+}
+
+static datsync *nowhere_new(unsigned max_peers)
+{
+    datsync *ds;
+    memset(&nowhere, 0, sizeof nowhere);
+    nowhere.net.connect = nowhere_connect;
+    nowhere.net.connected = nowhere_connected;
+    nowhere.net.recv = nowhere_recv;
+    nowhere.net.send = nowhere_send;
+    nowhere.net.close = nowhere_close;
+    nowhere.options.net = &nowhere.net;
+    nowhere.options.max_peers = max_peers;
+    CHECK(datsync_new(&ds, &nowhere.options, 0) == 0);
+    return ds;
+}
+
+/* Steps as long as something is due until then, at each time that is. */
+static void run_until(datsync *ds, uint64_t until)
+{
+    uint64_t at;
+    unsigned turns = 0;
+    while ((at = datsync_deadline(ds)) <= until) {
+        CHECK(turns++ < 100000);
+        CHECK(datsync_step(ds, NULL, 0, at) == 0);
+    }
+}
+
+/* Who was dialled, in their order, and nobody else. */
+static void was_dialled(const char *expected)
+{
+    char all[4096] = "";
+    size_t i;
+    for (i = 0; i < nowhere.count && strlen(all) < sizeof all - sizeof *nowhere.dialled - 1; i++) {
+        strcat(all, i ? " " : "");
+        strcat(all, nowhere.dialled[i]);
+    }
+    if (strcmp(all, expected) != 0)
+        fprintf(stderr, "dialled: %s\n", all);
+    CHECK(strcmp(all, expected) == 0);
+    nowhere.count = 0;
+}
+
+static void check_addresses(void)
+{
+    datsync *ds = nowhere_new(1);
+    /* chosen first, then one of each source in turn, and of a source one of each informant */
+    CHECK(datsync_found(ds, "a1", 1, 100, 0) == 0 && datsync_found(ds, "a2", 1, 100, 0) == 0 && datsync_found(ds, "a3", 1, 100, 0) == 0);
+    CHECK(datsync_found(ds, "b1", 1, 200, 0) == 0 && datsync_found(ds, "c1", 2, 300, 0) == 0 && datsync_found(ds, "c2", 2, 300, 0) == 0);
+    CHECK(datsync_connect(ds, "x", 0) == 0 && datsync_connect(ds, "y", 0) == 0);
+    CHECK(datsync_found(ds, "z", 0, 1, 0) == DATSYNC_E_INVALID && datsync_found(ds, "z", DATSYNC_MAX_SOURCES, 1, 0) == DATSYNC_E_INVALID);
+    CHECK(datsync_candidates(ds) == 8);
+    run_until(ds, 0);
+    was_dialled("x y a1 c1 b1 c2 a2 a3");
+    CHECK(datsync_candidates(ds) == 8);
+    CHECK(datsync_free(ds) == 0);
+
+    /* 1, 1, 5, 15 s, then it is dropped; told of once more, it begins anew */
+    ds = nowhere_new(4);
+    CHECK(datsync_connect(ds, "x", 0) == 0 && datsync_connect(ds, "x", 0) == 0);
+    run_until(ds, 999);
+    was_dialled("x");
+    run_until(ds, 1000);
+    was_dialled("x");
+    run_until(ds, 6999);
+    was_dialled("x");
+    run_until(ds, 7000);
+    was_dialled("x");
+    CHECK(datsync_candidates(ds) == 1);
+    run_until(ds, 21999);
+    was_dialled("");
+    run_until(ds, 22000);
+    was_dialled("x");
+    CHECK(datsync_candidates(ds) == 0);
+    run_until(ds, 4000000);
+    was_dialled("");
+    CHECK(datsync_found(ds, "x", 1, 1, 4000000) == 0 && datsync_candidates(ds) == 1);
+    run_until(ds, 4001000);
+    was_dialled("x x");
+    CHECK(datsync_free(ds) == 0);
+}
+
+/* A source that is flooded: nobody else loses, and what was chosen stays. */
+static void check_addresses_full(void)
+{
+    datsync *ds = nowhere_new(4096);
+    char name[24];
+    unsigned i, k;
+    CHECK(datsync_connect(ds, "chosen", 0) == 0);
+    for (i = 0; i < 10; i++) {
+        (void)snprintf(name, sizeof name, "honest-%u", i);
+        CHECK(datsync_found(ds, name, 1, 7, 0) == 0);
+    }
+    for (i = 0; i < 3000; i++) {
+        (void)snprintf(name, sizeof name, "flood-%u", i);
+        CHECK(datsync_found(ds, name, 1, 8, 0) == 0);
+    }
+    for (i = 10; i < 20; i++) {
+        (void)snprintf(name, sizeof name, "honest-%u", i);
+        CHECK(datsync_found(ds, name, 1, 7, 0) == 0);
+    }
+    CHECK(datsync_found(ds, "other", 2, 8, 0) == 0);
+    CHECK(datsync_candidates(ds) == DATSYNC_MAX_ADDRESSES + 2);
+    run_until(ds, 500);
+    CHECK(nowhere.count == DATSYNC_MAX_ADDRESSES + 2 && strcmp(nowhere.dialled[0], "chosen") == 0);
+    for (i = 0; i < 20; i++) { /* all of them among the first: their informant has its turns */
+        (void)snprintf(name, sizeof name, "honest-%u", i);
+        for (k = 0; k < 50 && strcmp(nowhere.dialled[k], name) != 0; k++)
+            ;
+        CHECK(k < 50);
+    }
+    /* those that failed go first */
+    CHECK(datsync_found(ds, "flood-new", 1, 8, 500) == 0 && datsync_candidates(ds) == DATSYNC_MAX_ADDRESSES + 2);
+    for (i = 1; i < DATSYNC_MAX_ADDRESSES; i++) {
+        (void)snprintf(name, sizeof name, "chosen-%u", i);
+        CHECK(datsync_connect(ds, name, 0) == 0);
+    }
+    CHECK(datsync_connect(ds, "one more", 0) == DATSYNC_E_TOO_BIG && datsync_connect(ds, "chosen", 0) == 0);
+    /* a found one that somebody chooses counts as chosen */
+    CHECK(datsync_candidates(ds) == 2 * DATSYNC_MAX_ADDRESSES + 1);
+    CHECK(datsync_free(ds) == 0);
+
+    /* four sources fill the book; there is still room for what is chosen, none for a fifth source without a failure of its own */
+    ds = nowhere_new(1);
+    for (i = 0; i < 4096; i++) {
+        (void)snprintf(name, sizeof name, "found-%u", i);
+        CHECK(datsync_found(ds, name, 1 + i % 4, i, 0) == 0);
+    }
+    CHECK(datsync_candidates(ds) == 4096 && datsync_found(ds, "fifth", 5, 1, 0) == 0 && datsync_candidates(ds) == 4096);
+    CHECK(datsync_connect(ds, "chosen", 0) == 0 && datsync_candidates(ds) == 4096);
+    CHECK(datsync_free(ds) == 0);
+}
+
+static datsync_net real; /* a network in memory, whose dials are counted */
+static unsigned dials;
+static char last_dialled[24];
+
+static int counted_connect(void *ctx, const char *address, intptr_t *stream)
+{
+    CHECK(strlen(address) < sizeof last_dialled);
+    strcpy(last_dialled, address);
+    dials++;
+    return real.connect(ctx, address, stream);
+}
+
+/* What was found and has worked goes before all else that was found. */
+static void check_worked_before(void)
+{
+    datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_options options;
+    datsync_memory_net *memory;
+    datsync_pollfd fds[1];
+    datsync_net n;
+    datsync *a, *b;
+    CHECK(datsync_memory_net_new(&memory, NULL, &real) == 0);
+    memset(&options, 0, sizeof options);
+    n = real;
+    n.connect = counted_connect;
+    dials = 0;
+    options.net = &n;
+    options.live = 1;
+    options.max_peers = 1;
+    CHECK(datsync_new(&a, &options, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_new(&b, &options, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0 && datsync_found(b, "here", 2, 1, 0) == 0);
+    (void)take_turns(a, b, &real, 0, 1000);
+    CHECK(dials == 1 && datsync_complete(b, g) && datsync_free(a) == 0); /* it goes, and comes back */
+    CHECK(datsync_new(&a, &options, 1000) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_pollfds(b, fds, 1) == 1);
+    fds[0].revents = DATSYNC_POLL_READ;
+    CHECK(datsync_step(b, fds, 1, 1001) == 0 && datsync_step(b, fds, 1, 1001) == 0); /* its last words, and its end */
+    CHECK(datsync_found(b, "there", 1, 1, 2001) == 0 && datsync_found(b, "where", 3, 1, 2001) == 0 && datsync_step(b, NULL, 0, 2001) == 0);
+    CHECK(dials == 2 && strcmp(last_dialled, "here") == 0);
+    CHECK(datsync_free(a) == 0 && datsync_free(b) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+    datsync_memory_net_free(memory);
+}
+
+/* Who speaks nonsense, or nothing, is left alone for ten minutes. */
+static void check_strangers(void)
+{
+    datsync_feed *f = feed_of(1);
+    int nonsense;
+    for (nonsense = 0; nonsense < 2; nonsense++) {
+        datsync *ds = nowhere_new(4);
+        nowhere.talks = 1;
+        nowhere.nonsense = nonsense;
+        CHECK(datsync_add(ds, f, DATSYNC_UPLOAD) == 0 && datsync_connect(ds, "x", 0) == 0);
+        if (nonsense) { /* it comes when it is asked for */
+            datsync_pollfd fds[1];
+            CHECK(datsync_step(ds, NULL, 0, 0) == 0 && datsync_pollfds(ds, fds, 1) == 1);
+            fds[0].revents = DATSYNC_POLL_READ;
+            CHECK(datsync_step(ds, fds, 1, 1) == 0);
+        }
+        run_until(ds, 6000);
+        was_dialled("x");
+        CHECK(datsync_candidates(ds) == 0 && datsync_connect(ds, "x", 6000) == 0 && datsync_candidates(ds) == 0);
+        run_until(ds, 600000);
+        was_dialled("");
+        run_until(ds, 606000);
+        was_dialled("x");
+        CHECK(datsync_free(ds) == 0);
+    }
+    CHECK(datsync_feed_close(f) == 0);
+}
+
+/* Who sends what does not verify, for an hour. */
+static void check_liars(void)
+{
+    datsync_feed_options o;
+    datsync_options options;
+    datsync_memory_net *memory;
+    datsync_net n;
+    datsync_feed *f = NULL, *g;
+    datsync *a, *b;
+    datsync_bytes block = bytes("what was signed");
+    memset(&o, 0, sizeof o);
+    memset(&options, 0, sizeof options);
+    o.flags = DATSYNC_CREATE;
+    CHECK(datsync_memory_store(NULL, &o.store) == 0 && datsync_feed_open(&f, &o) == 0);
+    CHECK(datsync_feed_append(f, &block, 1) == 1 && datsync_feed_flush(f) == 0);
+    CHECK(o.store.write(o.store.ctx, DATSYNC_PART_DATA, 0, "what was hinted", 15) == 0);
+    g = feed_new(datsync_feed_key(f), 0);
+    CHECK(datsync_memory_net_new(&memory, NULL, &real) == 0);
+    n = real;
+    n.connect = counted_connect;
+    dials = 0;
+    options.net = &n;
+    options.live = 1;
+    CHECK(datsync_new(&a, &options, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_new(&b, &options, 0) == 0 && datsync_connect(b, "here", 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+    (void)take_turns(a, b, &real, 0, 60000);
+    CHECK(dials == 1 && datsync_feed_count(g, 0, 1) == 0 && datsync_candidates(b) == 0);
+    (void)take_turns(a, b, &real, 60000, 3590000);
+    CHECK(dials == 1);
+    (void)take_turns(a, b, &real, 3590000, 3610000);
+    CHECK(dials == 2);
+    CHECK(datsync_free(a) == 0 && datsync_free(b) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+    datsync_memory_net_free(memory);
+}
+
 /* Offsets beyond 32 bits, in a folder of the operating system. */
 static void check_far_offsets(void)
 {
@@ -1096,6 +1382,11 @@ static const struct check {
     {"bad-network", check_bad_network},
     {"slow-remotes", check_slow_remotes},
     {"events", check_events},
+    {"addresses", check_addresses},
+    {"addresses-full", check_addresses_full},
+    {"worked-before", check_worked_before},
+    {"strangers", check_strangers},
+    {"liars", check_liars},
     {"far-offsets", check_far_offsets},
 };
 

@@ -86,9 +86,9 @@ def test_the_map_names_the_rooms():
 # ---- who may touch what -----------------------------------------------------------------------------
 
 # Whose record is whose: the rooms of its house, whose names begin so.
-HOUSES = {"datsync_feed": "feed: ", "channel": "peer: ", "datsync_peer": "peer: ", "datsync_drive": "drive: ", "datsync": "synchronizer"}
+HOUSES = {"datsync_feed": "feed: ", "channel": "peer: ", "datsync_peer": "peer: ", "datsync_drive": "drive: ", "datsync": "synchronizer: "}
 # The rooms that a struct inside one belongs to; `*` is the room that begins and ends the record.
-BEGINS_AND_ENDS = {"datsync_feed": "opening and recovery", "channel": "session", "datsync_peer": "session", "datsync_drive": "opening"}
+BEGINS_AND_ENDS = {"datsync_feed": "opening and recovery", "channel": "session", "datsync_peer": "session", "datsync_drive": "opening", "datsync": "the loop"}
 STRUCTS = {
     "datsync_feed": {
         "tree": ["tree", "*"],
@@ -131,7 +131,11 @@ STRUCTS = {
         "plan": ["laying out", "*"],
         "event": ["entries", "laying out"],
     },
-    "datsync": {},
+    "datsync": {
+        "listeners": ["connections", "*"],
+        "fds": ["*"],
+        "book": ["addresses", "*"],
+    },
 }
 
 

@@ -7,6 +7,7 @@
 #   quick      the vectors, the tests of the core and the suite's first conversation, without sanitizers: a minute
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
 #   check-clang  the messages, peers and the C interface among them under clang's sanitizers
+#   check-small  what does not need drives, or the synchronizer, without them
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
 #   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
@@ -150,7 +151,7 @@ include $(wildcard tests/tests.mk tests/everywhere.mk packaging/packaging.mk)
 
 # ---------------------------------------------------------------- testing -----------------------------------------
 
-.PHONY: help quick check check-clang conformance coverage mutate bugs interop valgrind bench demo
+.PHONY: help quick check check-clang check-small conformance coverage mutate bugs interop valgrind bench demo
 help:
 	@sed -n '/^#   /,/^$$/s/^# \{0,1\}//p' Makefile
 
@@ -167,6 +168,12 @@ check: all $(call programs_of,asan) warnings | need-pytest
 CLANG_TESTS := api vectors peer
 check-clang: build/clang/probe build/clang/api build/datsync | need-pytest
 	$(call UNDER_TEST,build/clang) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(CLANG_TESTS)))
+
+# What is left without drives, and without the synchronizer too, passes what does not need them.
+SMALL_TESTS := vectors proofs feed peer tree
+check-small: $(SMALL:%=build/%/probe) | need-pytest
+	$(call UNDER_TEST,build/no-drive) $(call TEST,not interop and not everywhere and not drive,$(call TESTS_OR,$(SMALL_TESTS)))
+	$(call UNDER_TEST,build/peers-alone) $(call TEST,not interop and not everywhere and not drive and not synchronizer,$(call TESTS_OR,$(SMALL_TESTS)))
 
 # PEER='command' of an adapter; PEER_NAME, what the report calls it; EXPECT, a file of expected failures.
 conformance: $(if $(PEER),,build/asan/adapter) | need-pytest

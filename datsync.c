@@ -23,6 +23,14 @@
 
 /* ================================================================ switches ====================================== */
 
+/* What one does not need can be left out: drives (DATSYNC_NO_DRIVE), and the synchronizer with its addresses and its loop
+ * (DATSYNC_NO_SYNCHRONIZER), where a program of its own moves the bytes of a peer. Functions that only such rooms call are OPTIONAL. */
+#if defined __GNUC__ && (defined DATSYNC_NO_DRIVE || defined DATSYNC_NO_SYNCHRONIZER)
+#define OPTIONAL __attribute__((unused))
+#else
+#define OPTIONAL
+#endif
+
 /* Nodes in one page of the tree cache (5 KiB) and pages in the cache (1.3 MiB when all are used). */
 #define TREE_PAGE_NODES 128u
 #define TREE_PAGES 256u
@@ -519,9 +527,13 @@ static size_t field_size(const field *f, const datsync_message *m)
     return 1 + varint_size(f->kind == F_BOOL ? v != 0 : v);
 }
 
-static uint8_t *bytes_encode(uint8_t *p, uint8_t tag, datsync_bytes b)
+/* The byte before a field: its number, and its wire type. */
+#define UINT_KEY(number) ((uint8_t)((number) << 3))
+#define BYTES_KEY(number) ((uint8_t)((number) << 3 | 2))
+
+static uint8_t *bytes_encode(uint8_t *p, uint8_t key, datsync_bytes b)
 {
-    *p++ = tag;
+    *p++ = key;
     p += datsync_varint_encode(p, b.len);
     if (b.data && b.len)
         memcpy(p, b.data, b.len);
@@ -530,22 +542,22 @@ static uint8_t *bytes_encode(uint8_t *p, uint8_t tag, datsync_bytes b)
 
 static uint8_t *node_encode(uint8_t *p, const datsync_node *n)
 {
-    *p++ = 3 << 3 | 2;
+    *p++ = BYTES_KEY(3);
     p += datsync_varint_encode(p, node_body_size(n));
-    *p++ = 1 << 3;
+    *p++ = UINT_KEY(1);
     p += datsync_varint_encode(p, n->index);
-    *p++ = 2 << 3 | 2;
+    *p++ = BYTES_KEY(2);
     *p++ = 32;
     memcpy(p, n->hash, 32);
     p += 32;
-    *p++ = 3 << 3;
+    *p++ = UINT_KEY(3);
     return p + datsync_varint_encode(p, n->size);
 }
 
 static uint8_t *field_encode(uint8_t *p, const field *f, const datsync_message *m)
 {
     const char *from = (const char *)m + f->at;
-    uint8_t tag = (uint8_t)(f->number << 3 | (f->kind <= F_BOOL ? 0 : 2));
+    uint8_t key = f->kind <= F_BOOL ? UINT_KEY(f->number) : BYTES_KEY(f->number);
     datsync_bytes b;
     uint64_t v;
     size_t i;
@@ -554,15 +566,15 @@ static uint8_t *field_encode(uint8_t *p, const field *f, const datsync_message *
             p = node_encode(p, &m->u.data.nodes[i]);
     } else if (f->kind == F_NAMES) {
         for (i = 0; i < m->u.handshake.extension_count; i++)
-            p = bytes_encode(p, tag, m->u.handshake.extensions[i]);
+            p = bytes_encode(p, key, m->u.handshake.extensions[i]);
     } else if (!(m->has >> f->number & 1)) {
         return p;
     } else if (f->kind == F_BYTES) {
         memcpy(&b, from, sizeof b);
-        p = bytes_encode(p, tag, b);
+        p = bytes_encode(p, key, b);
     } else {
         memcpy(&v, from, sizeof v);
-        *p++ = tag;
+        *p++ = key;
         p += datsync_varint_encode(p, f->kind == F_BOOL ? v != 0 : v);
     }
     return p;
@@ -1066,7 +1078,7 @@ static int bits_set(const datsync_env *env, bits *b, uint64_t i, int value)
 }
 
 /* bits_set for those who need not know whether it was so before: 0 or DATSYNC_E_NOMEM. */
-static int bits_put(const datsync_env *env, bits *b, uint64_t i, int value)
+static OPTIONAL int bits_put(const datsync_env *env, bits *b, uint64_t i, int value)
 {
     int r = bits_set(env, b, i, value);
     return r < 0 ? r : 0;
@@ -1488,13 +1500,26 @@ int datsync_memory_store(const datsync_env *env, datsync_store *out)
 
 /* SLEEP headers (DEP-0009): magic, type, version, entry size, name. */
 #define HEADER_BYTES 32u
+#define NODE_BYTES 40u      /* the hash, then the size */
+#define SIGNATURE_BYTES 64u
 #define BITFIELD_ENTRY 3584u
 #define BITFIELD_ENTRY_OLD 3328u /* to 6.22.0 */
 #define BITFIELD_BITS (PAGE_BYTES * 3u) /* of an entry, before its index */
 
+/* Where a node begins in the part of the tree, and the signature made with a block in theirs. */
+static uint64_t node_at(uint64_t index)
+{
+    return HEADER_BYTES + NODE_BYTES * index;
+}
+
+static uint64_t signature_at(uint64_t block)
+{
+    return HEADER_BYTES + SIGNATURE_BYTES * block;
+}
+
 static void sleep_header(uint8_t out[HEADER_BYTES], int part)
 {
-    unsigned entry = part == DATSYNC_PART_BITFIELD ? BITFIELD_ENTRY : part == DATSYNC_PART_TREE ? 40 : 64;
+    unsigned entry = part == DATSYNC_PART_BITFIELD ? BITFIELD_ENTRY : part == DATSYNC_PART_TREE ? NODE_BYTES : SIGNATURE_BYTES;
     const char *name = part == DATSYNC_PART_BITFIELD ? "" : part == DATSYNC_PART_TREE ? "BLAKE2b" : "Ed25519";
     memset(out, 0, HEADER_BYTES);
     out[0] = 5;
@@ -1512,7 +1537,7 @@ static void sleep_header(uint8_t out[HEADER_BYTES], int part)
 typedef struct tree_page {
     uint64_t number;
     unsigned lo, hi; /* nodes [lo, hi) are to be written */
-    uint8_t bytes[TREE_PAGE_NODES * 40];
+    uint8_t bytes[TREE_PAGE_NODES * NODE_BYTES];
 } tree_page;
 
 /* Who wants to know of changes to a feed: the peer room registers here, so that the feed need not know it. */
@@ -1593,7 +1618,7 @@ struct datsync_feed {
 
     struct {
         uint64_t length; /* the last signature that verified, so that it is not checked again */
-        uint8_t root[32], signature[64];
+        uint8_t root[32], signature[SIGNATURE_BYTES];
         uint64_t stored_length; /* the last one that was written */
     } last;
 
@@ -1663,7 +1688,7 @@ static int feed_read_only(const datsync_feed *f)
     return f->flags & DATSYNC_READ_ONLY;
 }
 
-static int feed_holds_all(const datsync_feed *f, uint64_t start, uint64_t end)
+static OPTIONAL int feed_holds_all(const datsync_feed *f, uint64_t start, uint64_t end)
 {
     return bits_next(&f->have, start, end, 0) >= end;
 }
@@ -1700,7 +1725,7 @@ static watcher *feed_watchers(const datsync_feed *f)
     return f->watchers;
 }
 
-static void feed_set_keeper(datsync_feed *f, const feed_keeper *keeper)
+static OPTIONAL void feed_set_keeper(datsync_feed *f, const feed_keeper *keeper)
 {
     f->keeper = *keeper;
 }
@@ -1720,20 +1745,21 @@ static int feed_held_back(const datsync_feed *f)
     return f->keeper.held_back && f->keeper.held_back(f->keeper.ctx);
 }
 
-static int feed_makes_room(const datsync_feed *f)
+static OPTIONAL int feed_makes_room(const datsync_feed *f)
 {
     return f->keeper.makes_room && f->keeper.makes_room(f->keeper.ctx);
 }
 
 /* Is there anything that a crash would take? */
-static int feed_is_uncommitted(const datsync_feed *f)
+static OPTIONAL int feed_is_uncommitted(const datsync_feed *f)
 {
     return f->uncommitted;
 }
 
-static int is_fatal(int error) /* of the store or the allocator, and not a matter of what the bytes say */
+/* Is it an error of the store or the allocator, and not a matter of what the bytes say? */
+static int is_fatal(int error)
 {
-    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > -100);
+    return error == DATSYNC_E_NOMEM || (error <= DATSYNC_E_IO && error > DATSYNC_E_HEADER);
 }
 
 static int feed_read_exact(datsync_feed *f, int part, uint64_t offset, void *buf, size_t len)
@@ -1760,8 +1786,8 @@ static int tree_page_write(datsync_feed *f, tree_page *p)
     int r;
     if (p->lo >= p->hi || f->flags & DATSYNC_READ_ONLY)
         return 0;
-    r = feed_write(f, DATSYNC_PART_TREE, HEADER_BYTES + 40 * (p->number * TREE_PAGE_NODES + p->lo), p->bytes + 40 * p->lo,
-                   40 * (size_t)(p->hi - p->lo));
+    r = feed_write(f, DATSYNC_PART_TREE, node_at(p->number * TREE_PAGE_NODES + p->lo), p->bytes + NODE_BYTES * p->lo,
+                   NODE_BYTES * (size_t)(p->hi - p->lo));
     if (r < 0)
         return r;
     p->lo = TREE_PAGE_NODES;
@@ -1772,7 +1798,7 @@ static int tree_page_write(datsync_feed *f, tree_page *p)
 static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
 {
     tree_page **slot = &f->tree.pages[number % TREE_PAGES], *p = *slot;
-    uint64_t at = HEADER_BYTES + 40 * number * TREE_PAGE_NODES;
+    uint64_t at = node_at(number * TREE_PAGE_NODES);
     int r;
     if (p && p->number == number) {
         *out = p;
@@ -1808,8 +1834,8 @@ static int tree_read(datsync_feed *f, uint64_t index, datsync_node *out)
     int r = tree_page_load(f, index / TREE_PAGE_NODES, &p);
     if (r < 0)
         return r;
-    b = p->bytes + 40 * (index % TREE_PAGE_NODES);
-    if (get_u64(b) == 0 && all_zero(b, 40))
+    b = p->bytes + NODE_BYTES * (index % TREE_PAGE_NODES);
+    if (get_u64(b) == 0 && all_zero(b, NODE_BYTES))
         return DATSYNC_E_NOT_FOUND;
     out->index = index;
     memcpy(out->hash, b, 32);
@@ -1829,11 +1855,11 @@ static int tree_put(datsync_feed *f, const datsync_node *n)
     int r = tree_page_load(f, n->index / TREE_PAGE_NODES, &p);
     if (r < 0)
         return r;
-    memcpy(p->bytes + 40 * at, n->hash, 32);
-    put_u64(p->bytes + 40 * at + 32, n->size);
+    memcpy(p->bytes + NODE_BYTES * at, n->hash, 32);
+    put_u64(p->bytes + NODE_BYTES * at + 32, n->size);
     p->lo = MIN(p->lo, at);
     p->hi = MAX(p->hi, at + 1);
-    f->tree.part_size = MAX(f->tree.part_size, HEADER_BYTES + 40 * (n->index + 1));
+    f->tree.part_size = MAX(f->tree.part_size, node_at(n->index + 1));
     return 0;
 }
 
@@ -2096,7 +2122,7 @@ static const bits *feed_claims(const datsync_feed *f)
 }
 
 /* The first block in [start, end) that the bitfield on disk says is held, or end. */
-static uint64_t feed_next_claimed(const datsync_feed *f, uint64_t start, uint64_t end)
+static OPTIONAL uint64_t feed_next_claimed(const datsync_feed *f, uint64_t start, uint64_t end)
 {
     return bits_next(feed_claims(f), start, end, 1);
 }
@@ -2164,7 +2190,7 @@ static int claims_set_apart(datsync_feed *f)
 }
 
 /* Blocks that are held already: the bitfield says so from the next commit on. */
-static int claims_add(datsync_feed *f, uint64_t start, uint64_t end)
+static OPTIONAL int claims_add(datsync_feed *f, uint64_t start, uint64_t end)
 {
     uint64_t page;
     int r = bits_fill(&f->env, &f->bitfield.claimed, start, end, 1);
@@ -2420,7 +2446,7 @@ static int feed_hide(datsync_feed *f, uint64_t start, uint64_t end)
 }
 
 /* They have come back. */
-static int feed_show(datsync_feed *f, uint64_t start, uint64_t end)
+static OPTIONAL int feed_show(datsync_feed *f, uint64_t start, uint64_t end)
 {
     int r = 0;
     for (; r >= 0 && (start = bits_next(&f->bitfield.claimed, start, end, 1)) < end; start++)
@@ -2486,7 +2512,7 @@ int datsync_feed_tick(datsync_feed *f, uint64_t now)
 }
 
 /* Blocks are here no more: claim them no more, and say so. */
-static int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
+static OPTIONAL int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
 {
     const bits *claims = feed_claims(f);
     uint64_t i;
@@ -2681,16 +2707,16 @@ static int block_drop(datsync_feed *f, uint64_t index)
 static int claims_check(datsync_feed *f)
 {
     enum { NODES = 4096 };
-    uint8_t *buf = mem_resize(&f->env, NULL, NODES * 40);
+    uint8_t *buf = mem_resize(&f->env, NULL, NODES * NODE_BYTES);
     uint64_t at = 0, end = bits_length(&f->nodes), i;
     int r = 0;
     if (!buf)
         return DATSYNC_E_NOMEM;
     for (at = bits_next(&f->nodes, 0, end, 1); at < end && r == 0; at = bits_next(&f->nodes, at + NODES, end, 1)) {
-        r = feed_read_exact(f, DATSYNC_PART_TREE, HEADER_BYTES + 40 * at, buf, NODES * 40);
+        r = feed_read_exact(f, DATSYNC_PART_TREE, node_at(at), buf, NODES * NODE_BYTES);
         for (i = 0; i < NODES && r == 0; i++) {
-            const uint8_t *node = buf + 40 * i;
-            if (get_u64(node) == 0 && all_zero(node, 40) && bits_get(&f->nodes, at + i)) {
+            const uint8_t *node = buf + NODE_BYTES * i;
+            if (get_u64(node) == 0 && all_zero(node, NODE_BYTES) && bits_get(&f->nodes, at + i)) {
                 r = bits_set(&f->env, &f->nodes, at + i, 0);
                 if (r > 0)
                     r = bits_set(&f->env, &f->bitfield.dirty, (at + i) / (2 * PAGE_BITS), 1);
@@ -2718,7 +2744,7 @@ static int claims_check(datsync_feed *f)
 static int claims_from_tree(datsync_feed *f)
 {
     datsync_node n;
-    uint64_t i, end = f->tree.part_size > HEADER_BYTES ? (f->tree.part_size - HEADER_BYTES) / 40 : 0;
+    uint64_t i, end = f->tree.part_size > HEADER_BYTES ? (f->tree.part_size - HEADER_BYTES) / NODE_BYTES : 0;
     int r = 0;
     for (i = 0; i < end && r >= 0; i++) {
         r = tree_read(f, i, &n);
@@ -2823,15 +2849,15 @@ static void feed_set_length(datsync_feed *f, uint64_t length, const datsync_node
         f->byte_length += roots[i].size;
 }
 
-static int signature_verify(datsync_feed *f, uint64_t length, const uint8_t root[32], const uint8_t signature[64])
+static int signature_verify(datsync_feed *f, uint64_t length, const uint8_t root[32], const uint8_t signature[SIGNATURE_BYTES])
 {
-    if (f->last.length == length && memcmp(f->last.root, root, 32) == 0 && memcmp(f->last.signature, signature, 64) == 0)
+    if (f->last.length == length && memcmp(f->last.root, root, 32) == 0 && memcmp(f->last.signature, signature, SIGNATURE_BYTES) == 0)
         return 0;
     if (crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
         return DATSYNC_E_SIGNATURE;
     f->last.length = length;
     memcpy(f->last.root, root, 32);
-    memcpy(f->last.signature, signature, 64);
+    memcpy(f->last.signature, signature, SIGNATURE_BYTES);
     return 0;
 }
 
@@ -2899,7 +2925,7 @@ static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_
 }
 
 /* Does this signature stand, and for an owner: is everything up to it there? Sets the length if so. */
-static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[64], uint64_t claimed)
+static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[SIGNATURE_BYTES], uint64_t claimed)
 {
     datsync_node roots[64];
     uint8_t root[32];
@@ -2974,20 +3000,20 @@ static int holes_mend(datsync_feed *f)
 static int signatures_scan(datsync_feed *f, uint64_t end, uint64_t stop, uint64_t claimed)
 {
     enum { ENTRIES = 512 };
-    uint8_t *buf = mem_resize(&f->env, NULL, ENTRIES * 64);
+    uint8_t *buf = mem_resize(&f->env, NULL, ENTRIES * SIGNATURE_BYTES);
     unsigned tries = 0;
     int r = DATSYNC_E_NOT_FOUND;
     if (!buf)
         return DATSYNC_E_NOMEM;
     while (end > stop && r < 0 && !is_fatal(r) && tries < SIGNATURE_TRIES) {
         uint64_t from = end > ENTRIES ? end - ENTRIES : 0;
-        r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * from, buf, (size_t)(end - from) * 64);
+        r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(from), buf, (size_t)(end - from) * SIGNATURE_BYTES);
         if (r < 0)
             break;
         r = DATSYNC_E_NOT_FOUND;
         for (; end > from && r < 0 && !is_fatal(r) && tries < SIGNATURE_TRIES; end--) {
-            const uint8_t *signature = buf + 64 * (end - from - 1);
-            if (all_zero(signature, 64))
+            const uint8_t *signature = buf + SIGNATURE_BYTES * (end - from - 1);
+            if (all_zero(signature, SIGNATURE_BYTES))
                 continue;
             tries++;
             r = length_try(f, end, signature, claimed);
@@ -3006,7 +3032,7 @@ static int length_find(datsync_feed *f)
     int r;
     if (size < 0 && size != DATSYNC_E_NO_ENTRY)
         return (int)size;
-    end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / 64 : 0;
+    end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / SIGNATURE_BYTES : 0;
     if (end > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
     if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key && !f->bitfield.salvaged)
@@ -3025,9 +3051,9 @@ static int length_find(datsync_feed *f)
     if (f->has_secret_key && (r = holes_mend(f)) < 0)
         return r;
     /* those above stand for trees that never were, and must not be found inside the feed when it has grown */
-    if (size > (int64_t)(HEADER_BYTES + 64 * f->length) && !(f->flags & DATSYNC_READ_ONLY)) {
+    if (size > (int64_t)signature_at(f->length) && !(f->flags & DATSYNC_READ_ONLY)) {
         f->unsynced |= 1u << DATSYNC_PART_SIGNATURES;
-        return f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * f->length);
+        return f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, signature_at(f->length));
     }
     return 0;
 }
@@ -3299,7 +3325,7 @@ static void append_unclaim(datsync_feed *f, uint64_t start)
 int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t count)
 {
     datsync_node roots[66];
-    uint8_t root[32], signature[64];
+    uint8_t root[32], signature[SIGNATURE_BYTES];
     size_t root_count = f->root_count, i;
     uint64_t bytes = 0, start = f->length;
     int r;
@@ -3317,21 +3343,21 @@ int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t
     if (r == 0 && f->has_secret_key) {
         datsync_root_hash(root, roots, root_count);
         (void)crypto_sign_detached(signature, NULL, root, 32, f->secret_key);
-        r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (start + count - 1), signature, 64);
+        r = feed_write(f, DATSYNC_PART_SIGNATURES, signature_at(start + count - 1), signature, SIGNATURE_BYTES);
     }
     if (r == 0)
         r = append_claim(f, start, start + count);
     if (r < 0) { /* as if it had not been: what was gathered for it goes, and the claims */
         data_forget(f, f->byte_length);
         append_unclaim(f, start);
-        (void)f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * start);
+        (void)f->store.truncate(f->store.ctx, DATSYNC_PART_SIGNATURES, signature_at(start));
         return r;
     }
     feed_set_length(f, start + count, roots, root_count);
     if (f->has_secret_key) {
         f->last.length = f->length;
         memcpy(f->last.root, root, 32);
-        memcpy(f->last.signature, signature, 64);
+        memcpy(f->last.signature, signature, SIGNATURE_BYTES);
     }
     (void)group_add(f, bytes); /* a commit that fails is tried again by the next one, which tells */
     tell_added(f, start, start + count);
@@ -3481,11 +3507,11 @@ static int signature_read(datsync_feed *f, uint64_t length, uint8_t out[64])
 {
     int r;
     if (length == f->last.length) {
-        memcpy(out, f->last.signature, 64);
+        memcpy(out, f->last.signature, SIGNATURE_BYTES);
         return 0;
     }
-    r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), out, 64);
-    return r < 0 ? r : all_zero(out, 64) ? DATSYNC_E_NO_SIGNATURE : 0;
+    r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(length - 1), out, SIGNATURE_BYTES);
+    return r < 0 ? r : all_zero(out, SIGNATURE_BYTES) ? DATSYNC_E_NO_SIGNATURE : 0;
 }
 
 /* The block's top node is a root here: the other roots, and the signature of them all. */
@@ -3662,7 +3688,7 @@ static int put_store(datsync_feed *f, putting *p)
         if ((r = tree_put(f, &p->store[i])) < 0)
             return r;
     if (p->signature) {
-        r = feed_write(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (p->length - 1), p->signature, 64);
+        r = feed_write(f, DATSYNC_PART_SIGNATURES, signature_at(p->length - 1), p->signature, SIGNATURE_BYTES);
         if (r < 0)
             return r;
         f->last.stored_length = p->length;
@@ -3743,7 +3769,7 @@ static int audit_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
 {
     uint64_t length = tree_verified_by(f, index) / 2;
     datsync_node roots[64];
-    uint8_t root[32], signature[64];
+    uint8_t root[32], signature[SIGNATURE_BYTES];
     size_t count;
     int r;
     if (length == *good_length)
@@ -3757,7 +3783,7 @@ static int audit_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
         if (memcmp(root, f->key, 32) != 0)
             return 0;
     } else {
-        if ((r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, HEADER_BYTES + 64 * (length - 1), signature, 64)) < 0)
+        if ((r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(length - 1), signature, SIGNATURE_BYTES)) < 0)
             return r;
         if (crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
             return 0;
@@ -3931,7 +3957,7 @@ static int feed_asks_for(const datsync_feed *f, uint64_t index)
 }
 
 /* Take a range into what is wanted, or out of it. */
-static int feed_want_range(datsync_feed *f, uint64_t start, uint64_t end, int value)
+static OPTIONAL int feed_want_range(datsync_feed *f, uint64_t start, uint64_t end, int value)
 {
     return bits_fill(&f->env, &f->wanting.wanted, start, end, value);
 }
@@ -4240,7 +4266,7 @@ static void message_init(datsync_message *m, int type, const channel *c, uint32_
 static int out_range(channel *c, int type, uint64_t start, uint64_t length)
 {
     datsync_message m;
-    message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? 1u << 1 : 1u << 1 | 1u << 2);
+    message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? DATSYNC_HAVE_START : DATSYNC_HAVE_START | DATSYNC_HAVE_LENGTH);
     m.u.have.start = start;
     m.u.have.length = length;
     c->news.told |= type == DATSYNC_HAVE;
@@ -4251,7 +4277,7 @@ static int out_range(channel *c, int type, uint64_t start, uint64_t length)
 static int out_have_bitfield(channel *c, uint64_t start, uint64_t length, const uint8_t *code, size_t len)
 {
     datsync_message m;
-    message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 3);
+    message_init(&m, DATSYNC_HAVE, c, DATSYNC_HAVE_START | DATSYNC_HAVE_LENGTH | DATSYNC_HAVE_BITFIELD);
     m.u.have.start = start;
     m.u.have.length = length;
     m.u.have.bitfield.data = code;
@@ -4263,7 +4289,7 @@ static int out_have_bitfield(channel *c, uint64_t start, uint64_t length, const 
 static int out_info(channel *c, int uploading, int downloading)
 {
     datsync_message m;
-    message_init(&m, DATSYNC_INFO, c, 1u << 1 | 1u << 2);
+    message_init(&m, DATSYNC_INFO, c, DATSYNC_INFO_UPLOADING | DATSYNC_INFO_DOWNLOADING);
     m.u.info.uploading = (uint64_t)uploading;
     m.u.info.downloading = (uint64_t)downloading;
     return out_message(c->peer, &m, NULL);
@@ -4329,7 +4355,7 @@ static int out_acks(channel *c)
     for (i = bits_next(&c->news.acks, 0, end, 1); i < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT;
          i = bits_next(&c->news.acks, i, end, 1)) {
         datsync_message m;
-        message_init(&m, DATSYNC_HAVE, c, 1u << 1 | 1u << 2 | 1u << 4);
+        message_init(&m, DATSYNC_HAVE, c, DATSYNC_HAVE_START | DATSYNC_HAVE_LENGTH | DATSYNC_HAVE_ACK);
         m.u.have.start = i;
         m.u.have.length = m.u.have.ack = 1;
         r = out_message(c->peer, &m, NULL);
@@ -4421,18 +4447,18 @@ static int answer_request(datsync_peer *p, request *q)
     size = r < 0 ? r : datsync_feed_block_size(f, q->index);
     if (size < 0)
         return (int)size;
-    message_init(&m, DATSYNC_DATA, c, 1u << 1);
+    message_init(&m, DATSYNC_DATA, c, DATSYNC_DATA_INDEX);
     m.u.data.index = q->index;
     m.u.data.nodes = proof.nodes;
     m.u.data.node_count = proof.node_count;
     if (!q->hash) {
-        m.has |= 1u << 2;
+        m.has |= DATSYNC_DATA_VALUE;
         m.u.data.value.len = (size_t)size;
     }
     if (proof.has_signature) {
-        m.has |= 1u << 4;
+        m.has |= DATSYNC_DATA_SIGNATURE;
         m.u.data.signature.data = proof.signature;
-        m.u.data.signature.len = 64;
+        m.u.data.signature.len = SIGNATURE_BYTES;
     }
     if ((r = out_message(p, &m, &gap)) < 0)
         return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
@@ -4875,7 +4901,7 @@ static int ask_block(channel *c, uint64_t index)
     int r = c->wants.whole ? ask_old(c, index) : 0;
     if (r < 0 || (r = flight_begin(c, index, &digest)) < 0)
         return r;
-    message_init(&m, DATSYNC_REQUEST, c, digest ? 1u << 1 | 1u << 4 : 1u << 1);
+    message_init(&m, DATSYNC_REQUEST, c, digest ? DATSYNC_REQUEST_INDEX | DATSYNC_REQUEST_NODES : DATSYNC_REQUEST_INDEX);
     m.u.request.index = index;
     m.u.request.nodes = digest;
     return out_message(c->peer, &m, NULL);
@@ -5026,10 +5052,10 @@ static int data_put(channel *c, const datsync_message *m)
     size_t at = 0;
     int r;
     proof.node_count = 0;
-    proof.has_signature = m->has >> 4 & 1;
-    r = proof.has_signature && m->u.data.signature.len != 64 ? DATSYNC_E_SIGNATURE : 0;
+    proof.has_signature = (m->has & DATSYNC_DATA_SIGNATURE) != 0;
+    r = proof.has_signature && m->u.data.signature.len != SIGNATURE_BYTES ? DATSYNC_E_SIGNATURE : 0;
     if (r == 0 && proof.has_signature)
-        memcpy(proof.signature, m->u.data.signature.data, 64);
+        memcpy(proof.signature, m->u.data.signature.data, SIGNATURE_BYTES);
     while (r == 0) {
         datsync_node node;
         int more = datsync_next_node(m, &at, &node);
@@ -5102,7 +5128,7 @@ enum data_kind {
 
 static enum data_kind data_kind(const channel *c, const datsync_message *m, const flight *fl)
 {
-    int has_value = m->u.data.value.data != NULL, has_nodes = m->u.data.node_count || m->has & 1u << 3;
+    int has_value = m->u.data.value.data != NULL, has_nodes = m->u.data.node_count || m->has & DATSYNC_DATA_NODES;
     if (m->u.data.index >= DATSYNC_MAX_BLOCKS)
         return DATA_OF_NO_USE;
     if (has_value && !fl && !bits_get(&c->late, m->u.data.index))
@@ -5244,9 +5270,9 @@ static void hint_judge(channel *c, int lone)
 static int on_have(channel *c, const datsync_message *m)
 {
     uint64_t start = m->u.have.start, length = m->u.have.length;
-    int r = 0, whole = (m->has >> 3 & 1) && length <= 1 && !(start & 7);
+    int r = 0, whole = (m->has & DATSYNC_HAVE_BITFIELD) && length <= 1 && !(start & 7);
     unsigned answered = whole || length == DATSYNC_WANT_RANGE ? wants_count_off(c, start, whole) : 0;
-    if (m->has >> 3 & 1) {
+    if (m->has & DATSYNC_HAVE_BITFIELD) {
         uint64_t least = !answered ? 0 : whole ? DATSYNC_MAX_BLOCKS : start + length;
         r = offered_bitfield(c, start, m->u.have.bitfield, least);
         c->remote_length = MAX(c->remote_length, bits_length(&c->offered));
@@ -5257,7 +5283,7 @@ static int on_have(channel *c, const datsync_message *m)
         if (c->wants.answered)
             c->heard_end = MAX(c->heard_end, end);
     }
-    hint_judge(c, !(m->has >> 3 & 1) && length <= 1 && !c->wants.answered);
+    hint_judge(c, !(m->has & DATSYNC_HAVE_BITFIELD) && length <= 1 && !c->wants.answered);
     peer_event(c->peer, DATSYNC_PEER_HAVE, c, start, length, 0);
     return r;
 }
@@ -5423,10 +5449,10 @@ static int on_feed(datsync_peer *p, const datsync_message *m)
     channel *c;
     if (m->channel >= DATSYNC_MAX_CHANNELS || m->u.feed.discovery_key.len != 32 || p->by_number[m->channel])
         return DATSYNC_E_PROTOCOL;
-    if ((m->has >> 2 & 1) && m->u.feed.nonce.len != 24)
+    if ((m->has & DATSYNC_FEED_NONCE) && m->u.feed.nonce.len != 24)
         return DATSYNC_E_PROTOCOL;
     if (!p->cipher.has_nonce) {
-        if (!(m->has >> 2 & 1))
+        if (!(m->has & DATSYNC_FEED_NONCE))
             return DATSYNC_E_PROTOCOL;
         memcpy(p->cipher.nonce, m->u.feed.nonce.data, 24);
         p->cipher.has_nonce = 1;
@@ -5459,7 +5485,7 @@ static int on_channel_message(channel *c, const datsync_message *m)
     case DATSYNC_WANT:
         return on_want(c, m);
     case DATSYNC_UNWANT:
-        if (m->u.have.start == 0 && (!(m->has >> 2 & 1) || m->u.have.length >= datsync_feed_length(c->feed)))
+        if (m->u.have.start == 0 && (!(m->has & DATSYNC_HAVE_LENGTH) || m->u.have.length >= datsync_feed_length(c->feed)))
             c->remote_wants = 0;
         return 0;
     case DATSYNC_REQUEST:
@@ -5591,7 +5617,7 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
 
 /* The connection has ended: was that the answer to a Request for a block behind a verified length? One that is cut in the midst of a
  * block, or after a while, says nothing of it. */
-static int peer_refused_beyond(const datsync_peer *p, uint64_t now)
+static OPTIONAL int peer_refused_beyond(const datsync_peer *p, uint64_t now)
 {
     size_t i;
     for (i = 0; i < p->channel_count && p->in.start == p->in.end; i++) {
@@ -5657,7 +5683,9 @@ static int out_handshake(channel *c)
     datsync_bytes names[DATSYNC_MAX_EXTENSIONS];
     datsync_message m;
     size_t i;
-    message_init(&m, DATSYNC_HANDSHAKE, c, 1u << 1 | 1u << 2 | 1u << 5 | (p->opt.user_data.data ? 1u << 3 : 0));
+    message_init(&m, DATSYNC_HANDSHAKE, c, DATSYNC_HANDSHAKE_ID | DATSYNC_HANDSHAKE_LIVE | DATSYNC_HANDSHAKE_ACK);
+    if (p->opt.user_data.data)
+        m.has |= DATSYNC_HANDSHAKE_USER_DATA;
     m.u.handshake.id.data = p->id;
     m.u.handshake.id.len = 32;
     m.u.handshake.live = p->opt.live != 0;
@@ -5678,13 +5706,13 @@ static int channel_announce(channel *c)
     uint8_t nonce[24];
     datsync_message m;
     int r;
-    message_init(&m, DATSYNC_FEED, c, 1u << 1);
+    message_init(&m, DATSYNC_FEED, c, DATSYNC_FEED_DISCOVERY_KEY);
     m.u.feed.discovery_key.data = c->discovery_key;
     m.u.feed.discovery_key.len = 32;
     if (c->local > 0)
         return out_message(p, &m, NULL);
     p->env.random(p->env.ctx, nonce, sizeof nonce);
-    m.has |= 1u << 2;
+    m.has |= DATSYNC_FEED_NONCE;
     m.u.feed.nonce.data = nonce;
     m.u.feed.nonce.len = sizeof nonce;
     if ((r = out_message(p, &m, NULL)) < 0)
@@ -6036,50 +6064,50 @@ int datsync_peer_complete(const datsync_peer *p, const datsync_feed *feed)
 }
 
 /* What the synchronizer asks besides. Has the remote answered every Want that it was sent? */
-static int peer_has_answered(const datsync_peer *p, const datsync_feed *feed)
+static OPTIONAL int peer_has_answered(const datsync_peer *p, const datsync_feed *feed)
 {
     const channel *c = channel_by_feed(p, feed);
     return c && c->wants.answered && c->wants.out == 0;
 }
 
 /* Does it offer anything that is still wanted, or is anything on its way? */
-static int peer_offers(const datsync_peer *p, const datsync_feed *feed)
+static OPTIONAL int peer_offers(const datsync_peer *p, const datsync_feed *feed)
 {
     const channel *c = channel_by_feed(p, feed);
     return c && !channel_idle(c);
 }
 
 /* And is it one that gives it, so far as is known? */
-static int peer_gives(const datsync_peer *p, const datsync_feed *feed, uint64_t now)
+static OPTIONAL int peer_gives(const datsync_peer *p, const datsync_feed *feed, uint64_t now)
 {
     const channel *c = channel_by_feed(p, feed);
     return c && p->handshaken && c->remote >= 0 && now >= c->ask_after && !channel_idle(c);
 }
 
-static int peer_is_open(const datsync_peer *p, const datsync_feed *feed)
+static OPTIONAL int peer_is_open(const datsync_peer *p, const datsync_feed *feed)
 {
     return channel_by_feed(p, feed) != NULL;
 }
 
-static int peer_opened_any(const datsync_peer *p)
+static OPTIONAL int peer_opened_any(const datsync_peer *p)
 {
     return p->local_count > 0;
 }
 
 /* What ended it; 0: nothing yet. */
-static int peer_error(const datsync_peer *p)
+static OPTIONAL int peer_error(const datsync_peer *p)
 {
     return p->error;
 }
 
 /* Until then no bitfield is believed about blocks behind the verified length. */
-static void peer_be_wary(datsync_peer *p, uint64_t until)
+static OPTIONAL void peer_be_wary(datsync_peer *p, uint64_t until)
 {
     p->wary_until = until;
 }
 
 /* Before it is closed from here: nothing more is wanted, nothing more is given. */
-static void peer_say_goodbye(datsync_peer *p)
+static OPTIONAL void peer_say_goodbye(datsync_peer *p)
 {
     size_t i;
     for (i = 0; i < p->channel_count && p->handshaken; i++)
@@ -6132,6 +6160,8 @@ uint64_t datsync_peer_bytes_out(const datsync_peer *p)
 {
     return p->bytes_out;
 }
+
+#ifndef DATSYNC_NO_SYNCHRONIZER
 
 /* ================================================================ networks in memory ============================ */
 
@@ -6359,6 +6389,9 @@ void datsync_memory_net_free(datsync_memory_net *n)
     mem_free(&env, n);
 }
 
+#endif /* DATSYNC_NO_SYNCHRONIZER */
+#ifndef DATSYNC_NO_DRIVE
+
 /* ================================================================ drive: entries ================================ */
 
 /* hyperdrive 9 (PROTOCOL 18): metadata block 0 is the header, each other one a Node of append-tree 2: a name, a Stat (none: what was
@@ -6368,6 +6401,7 @@ void datsync_memory_net_free(datsync_memory_net *n)
 #define MODE_TYPE 0170000u
 #define MODE_FILE 0100000u
 #define MODE_FOLDER 0040000u
+#define MODE_RIGHTS 0777u
 
 typedef struct drive_header {
     datsync_bytes type, content;
@@ -8191,10 +8225,10 @@ static int drive_write_header(datsync_drive *d)
     int64_t r;
     b.data = (const uint8_t *)DRIVE_TYPE;
     b.len = sizeof DRIVE_TYPE - 1;
-    p = bytes_encode(buf, 1 << 3 | 2, b);
+    p = bytes_encode(buf, BYTES_KEY(1), b);
     b.data = datsync_feed_key(d->content);
     b.len = 32;
-    p = bytes_encode(p, 2 << 3 | 2, b);
+    p = bytes_encode(p, BYTES_KEY(2), b);
     b.data = buf;
     b.len = (size_t)(p - buf);
     r = datsync_feed_append(d->metadata, &b, 1);
@@ -8882,15 +8916,15 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
     memcpy(full + 1, name.data, name.len);
     b.data = (const uint8_t *)full;
     b.len = name.len + 1;
-    p = bytes_encode(d->writer.nodes + d->writer.nodes_used, 1 << 3 | 2, b);
+    p = bytes_encode(d->writer.nodes + d->writer.nodes_used, BYTES_KEY(1), b);
     if (stat) {
         b.data = value;
         b.len = stat_encode(value, stat);
-        p = bytes_encode(p, 2 << 3 | 2, b);
+        p = bytes_encode(p, BYTES_KEY(2), b);
     }
     b.data = paths;
     b.len = n;
-    p = bytes_encode(p, 3 << 3 | 2, b);
+    p = bytes_encode(p, BYTES_KEY(3), b);
     mem_free(&d->env, paths);
     if ((size_t)(p - d->writer.nodes) - d->writer.nodes_used > DATSYNC_MAX_BLOCK)
         return DATSYNC_E_TOO_BIG;
@@ -9182,7 +9216,7 @@ static int import_refuse(importing *im, int error)
 static void stat_of_info(datsync_stat *stat, const datsync_file_info *info)
 {
     memset(stat, 0, sizeof *stat);
-    stat->mode = (info->mode & 0777u) | (info->mode & MODE_TYPE);
+    stat->mode = (info->mode & MODE_RIGHTS) | (info->mode & MODE_TYPE);
     stat->mtime = stat->ctime = info->mtime;
 }
 
@@ -9280,7 +9314,7 @@ static int import_compare(importing *im, const datsync_file_info *info, const li
 
 static int import_file(importing *im, const datsync_file_info *info, const listed *old)
 {
-    if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & 0777u) == (info->mode & 0777u) &&
+    if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & MODE_RIGHTS) == (info->mode & MODE_RIGHTS) &&
         old->stat.size == info->size) {
         uint64_t end = old->stat.offset + old->stat.blocks;
         int whole = feed_holds_all(im->d->content, old->stat.offset, end), same = looks_same(info, &old->stat) && whole, r;
@@ -9674,7 +9708,7 @@ static int serve_lost(datsync_drive *d)
 }
 
 /* What a share has to do now and then. 1: there is more. */
-static int serve_step(datsync_drive *d, uint64_t now)
+static OPTIONAL int serve_step(datsync_drive *d, uint64_t now)
 {
     uint64_t seq, end = bits_length(&d->serving.away);
     int r;
@@ -9758,7 +9792,7 @@ static int folders_make(datsync_drive *d, const char *path, int again)
 
 static uint32_t mode_of(uint32_t mode, uint32_t fallback)
 {
-    mode &= 0777u; /* neither setuid nor sticky */
+    mode &= MODE_RIGHTS; /* neither setuid nor sticky */
     return (mode ? mode : fallback) | 0400u;
 }
 
@@ -10452,7 +10486,7 @@ static int targets_leave(datsync_drive *d)
 }
 
 /* Before anything is announced: is what is claimed still there? */
-static int drive_ready(datsync_drive *d, unsigned mode)
+static OPTIONAL int drive_ready(datsync_drive *d, unsigned mode)
 {
     int r = targets_leave(d);
     if (r < 0)
@@ -10498,7 +10532,7 @@ static int drive_fill(datsync_drive *d)
 }
 
 /* Blocks from `end` on are nobody's: files that would need them are none. */
-static void drive_beyond(datsync_drive *d, uint64_t end)
+static OPTIONAL void drive_beyond(datsync_drive *d, uint64_t end)
 {
     size_t i;
     for (i = d->targets.count; i-- > 0 && target_end(&d->targets.v[i]) > end;)
@@ -10519,7 +10553,7 @@ static int header_check(datsync_drive *d)
 
 /* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content. Returns 1 if there
  * is more to do at once; *changed: the peers are to look again, for it wants other blocks, or no more. */
-static int drive_step(datsync_drive *d, uint64_t now, int complete, int history, int *changed)
+static OPTIONAL int drive_step(datsync_drive *d, uint64_t now, int complete, int history, int *changed)
 {
     uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest, wanted = d->targets.wanted;
     int r = 0, more = 0;
@@ -10564,31 +10598,36 @@ static int drive_step(datsync_drive *d, uint64_t now, int complete, int history,
 }
 
 /* Who is told what happens; until drive_detach. */
-static void drive_attach(datsync_drive *d, drive_event_fn *fn, void *ctx)
+static OPTIONAL void drive_attach(datsync_drive *d, drive_event_fn *fn, void *ctx)
 {
     d->event.fn = fn;
     d->event.ctx = ctx;
 }
 
-static void drive_detach(datsync_drive *d)
+static OPTIONAL void drive_detach(datsync_drive *d)
 {
     d->event.fn = NULL;
     d->download.held_back = 0;
 }
 
 /* Does it want all of the content, and not only what its files consist of? */
-static int drive_wants_all(const datsync_drive *d)
+static OPTIONAL int drive_wants_all(const datsync_drive *d)
 {
     return d->download.all;
 }
 
 /* When drive_step has something to do if nothing happens. */
-static uint64_t drive_deadline(const datsync_drive *d)
+static OPTIONAL uint64_t drive_deadline(const datsync_drive *d)
 {
     return d->plan.made && d->aside.since != NONE ? d->aside.since + DATSYNC_GROUP_MS : NONE;
 }
 
+#endif /* DATSYNC_NO_DRIVE */
+#ifndef DATSYNC_NO_SYNCHRONIZER
+
 /* ================================================================ synchronizer: state ============================ */
+
+enum contact_state { CONTACT_WAITS, CONTACT_IN_USE, CONTACT_BARRED, CONTACT_DROPPED };
 
 /* An address in the book. */
 typedef struct contact {
@@ -10596,7 +10635,7 @@ typedef struct contact {
     struct contact *chain; /* of the same hash */
     unsigned source;       /* CHOSEN, or one that was given to datsync_found; ACCEPTED */
     uint64_t informant;    /* who told the source of it */
-    enum { CONTACT_WAITS, CONTACT_IN_USE, CONTACT_BARRED, CONTACT_DROPPED } state;
+    enum contact_state state;
     uint64_t at; /* when it is dialled; barred, not before that */
     unsigned failures;
     uint64_t failed_at;
@@ -10768,7 +10807,7 @@ static void contact_count(datsync *ds, const contact *a, int more)
         count(&ds->book.untried_chosen, more);
 }
 
-static void contact_set(datsync *ds, contact *a, int state, uint64_t at)
+static void contact_set(datsync *ds, contact *a, enum contact_state state, uint64_t at)
 {
     contact_count(ds, a, 0);
     a->state = state;
@@ -11466,6 +11505,32 @@ static void feeds_step(datsync *ds)
 
 /* ================================================================ synchronizer: drives =========================== */
 
+#ifdef DATSYNC_NO_DRIVE
+
+static void drives_step(datsync *ds)
+{
+    (void)ds;
+}
+
+static uint64_t drives_deadline(const datsync *ds)
+{
+    (void)ds;
+    return NONE;
+}
+
+static void drives_rest(datsync *ds)
+{
+    (void)ds;
+}
+
+static int drives_free(datsync *ds)
+{
+    (void)ds;
+    return 0;
+}
+
+#else
+
 typedef struct shared_drive {
     struct shared_drive *next;
     datsync *ds;
@@ -11638,6 +11703,8 @@ static int drives_free(datsync *ds)
     }
     return r;
 }
+
+#endif
 
 /* ================================================================ synchronizer: the loop ========================= */
 
@@ -11835,6 +11902,8 @@ int datsync_free(datsync *ds)
     mem_free(&env, ds);
     return r;
 }
+
+#endif /* DATSYNC_NO_SYNCHRONIZER */
 
 /* ================================================================ errors ======================================== */
 

@@ -13,6 +13,10 @@
  *                    next deadline come out.
  *   3. synchronizer  a poll() loop over a pluggable network, with many feeds and many peers.
  *
+ * What is not needed can be left out of datsync.c by the compiler's options: drives (-DDATSYNC_NO_DRIVE), and level 3 with the networks
+ * in memory (-DDATSYNC_NO_SYNCHRONIZER). What is declared here for them is then not defined. A drive is laid out and served by the
+ * synchronizer: without it, it can be read, written and imported.
+ *
  * Conventions, for every function here:
  *
  *   Results      >= 0 is success; a negative number is one of enum datsync_error, and datsync_strerror() has a
@@ -207,6 +211,30 @@ typedef struct datsync_node {
     uint64_t size; /* bytes of all blocks below it */
     uint8_t hash[32];
 } datsync_node;
+
+/* The bits of `has`, for each type of message: 1 << the number of the protobuf field. Unhave, Want and Unwant are as Have, Cancel is
+ * as Request. */
+#define DATSYNC_FEED_DISCOVERY_KEY (1u << 1)
+#define DATSYNC_FEED_NONCE (1u << 2)
+#define DATSYNC_HANDSHAKE_ID (1u << 1)
+#define DATSYNC_HANDSHAKE_LIVE (1u << 2)
+#define DATSYNC_HANDSHAKE_USER_DATA (1u << 3)
+#define DATSYNC_HANDSHAKE_EXTENSIONS (1u << 4)
+#define DATSYNC_HANDSHAKE_ACK (1u << 5)
+#define DATSYNC_INFO_UPLOADING (1u << 1)
+#define DATSYNC_INFO_DOWNLOADING (1u << 2)
+#define DATSYNC_HAVE_START (1u << 1)
+#define DATSYNC_HAVE_LENGTH (1u << 2)
+#define DATSYNC_HAVE_BITFIELD (1u << 3)
+#define DATSYNC_HAVE_ACK (1u << 4)
+#define DATSYNC_REQUEST_INDEX (1u << 1)
+#define DATSYNC_REQUEST_BYTES (1u << 2)
+#define DATSYNC_REQUEST_HASH (1u << 3)
+#define DATSYNC_REQUEST_NODES (1u << 4)
+#define DATSYNC_DATA_INDEX (1u << 1)
+#define DATSYNC_DATA_VALUE (1u << 2)
+#define DATSYNC_DATA_NODES (1u << 3)
+#define DATSYNC_DATA_SIGNATURE (1u << 4)
 
 /* One message. `has` has bit N set for each protobuf field N that was present (decoding) or is to be written
  * (encoding); members of absent fields read as 0 / NULL. Booleans are 0 or 1. Byte strings borrow from the frame. */

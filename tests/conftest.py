@@ -12,7 +12,8 @@ from marks import add_marks, pytest_collection_modifyitems  # noqa: E402, F401 (
 
 def pytest_configure(config):
     add_marks(config, ("valgrind: is run under valgrind too", "everywhere: is about a build for another system, processor or compiler",
-                       "posix: needs what Windows has not (modes, links, signals, socket files)"))
+                       "posix: needs what Windows has not (modes, links, signals, socket files)",
+                       "drive: needs what DATSYNC_NO_DRIVE leaves out", "synchronizer: needs what DATSYNC_NO_SYNCHRONIZER leaves out"))
 
 
 @pytest.fixture

@@ -1669,6 +1669,8 @@ static int cmd_damage_peer(int n, char **w)
     return 0;
 }
 
+#ifndef DATSYNC_NO_SYNCHRONIZER
+
 /* ================================================================ swarms ======================================== */
 
 #define SWARM 24
@@ -1844,6 +1846,8 @@ static int cmd_swarm(int n, char **w)
     datsync_memory_net_free(net_memory);
     return 0;
 }
+
+#endif
 
 /* ================================================================ files beneath a folder, and secret keys ======= */
 
@@ -2133,6 +2137,8 @@ static void trees_end(void)
         if (secrets_at[i].close)
             secrets_at[i].close(secrets_at[i].ctx);
 }
+
+#ifndef DATSYNC_NO_DRIVE
 
 /* ================================================================ drives ======================================== */
 
@@ -3464,6 +3470,8 @@ static void drives_end(void)
         world_free(&world_at[i]);
 }
 
+#endif
+
 /* ================================================================ models ======================================== */
 
 #define MODEL_BITS ((size_t)(3 * TABLE_BITS))
@@ -3672,7 +3680,9 @@ static const struct command {
     {"peer-extension", 4, cmd_peer_extension},
     {"peer-send", 3, cmd_peer_send},
     {"peer-free", 1, cmd_peer_free},
+#ifndef DATSYNC_NO_SYNCHRONIZER
     {"swarm", 6, cmd_swarm},
+#endif
     {"tree.new", 3, cmd_tree_new},
     {"tree.free", 1, cmd_tree_free},
     {"tree.open", 4, cmd_tree_open},
@@ -3693,6 +3703,7 @@ static const struct command {
     {"secrets.save", 3, cmd_secrets_save},
     {"secrets.load", 2, cmd_secrets_load},
     {"secrets.free", 1, cmd_secrets_free},
+#ifndef DATSYNC_NO_DRIVE
     {"drive.world", 2, cmd_drive_world},
     {"drive.write", 5, cmd_drive_write},
     {"drive.delete", 2, cmd_drive_delete},
@@ -3718,6 +3729,7 @@ static const struct command {
     {"drive.run", 3, cmd_drive_run},
     {"drive.events", 1, cmd_drive_events},
     {"drive.layout", 3, cmd_drive_layout},
+#endif
 };
 
 static int run(char *line)
@@ -3794,7 +3806,9 @@ int main(int argc, char **argv)
     }
     for (i = 0; i < THINGS; i++)
         peer_slot_free(&peer_at[i]);
+#ifndef DATSYNC_NO_DRIVE
     drives_end();
+#endif
     for (i = 0; i < THINGS; i++)
         (void)datsync_feed_close(feed_at[i]);
     for (i = 0; i < THINGS; i++)

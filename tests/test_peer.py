@@ -585,6 +585,7 @@ def test_a_lone_block_waits_where_nothing_has_a_time(probe):
     assert remote.info()[1] == 2**64 - 1
 
 
+@pytest.mark.drive
 def test_runs_are_those_of_peers_whatever_a_drive_has_read(probe):
     """A drive hears of its content's blocks as peers do, but is none. Its long names, read one after the other so that eight zeros
     stand before other letters, are no run of blocks: the second peer is asked from where the first one's run ends."""
@@ -621,6 +622,7 @@ def test_runs_are_those_of_peers_whatever_a_drive_has_read(probe):
     drives.close(0)
 
 
+@pytest.mark.drive
 def test_a_peer_and_its_feed_may_have_memory_of_their_own(probe):
     """Each gives back what is its own where that came from."""
     probe.ask("drive.open", 0, "memory", CREATE, PUBLIC, None, 0)  # not counted: the driver's peers are
@@ -974,6 +976,7 @@ def swarm(probe, seed, count, blocks, size, how="plain", most=60000):
     return dict(zip(names, map(int, numbers)), log=log)
 
 
+@pytest.mark.synchronizer
 @pytest.mark.parametrize("count, blocks, size", [(2, 1, 10), (2, 300, 700), (3, 100, 20000), (5, 500, 300),
                                                  (9, 300, 2000), (20, 200, 1000)])
 @pytest.mark.parametrize("seed", [1, 2])
@@ -985,15 +988,18 @@ def test_swarm(probe, seed, count, blocks, size):
     assert result == swarm(probe, seed, count, blocks, size)
 
 
+@pytest.mark.synchronizer
 def test_seeds_differ(probe):
     assert len({swarm(probe, seed, 12, 100, 300)["log"] for seed in range(4)}) == 4
 
 
+@pytest.mark.synchronizer
 def test_complete_means_all_below_the_verified_length(probe):
     """Not only what the neighbours happen to have at this moment."""
     assert [swarm(probe, seed, 9, 300, 2000)["early"] for seed in range(6)] == [0] * 6
 
 
+@pytest.mark.synchronizer
 @pytest.mark.parametrize("seed", range(4))
 def test_the_source_disappears(probe, seed):
     """The maker leaves as soon as the others have every block between them."""
@@ -1002,6 +1008,7 @@ def test_the_source_disappears(probe, seed):
     assert result == swarm(probe, seed, 6, 400, 3000, "vanish")
 
 
+@pytest.mark.synchronizer
 @pytest.mark.parametrize("seed", range(4))
 def test_a_tampering_peer(probe, seed):
     """One peer gives false bytes for every block: they are refused, and the others complete."""

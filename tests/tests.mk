@@ -20,12 +20,19 @@ asan_LIBS = $(LDFLAGS) $(LIBS)
 clang_COMPILE = clang $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS) $(SANITIZE)
 clang_LIBS = $(LDFLAGS) $(LIBS)
 
+# Without what may be left out.
+SMALL := no-drive peers-alone
+no-drive_COMPILE = $(COMPILE) $(SANITIZE) -DDATSYNC_NO_DRIVE
+peers-alone_COMPILE = $(COMPILE) $(SANITIZE) -DDATSYNC_NO_DRIVE -DDATSYNC_NO_SYNCHRONIZER
+no-drive_LIBS = $(LDFLAGS) $(LIBS)
+peers-alone_LIBS = $(LDFLAGS) $(LIBS)
+
 define PROGRAM_OF_WAY
 build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) $($(2)_MORE) datsync.c $(or $($(1)_OS),net_posix.c) datsync.h | need-$(1) $($(1)_SODIUM)
 	mkdir -p build/$(1)
 	$$($(1)_COMPILE) -I. -o $$@ $($(2)_MAIN) $(or $($(1)_OS),net_posix.c) $$($(1)_LIBS)
 endef
-$(foreach way,asan clang,$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
+$(foreach way,asan clang $(SMALL),$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
 programs_of = $(PROGRAMS:%=build/$(1)/%$($(1)_EXE))
 
 build/api: tests/api.c build/libdatsync.a datsync.h
@@ -65,9 +72,9 @@ build/js/old/installed: conformance/js/old/package.json conformance/js/old/packa
 
 # ---------------------------------------------------------------- what they need ----------------------------------
 
-NEEDS := npm valgrind clang clang-format asan
+NEEDS := npm valgrind clang clang-format asan $(SMALL)
 .PHONY: $(NEEDS:%=need-%)
-need-asan: | need-sodium
+need-asan $(SMALL:%=need-%): | need-sodium
 need-npm:
 	$(call NEED,$(NPM),node with npm)
 	$(call NEED,node,node with npm)

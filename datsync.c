@@ -3869,14 +3869,12 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
     if (claims_are_apart(f) && !feed_is_kept(f) && !feed_read_only(f) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
         r = claims_rejoin(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
     for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
-        int part = r = audit_block(f, i, &buf, &cap, &good_length, &done);
-        if (part < 0)
-            break;
-        good += part == DATSYNC_PARTS;
-        if (part == DATSYNC_PARTS)
+        r = audit_block(f, i, &buf, &cap, &good_length, &done);
+        good += r == DATSYNC_PARTS;
+        if (r < 0 || r == DATSYNC_PARTS)
             continue;
-        fn(ctx, i, part);
-        if (!(f->flags & DATSYNC_READ_ONLY))
+        fn(ctx, i, r);
+        if (!feed_read_only(f))
             r = block_claim(f, i, 0);
     }
     mem_free(&f->env, buf);
@@ -5829,8 +5827,10 @@ static int in_grow(datsync_peer *p)
             return 0;
         want = MIN(want, (size_t)size);
         more = want - p->in.cap;
-        if (pool && pool->used + more > pool->limit && pool->owner && pool->owner != p)
-            return p->in.starved = 1, 0; /* another one's frame comes first */
+        if (pool && pool->used + more > pool->limit && pool->owner && pool->owner != p) {
+            p->in.starved = 1; /* another one's frame comes first */
+            return 0;
+        }
         if (pool && pool->used + more > pool->limit)
             pool->owner = p;
         if (pool)
@@ -8525,27 +8525,33 @@ static int entry_stored(datsync_drive *d, const datsync_entry *e, int deep)
     return n < 0 ? (int)n : deep && sum != e->stat.size ? DATSYNC_E_RANGE : 0;
 }
 
-/* Hold a file against its entry, with `deep` every byte of it, and offer it or not. 0, or what is wrong. */
-static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
+/* Is what stands in an entry's place what the entry says: by size and time, and by its bytes where these don't tell, or with `deep`? 0,
+ * or what is wrong. */
+static int entry_judge(datsync_drive *d, const datsync_entry *e, int deep)
 {
     datsync_file_info info;
-    datsync_stat stat = e->stat;
-    int r, k;
+    int r = entry_look(d, e, &info);
+    if (is_folder(e) || !(r == DATSYNC_E_AGAIN || (r == 0 && deep)))
+        return r;
+    r = file_matches(d, e->path + 1, &e->stat);
+    return r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
+}
+
+/* The same, and offer it or not. */
+static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
+{
+    int wrong, r;
     if (!d->has_tree || !d->content)
         return entry_stored(d, e, deep);
-    r = entry_look(d, e, &info);
+    wrong = entry_judge(d, e, deep);
     if (is_folder(e))
-        return r;
-    if (r == DATSYNC_E_AGAIN || (r == 0 && deep)) {
-        r = file_matches(d, e->path + 1, &stat);
-        r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
-    }
-    if (r == DATSYNC_E_CHANGED && entry_claimed(d, &stat, 0) && !entry_claimed(d, &stat, 1))
+        return wrong;
+    if (wrong == DATSYNC_E_CHANGED && entry_claimed(d, &e->stat, 0) && !entry_claimed(d, &e->stat, 1))
         return entry_part(d, e);
     if (d->archive)
-        return r;
-    k = r == 0 ? entry_show(d, &stat) : entry_hide(d, &stat);
-    return k < 0 ? k : r;
+        return wrong;
+    r = wrong ? entry_hide(d, &e->stat) : entry_show(d, &e->stat);
+    return r < 0 ? r : wrong;
 }
 
 /* Files that lack nothing of theirs when they are not there: the deployed implementation makes no empty ones. */
@@ -9234,8 +9240,10 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
         return import_tell(im, im->change, im->path, info.size, info.size, 0);
     for (tries = 0; tries < 3 && seq == DATSYNC_E_BUSY; tries++) {
         uint64_t end;
-        if ((r = d->tree.open(d->tree.ctx, im->path + 1, 0, &im->handle)) < 0)
-            return is_file_fault(r) ? im->changes--, import_refuse(im, r) : r;
+        if ((r = d->tree.open(d->tree.ctx, im->path + 1, 0, &im->handle)) < 0) {
+            seq = r;
+            break;
+        }
         im->done = 0;
         im->size = info.size;
         stat_of_info(&stat, &info);
@@ -9380,12 +9388,67 @@ static int import_remove(importing *im, const listed *old, int entry, int beneat
 
 static int import_folder(importing *im, const datsync_file_info *info, const listed *self);
 
+/* What a name is on the disk, for the import. */
+enum import_kind {
+    IMPORT_NOTHING, /* it is not there, cannot be in a drive, or is to be left out */
+    IMPORT_FILE,
+    IMPORT_FOLDER,
+    IMPORT_UNKNOWN /* it is there, and cannot be looked at: what the drive has of it stays */
+};
+
+/* One of these, or an error that ends the import. What is refused is told. */
+static int import_kind(importing *im, datsync_file_info *info)
+{
+    int folder, r = name_check(im->d, path_name(im->path));
+    if (r < 0) {
+        if (strcmp(im->path, "/.dat") != 0)
+            (void)import_refuse(im, r);
+        return IMPORT_NOTHING;
+    }
+    r = im->d->tree.stat(im->d->tree.ctx, im->path + 1, info);
+    if (r == DATSYNC_E_NO_ENTRY)
+        return IMPORT_NOTHING;
+    if (r < 0) {
+        (void)import_refuse(im, r);
+        return r == DATSYNC_E_NOMEM ? r : IMPORT_UNKNOWN;
+    }
+    folder = (info->mode & MODE_TYPE) == MODE_FOLDER;
+    if (im->o->ignore && im->o->ignore(im->o->ctx, im->path, folder))
+        return IMPORT_NOTHING;
+    if (!folder && (info->mode & MODE_TYPE) != MODE_FILE) {
+        (void)import_refuse(im, DATSYNC_E_LINK);
+        return IMPORT_NOTHING;
+    }
+    return folder ? IMPORT_FOLDER : IMPORT_FILE;
+}
+
+/* The drive becomes what the disk is. */
+static int import_as(importing *im, int kind, const datsync_file_info *info, const listed *old)
+{
+    int was_folder = old && old->is_entry && (old->stat.mode & MODE_TYPE) == MODE_FOLDER;
+    int was_file = old && old->is_entry && !was_folder, r = 0;
+    switch (kind) {
+    case IMPORT_NOTHING:
+        return old ? import_remove(im, old, 1, 1) : 0;
+    case IMPORT_FILE:
+        if (old)
+            r = import_remove(im, old, was_folder, 1);
+        return r == 0 ? import_file(im, info, was_file ? old : NULL) : r;
+    case IMPORT_FOLDER:
+        if (was_file)
+            r = import_remove(im, old, 1, 0);
+        return r == 0 ? import_folder(im, info, old) : r;
+    default:
+        return 0;
+    }
+}
+
 /* One name that the disk has, or the drive, or both. */
 static int import_one(importing *im, const char *name, int on_disk, const listed *old)
 {
     datsync_file_info info;
     size_t len = im->len, n = strlen(name);
-    int r = 0, folder = 0;
+    int kind, r;
     if (len + 1 + n > DATSYNC_MAX_PATH) {
         im->path[len + 1] = 0;
         return import_refuse(im, DATSYNC_E_NAME);
@@ -9393,42 +9456,10 @@ static int import_one(importing *im, const char *name, int on_disk, const listed
     im->path[len] = '/';
     memcpy(im->path + len + 1, name, n + 1);
     im->len = len + 1 + n;
-    if (on_disk && (r = name_check(im->d, path_name(im->path))) < 0) {
-        on_disk = 0;
-        if (strcmp(im->path, "/.dat") != 0)
-            (void)import_refuse(im, r);
-        r = 0;
-    }
-    if (on_disk && (r = im->d->tree.stat(im->d->tree.ctx, im->path + 1, &info)) < 0) {
-        if (r != DATSYNC_E_NO_ENTRY) { /* it is there: what the drive has of it stays */
-            (void)import_refuse(im, r);
-            im->len = len;
-            im->path[len] = 0;
-            return r == DATSYNC_E_NOMEM ? r : 0;
-        }
-        on_disk = 0;
-    }
-    r = 0;
-    folder = on_disk && (info.mode & MODE_TYPE) == MODE_FOLDER;
-    if (on_disk && im->o->ignore && im->o->ignore(im->o->ctx, im->path, folder)) {
-        on_disk = folder = 0;
-    } else if (on_disk && !folder && (info.mode & MODE_TYPE) != MODE_FILE) {
-        (void)import_refuse(im, DATSYNC_E_LINK);
-        on_disk = 0;
-    }
-    if (folder) {
-        if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER)
-            r = import_remove(im, old, 1, 0);
-        if (r == 0)
-            r = import_folder(im, &info, old);
-    } else if (on_disk) {
-        if (old)
-            r = import_remove(im, old, (old->stat.mode & MODE_TYPE) == MODE_FOLDER && old->is_entry, 1);
-        if (r == 0)
-            r = import_file(im, &info, old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER ? old : NULL);
-    } else if (old) {
-        r = import_remove(im, old, 1, 1);
-    }
+
+    kind = on_disk ? import_kind(im, &info) : IMPORT_NOTHING;
+    r = kind < 0 ? kind : import_as(im, kind, &info, old);
+
     im->len = len;
     im->path[len] = 0;
     return r;
@@ -9635,8 +9666,10 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
     datsync_feed *c = d->content;
     intptr_t handle;
     int r = d->tree.open(d->tree.ctx, e->path + 1, 0, &handle), good;
-    if (r < 0)
-        return d->serving.bad = 1;
+    if (r < 0) {
+        d->serving.bad = 1;
+        return 1;
+    }
     while (r >= 0 && d->serving.block < e->stat.blocks && *budget) {
         uint64_t i = e->stat.offset + d->serving.block++, before = d->serving.at;
         good = datsync_feed_has_node(c, 2 * i) ? file_block_good(d, handle, i, &d->serving.at) : 0;
@@ -10551,48 +10584,89 @@ static int header_check(datsync_drive *d)
     return r < 0 ? r : memcmp(key, datsync_feed_key(d->content), 32) == 0 ? 0 : DATSYNC_E_OTHER_FEED;
 }
 
+/* What a download has to do next. */
+enum drive_task {
+    DRIVE_WAITS, /* for the header, or for the metadata */
+    DRIVE_PLANS, /* all of the metadata is here, and tells of another version than the one that is laid out */
+    DRIVE_FILLS  /* files are begun, committed when they are whole, and told at the end */
+};
+
+static enum drive_task drive_task(const datsync_drive *d, uint64_t version, int complete)
+{
+    if (!d->download.on || !d->content || !datsync_feed_has(d->metadata, 0))
+        return DRIVE_WAITS; /* without its header it is nothing that could be complete */
+    if (complete && (!d->plan.made || d->plan.version != version))
+        return DRIVE_PLANS;
+    return d->plan.made ? DRIVE_FILLS : DRIVE_WAITS;
+}
+
+/* Nobody gives the blocks that are wanted: after a second, others are wanted besides. */
+static void targets_widen(datsync_drive *d, uint64_t now)
+{
+    d->targets.now = now;
+    if (d->targets.count == d->targets.ended)
+        d->targets.progress = now;
+    if (now - d->targets.progress < 1000)
+        return;
+    d->plan.ahead = MIN(d->targets.wanted + DRIVE_AHEAD, DATSYNC_MAX_BLOCKS);
+    d->targets.progress = now;
+}
+
+/* Is it time to commit: all are whole, or many, or much was laid aside, or a while ago? */
+static int targets_are_due(datsync_drive *d, uint64_t now, int more)
+{
+    if (d->aside.since == NONE && (d->targets.ended || d->aside.bytes))
+        d->aside.since = now;
+    return d->aside.since != NONE &&
+           ((d->targets.ended == d->targets.count && !more) || d->targets.ended >= DRIVE_TARGETS / 2 ||
+            d->aside.bytes >= DATSYNC_GROUP_BYTES || now - d->aside.since >= DATSYNC_GROUP_MS);
+}
+
+/* All files are in their places, and if all of the history is wanted, it is here. */
+static int drive_is_laid_out(const datsync_drive *d, int more, int history)
+{
+    return !more && d->plan.cursor > d->plan.version && !d->targets.count && (history || !d->download.all);
+}
+
+static int drive_finish(datsync_drive *d)
+{
+    int r = datsync_drive_flush(d);
+    if (r < 0)
+        return r;
+    d->download.told = 1;
+    d->download.held_back = 0;
+    drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan.version, survey_refused(d), 0);
+    return 0;
+}
+
 /* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content. Returns 1 if there
  * is more to do at once; *changed: the peers are to look again, for it wants other blocks, or no more. */
 static OPTIONAL int drive_step(datsync_drive *d, uint64_t now, int complete, int history, int *changed)
 {
     uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest, wanted = d->targets.wanted;
-    int r = 0, more = 0;
-    if (!d->download.on || !d->content || !datsync_feed_has(d->metadata, 0))
-        return 0; /* without its header it is nothing that could be complete */
-    if (complete && (!d->plan.made || d->plan.version != version)) {
+    enum drive_task task = drive_task(d, version, complete);
+    int more, r;
+    if (task == DRIVE_WAITS)
+        return 0;
+    if (task == DRIVE_PLANS) {
         if (version > newest)
             return DATSYNC_E_NOT_FOUND;
-        if ((r = header_check(d)) < 0)
-            return r;
-        if ((r = drive_plan(d, version)) < 0)
+        if ((r = header_check(d)) < 0 || (r = drive_plan(d, version)) < 0)
             return r;
     }
-    d->targets.now = now;
-    if (!d->plan.made)
-        return 0;
-    if (d->targets.count == d->targets.ended)
-        d->targets.progress = now;
-    if (now - d->targets.progress >= 1000) { /* nobody gives these: go on with others */
-        d->plan.ahead = MIN(d->targets.wanted + DRIVE_AHEAD, DATSYNC_MAX_BLOCKS);
-        d->targets.progress = now;
-    }
+
+    targets_widen(d, now);
     more = drive_fill(d);
     *changed = d->targets.wanted != wanted;
     if (more < 0)
         return more;
-    if (d->aside.since == NONE && (d->targets.ended || d->aside.bytes))
-        d->aside.since = now;
-    if (d->content && d->aside.since != NONE &&
-        ((d->targets.ended == d->targets.count && !more) || d->targets.ended >= DRIVE_TARGETS / 2 || d->aside.bytes >= DATSYNC_GROUP_BYTES ||
-         now - d->aside.since >= DATSYNC_GROUP_MS) &&
-        (r = targets_commit(d)) < 0)
+    if (targets_are_due(d, now, more) && (r = targets_commit(d)) < 0)
         return r;
-    if (!more && d->plan.cursor > d->plan.version && !d->targets.count && !d->download.told && (history || !d->download.all)) {
-        if ((r = datsync_drive_flush(d)) < 0)
+
+    if (!d->download.told && drive_is_laid_out(d, more, history)) {
+        if ((r = drive_finish(d)) < 0)
             return r;
-        d->download.told = *changed = 1;
-        d->download.held_back = 0;
-        drive_tell(d, DATSYNC_EV_VERSION, NULL, d->plan.version, survey_refused(d), 0);
+        *changed = 1;
     }
     return more || (d->plan.cursor <= d->plan.version && !d->targets.count);
 }

@@ -155,7 +155,7 @@ include $(wildcard tests/tests.mk tests/everywhere.mk packaging/packaging.mk)
 help:
 	@sed -n '/^#   /,/^$$/s/^# \{0,1\}//p' Makefile
 
-QUICK_TESTS := vectors api tree feed peer drive walls cli_walls
+QUICK_TESTS := vectors api files feed peer drive walls cli_walls
 quick: build/datsync build/api build/probe build/adapter | need-pytest
 	$(call UNDER_TEST,build) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(QUICK_TESTS)) \
 		$(if $(filter file,$(origin TESTS)),'conformance/test_conformance.py::test_case[sanity/first]'))
@@ -170,7 +170,7 @@ check-clang: build/clang/probe build/clang/api build/datsync | need-pytest
 	$(call UNDER_TEST,build/clang) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(CLANG_TESTS)))
 
 # What is left without drives, and without the synchronizer too, passes what does not need them.
-SMALL_TESTS := vectors proofs feed peer tree
+SMALL_TESTS := vectors proofs feed peer files
 check-small: $(SMALL:%=build/%/probe) | need-pytest
 	$(call UNDER_TEST,build/no-drive) $(call TEST,not interop and not everywhere and not drive,$(call TESTS_OR,$(SMALL_TESTS)))
 	$(call UNDER_TEST,build/peers-alone) $(call TEST,not interop and not everywhere and not drive and not synchronizer,$(call TESTS_OR,$(SMALL_TESTS)))

@@ -5,7 +5,7 @@
  * Rooms, bottom up; a room calls only rooms above it in this file:
  *
  *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed: state,
- *   tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, verifying, wanting · peer:
+ *   tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, putting, verifying, wanting · peer:
  *   state, output, flights, asking, messages, session · networks in memory · drive: entries, history, files, where the
  *   bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer: state, addresses,
  *   connections, feeds, drives, the loop · errors
@@ -1553,7 +1553,7 @@ typedef struct watcher {
  * who answers. All NULL: it stands by itself. */
 typedef struct feed_keeper {
     void *ctx;
-    /* If there is a `keep`, the feed's bytes lie where anybody can change them: each block is held against the tree before it goes
+    /* If there is a `keep`, the feed's bytes lie where anybody can change them: each block is checked against the tree before it goes
      * out, and the keeper commits what it keeps. It is called with a block that came, was verified and is not empty: 1 if it is
      * kept, 0 if it has no place any more, and is not held. The store's `sync` of the data part syncs what was kept. */
     int (*keep)(void *ctx, uint64_t index, uint64_t at, datsync_bytes block);
@@ -1603,7 +1603,7 @@ struct datsync_feed {
         bits dirty;   /* pages that are to be written */
         uint64_t page_count;
         int salvaged; /* what is on disk is not to be read */
-        bits dropped; /* claims that opening found to be false, for the audit to tell */
+        bits dropped; /* claims that opening found to be false, for datsync_feed_verify to tell */
         /* What it says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is away for the moment;
          * where a keeper has the bytes, it also holds what is kept aside and not claimed yet. */
         int apart;
@@ -3180,7 +3180,7 @@ static int block_read_raw(datsync_feed *f, uint64_t index, uint8_t *buf, size_t 
     return r;
 }
 
-/* The same, held against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or what keeps it from being read. */
+/* The same, checked against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or what keeps it from being read. */
 static int block_read_checked(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
 {
     datsync_node want, got;
@@ -3556,7 +3556,7 @@ int datsync_feed_proof(datsync_feed *f, uint64_t index, uint64_t digest, int has
     return 0;
 }
 
-/* ================================================================ feed: verifying =============================== */
+/* ================================================================ feed: putting ================================== */
 
 /* A block or hash on its way into the store. */
 typedef struct putting {
@@ -3761,11 +3761,11 @@ static uint64_t feed_stuck(const datsync_feed *f)
     return f->stuck;
 }
 
-/* ------------------------------------------------ audit */
+/* ================================================================ feed: verifying ================================ */
 
 /* A node with nothing above it: is it one of the roots of a tree, of this length or an earlier one, whose signature
  * verifies? 1, 0, or the store's error. (A part of a growing feed may hang from the roots of its past.) */
-static int audit_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
+static int verify_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
 {
     uint64_t length = tree_verified_by(f, index) / 2;
     datsync_node roots[64];
@@ -3794,7 +3794,7 @@ static int audit_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
 
 /* One step up from a held node: 1 with the parent's index if it hashes right, 0 if there is no parent here,
  * DATSYNC_E_HASH, or the store's error. */
-static int audit_parent(datsync_feed *f, const datsync_node *node, uint64_t *parent)
+static int verify_parent(datsync_feed *f, const datsync_node *node, uint64_t *parent)
 {
     datsync_node sibling, want, got;
     int r;
@@ -3812,16 +3812,16 @@ static int audit_parent(datsync_feed *f, const datsync_node *node, uint64_t *par
 
 /* Up from a leaf that agrees with its block: the part that is wrong, DATSYNC_PARTS if none is, or the store's error.
  * `done` is a node of the way up that was followed before. */
-static int audit_climb(datsync_feed *f, uint64_t index, uint64_t *good_length, uint64_t done)
+static int verify_climb(datsync_feed *f, uint64_t index, uint64_t *good_length, uint64_t done)
 {
     datsync_node node;
     uint64_t parent;
     int r;
     for (; index != done; index = parent) {
-        if ((r = tree_get(f, index, &node)) < 0 || (r = audit_parent(f, &node, &parent)) < 0)
+        if ((r = tree_get(f, index, &node)) < 0 || (r = verify_parent(f, &node, &parent)) < 0)
             return is_fatal(r) ? r : DATSYNC_PART_TREE;
         if (r == 0) {
-            r = audit_root(f, index, good_length);
+            r = verify_root(f, index, good_length);
             return r < 0 ? r : r ? DATSYNC_PARTS : f->is_static ? DATSYNC_PART_TREE : DATSYNC_PART_SIGNATURES;
         }
     }
@@ -3829,7 +3829,7 @@ static int audit_climb(datsync_feed *f, uint64_t index, uint64_t *good_length, u
 }
 
 /* The part in which block i is wrong, DATSYNC_PARTS if none is, or the store's error. */
-static int audit_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, uint64_t *good_length, uint64_t *done)
+static int verify_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, uint64_t *good_length, uint64_t *done)
 {
     datsync_node want, got;
     datsync_bytes block;
@@ -3846,16 +3846,16 @@ static int audit_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, 
     datsync_leaf_hashes(&got, &block, 1);
     got.index = 2 * i;
     if (memcmp(got.hash, want.hash, 32) != 0) { /* if the parent agrees with the block, it is the leaf that is wrong */
-        r = audit_parent(f, &got, &offset);
+        r = verify_parent(f, &got, &offset);
         return is_fatal(r) ? r : r == 1 ? DATSYNC_PART_TREE : DATSYNC_PART_DATA;
     }
-    r = audit_climb(f, 2 * i, good_length, *done);
+    r = verify_climb(f, 2 * i, good_length, *done);
     if (r == DATSYNC_PARTS && !(i & 1))
         *done = datsync_flat_parent(2 * i); /* the right neighbour need not climb the same way again */
     return r;
 }
 
-int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
+int64_t datsync_feed_verify(datsync_feed *f, datsync_fault_fn *fn, void *ctx)
 {
     uint64_t i, good = 0, good_length = NONE, done = NONE;
     uint8_t *buf = NULL;
@@ -3869,7 +3869,7 @@ int64_t datsync_feed_audit(datsync_feed *f, datsync_audit_fn *fn, void *ctx)
     if (claims_are_apart(f) && !feed_is_kept(f) && !feed_read_only(f) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
         r = claims_rejoin(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
     for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
-        r = audit_block(f, i, &buf, &cap, &good_length, &done);
+        r = verify_block(f, i, &buf, &cap, &good_length, &done);
         good += r == DATSYNC_PARTS;
         if (r < 0 || r == DATSYNC_PARTS)
             continue;
@@ -6444,18 +6444,18 @@ typedef struct seqs {
 } seqs;
 
 /* What the writer keeps of a folder: its children's newest entries, and a keyed hash of each child's name. */
-typedef struct child {
+typedef struct named_entry {
     uint64_t seq, name;
-} child;
+} named_entry;
 
 typedef struct level {
-    child *v;
+    named_entry *v;
     size_t count, cap;
 } level;
 
 /* The newest entry of each name, by its keyed hash: open addressing, seq 0 is an empty slot. */
 typedef struct name_table {
-    child *v;
+    named_entry *v;
     size_t count, cap;
 } name_table;
 
@@ -6506,10 +6506,10 @@ struct datsync_drive {
     watcher watch; /* first: the content feed calls with it */
     datsync_env env;
     datsync_store metadata_store, content_store;
-    datsync_tree tree;
+    datsync_files files;
     datsync_secrets secrets;
     unsigned flags;
-    int has_tree, archive;
+    int has_files, archive;
     int secret_saved;
     datsync_feed *metadata, *content;
     uint8_t hash_key[crypto_shorthash_KEYBYTES];
@@ -6559,7 +6559,7 @@ struct datsync_drive {
     struct {
         drive_file open[DRIVE_FILES];
         uint64_t clock;
-    } files;
+    } handles;
 
     struct {
         bits files, lost; /* to be read before they are served; blocks that were asked for, and were not as recorded */
@@ -6596,7 +6596,7 @@ struct datsync_drive {
         int made;
         uint64_t version, cursor;
         uint64_t ahead; /* blocks wanted beyond DRIVE_AHEAD, since those are not to be had */
-        child *old;     /* the path's hash and number of each entry that is live no more */
+        named_entry *old;     /* the path's hash and number of each entry that is live no more */
         size_t old_count, old_cap;
         int has_old;
         char folder[DATSYNC_MAX_PATH + 2]; /* that was made last */
@@ -6704,9 +6704,9 @@ static int name_check(const datsync_drive *d, datsync_bytes name)
         size_t len = slash ? (size_t)(slash - part) : name.len - at;
         if (len == 0 || (len == 1 && part[0] == '.') || (len == 2 && part[0] == '.' && part[1] == '.'))
             return DATSYNC_E_PATH;
-        if (i == 0 && len == 4 && part[0] == '.' && (part[1] == 'd' || (d->tree.case_folds && part[1] == 'D')) &&
-            (part[2] == 'a' || (d->tree.case_folds && part[2] == 'A')) &&
-            (part[3] == 't' || (d->tree.case_folds && part[3] == 'T')))
+        if (i == 0 && len == 4 && part[0] == '.' && (part[1] == 'd' || (d->files.case_folds && part[1] == 'D')) &&
+            (part[2] == 'a' || (d->files.case_folds && part[2] == 'A')) &&
+            (part[3] == 't' || (d->files.case_folds && part[3] == 'T')))
             return DATSYNC_E_PATH;
         at += len + 1;
     }
@@ -7125,11 +7125,11 @@ static int drive_is_owner(const datsync_drive *d)
 
 /* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there, and if that is a
  * deletion, nothing is. But deletions by append-tree before 2.3.5 carry wrong paths, and those after it still lose some files
- * (PROTOCOL 18.7). So where all entries are here and something was ever deleted, the two are held against each other, and where they
+ * (PROTOCOL 18.7). So where all entries are here and something was ever deleted, the two are checked against each other, and where they
  * differ the history is right; so it is where the index leads nowhere. Where entries are missing, the index leads to those that are needed; what can be known without
  * them is what the history of the others says. */
 
-static child *names_slot(const name_table *t, uint64_t name)
+static named_entry *names_slot(const name_table *t, uint64_t name)
 {
     size_t i = (size_t)name & (t->cap - 1);
     while (t->v[i].seq && t->v[i].name != name)
@@ -7140,7 +7140,7 @@ static child *names_slot(const name_table *t, uint64_t name)
 /* A name's newest entry is this one: the number of the one before, 0 if there is none. */
 static int64_t names_set(const datsync_env *env, name_table *t, uint64_t name, uint64_t seq)
 {
-    child *slot;
+    named_entry *slot;
     uint64_t before;
     if (2 * (t->count + 1) > t->cap) {
         name_table bigger = {NULL, t->count, t->cap ? 2 * t->cap : 64};
@@ -7267,7 +7267,7 @@ static int history_tell_folder(datsync_drive *d, datsync_bytes name, name_table 
 {
     datsync_entry e;
     uint64_t hash = name_hash(d, name);
-    const child *own = names_slot(&d->history.newest, hash);
+    const named_entry *own = names_slot(&d->history.newest, hash);
     int64_t r = names_set(&d->env, told, hash, 1);
     size_t len = name.len;
     if (r != 0)
@@ -7322,7 +7322,7 @@ static int history_list(datsync_drive *d, const char *path, int deep, datsync_en
 static int history_find(datsync_drive *d, const char *path, datsync_entry *out)
 {
     const drive_history *h = &d->history;
-    const child *slot = h->newest.count ? names_slot(&h->newest, name_hash(d, path_name(path))) : NULL;
+    const named_entry *slot = h->newest.count ? names_slot(&h->newest, name_hash(d, path_name(path))) : NULL;
     if (!slot || !slot->seq || !bits_get(&h->live, slot->seq))
         return DATSYNC_E_NOT_FOUND;
     return entry_load(d, slot->seq, out);
@@ -7388,11 +7388,11 @@ static int looks_same(const datsync_file_info *info, const datsync_stat *stat)
     return (info->mode & MODE_TYPE) == MODE_FILE && info->size == stat->size && time_apart(info->mtime, stat->mtime) <= 1;
 }
 
-static int tree_sync(datsync_drive *d)
+static int files_sync(datsync_drive *d)
 {
     int r = 0;
     if (d->unsynced && !(d->flags & (DATSYNC_NO_SYNC | DATSYNC_READ_ONLY)))
-        r = d->tree.sync(d->tree.ctx);
+        r = d->files.sync(d->files.ctx);
     if (r == 0)
         d->unsynced = 0;
     return r;
@@ -7407,9 +7407,9 @@ static void file_close(datsync_drive *d, uint64_t seq)
 {
     size_t i;
     for (i = 0; i < DRIVE_FILES; i++)
-        if (d->files.open[i].open && (seq == NONE || d->files.open[i].seq == seq)) {
-            d->tree.close(d->tree.ctx, d->files.open[i].handle);
-            d->files.open[i].open = 0;
+        if (d->handles.open[i].open && (seq == NONE || d->handles.open[i].seq == seq)) {
+            d->files.close_file(d->files.ctx, d->handles.open[i].handle);
+            d->handles.open[i].open = 0;
         }
 }
 
@@ -7417,31 +7417,31 @@ static void file_close(datsync_drive *d, uint64_t seq)
 static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path, intptr_t *handle)
 {
     char name[48];
-    drive_file *f = &d->files.open[0];
+    drive_file *f = &d->handles.open[0];
     size_t i;
     int r;
     for (i = 0; i < DRIVE_FILES; i++) {
-        if (d->files.open[i].open && d->files.open[i].seq == seq && d->files.open[i].aside == aside) {
-            d->files.open[i].used = ++d->files.clock;
-            *handle = d->files.open[i].handle;
+        if (d->handles.open[i].open && d->handles.open[i].seq == seq && d->handles.open[i].aside == aside) {
+            d->handles.open[i].used = ++d->handles.clock;
+            *handle = d->handles.open[i].handle;
             return 0;
         }
-        if (!d->files.open[i].open || (f->open && d->files.open[i].used < f->used))
-            f = &d->files.open[i];
+        if (!d->handles.open[i].open || (f->open && d->handles.open[i].used < f->used))
+            f = &d->handles.open[i];
     }
     if (f->open)
-        d->tree.close(d->tree.ctx, f->handle);
+        d->files.close_file(d->files.ctx, f->handle);
     f->open = 0;
     aside_name(name, seq, "");
-    r = d->tree.open(d->tree.ctx, aside ? name : path, aside, &f->handle);
-    if (r == DATSYNC_E_NO_ENTRY && aside && (r = d->tree.mkdir(d->tree.ctx, ".dat/partial")) == 0)
-        r = d->tree.open(d->tree.ctx, name, 1, &f->handle);
+    r = d->files.open_file(d->files.ctx, aside ? name : path, aside, &f->handle);
+    if (r == DATSYNC_E_NO_ENTRY && aside && (r = d->files.mkdir(d->files.ctx, ".dat/partial")) == 0)
+        r = d->files.open_file(d->files.ctx, name, 1, &f->handle);
     if (r < 0)
         return r;
     f->open = 1;
     f->seq = seq;
     f->aside = aside;
-    f->used = ++d->files.clock;
+    f->used = ++d->handles.clock;
     *handle = f->handle;
     return 0;
 }
@@ -7541,12 +7541,12 @@ static int latest_load(datsync_drive *d, uint64_t *version)
     uint8_t buf[8];
     intptr_t handle;
     int64_t n;
-    int r = d->has_tree ? d->tree.open(d->tree.ctx, ".dat/metadata.latest", 0, &handle) : DATSYNC_E_NO_ENTRY;
+    int r = d->has_files ? d->files.open_file(d->files.ctx, ".dat/metadata.latest", 0, &handle) : DATSYNC_E_NO_ENTRY;
     *version = NONE;
     if (r < 0)
         return r == DATSYNC_E_NO_ENTRY ? 0 : r;
-    n = d->tree.read(d->tree.ctx, handle, 0, buf, 8);
-    d->tree.close(d->tree.ctx, handle);
+    n = d->files.read(d->files.ctx, handle, 0, buf, 8);
+    d->files.close_file(d->files.ctx, handle);
     if (n == 8)
         *version = get_u64(buf);
     return n < 0 ? (int)n : 0;
@@ -7563,12 +7563,12 @@ static int latest_write(datsync_drive *d, uint64_t version)
 {
     uint8_t buf[8];
     intptr_t handle;
-    int r = d->tree.open(d->tree.ctx, ".dat/metadata.latest", 1, &handle);
+    int r = d->files.open_file(d->files.ctx, ".dat/metadata.latest", 1, &handle);
     if (r < 0)
         return r;
     put_u64(buf, version);
-    r = d->tree.write(d->tree.ctx, handle, 0, buf, 8);
-    d->tree.close(d->tree.ctx, handle);
+    r = d->files.write(d->files.ctx, handle, 0, buf, 8);
+    d->files.close_file(d->files.ctx, handle);
     d->unsynced = 1;
     return r;
 }
@@ -7614,7 +7614,7 @@ static int64_t version_votes(datsync_drive *d, const bits *of, const bits *witho
     for (seq = 0; r == 0 && (seq = bits_next(of, seq, end, 1)) < end; seq++) {
         if (bits_get(without, seq) || (r = entry_load(d, seq, &e)) < 0)
             continue;
-        if (!e.error && !is_folder(&e) && e.stat.size && d->tree.stat(d->tree.ctx, e.path + 1, &info) == 0)
+        if (!e.error && !is_folder(&e) && e.stat.size && d->files.stat(d->files.ctx, e.path + 1, &info) == 0)
             n += timed ? looks_same(&info, &e.stat) : info.size == e.stat.size;
     }
     return r < 0 ? r : n;
@@ -7623,7 +7623,7 @@ static int64_t version_votes(datsync_drive *d, const bits *of, const bits *witho
 /* The version whose files are to be found here: `metadata.latest` says so, if the files don't say that it is the newest. */
 static int version_here(datsync_drive *d, uint64_t *version)
 {
-    uint64_t newest = datsync_drive_version(d), latest = drive_is_owner(d) || !d->has_tree ? NONE : latest_read(d);
+    uint64_t newest = datsync_drive_version(d), latest = drive_is_owner(d) || !d->has_files ? NONE : latest_read(d);
     int64_t for_latest, for_newest;
     bits live;
     int r, timed = 1;
@@ -7651,7 +7651,7 @@ static int version_here(datsync_drive *d, uint64_t *version)
 uint64_t datsync_drive_laid_out(datsync_drive *d)
 {
     uint64_t version;
-    if (latest_read(d) == NONE && d->has_tree && !drive_is_owner(d))
+    if (latest_read(d) == NONE && d->has_files && !drive_is_owner(d))
         return 0;
     (void)version_here(d, &version);
     return version;
@@ -7884,7 +7884,7 @@ static void survey_remove(datsync_drive *d, uint64_t seq, uint64_t at)
 
 /* ================================================================ drive: stores ================================= */
 
-/* The content's bytes out of the files. What is read is held against the tree before it is used, so a file that was changed does
+/* The content's bytes out of the files. What is read is checked against the tree before it is used, so a file that was changed does
  * no harm. Stops early where a file is not all there; what keeps the first from being read is an error. */
 static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
 {
@@ -7912,7 +7912,7 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
             memcpy(path, e.path + 1, strlen(e.path));
         if (r < 0 || (r = file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle)) < 0)
             break;
-        got = d->tree.read(d->tree.ctx, handle, inside, buf + done, n);
+        got = d->files.read(d->files.ctx, handle, inside, buf + done, n);
         if (got > 0)
             done += (size_t)got;
         r = got < 0 ? (int)got : 0;
@@ -7936,7 +7936,7 @@ static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes bl
         return 0;
     r = at < t->at || at - t->at > t->size || block.len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
     if (r == 0)
-        r = d->tree.write(d->tree.ctx, handle, at - t->at, block.data, block.len);
+        r = d->files.write(d->files.ctx, handle, at - t->at, block.data, block.len);
     if (r < 0)
         target_fail(d, t, r);
     d->unsynced = 1;
@@ -8007,7 +8007,7 @@ static int content_sync(void *ctx, int part)
     datsync_drive *d = ctx;
     if (part == DATSYNC_PART_SECRET_KEY)
         return 0;
-    return in_files(d, part) ? tree_sync(d) : d->content_store.sync(d->content_store.ctx, part);
+    return in_files(d, part) ? files_sync(d) : d->content_store.sync(d->content_store.ctx, part);
 }
 
 static int content_punch(void *ctx, int part, uint64_t offset, uint64_t len)
@@ -8034,15 +8034,15 @@ static int64_t metadata_read(void *ctx, int part, uint64_t offset, void *buf, si
 static int owner_mark(datsync_drive *d)
 {
     intptr_t handle;
-    int r = d->has_tree ? d->tree.open(d->tree.ctx, ".dat/metadata.ogd", 1, &handle) : DATSYNC_E_UNSUPPORTED;
-    if (!d->has_tree)
+    int r = d->has_files ? d->files.open_file(d->files.ctx, ".dat/metadata.ogd", 1, &handle) : DATSYNC_E_UNSUPPORTED;
+    if (!d->has_files)
         return 0;
     if (r < 0)
         return r;
-    r = d->tree.write(d->tree.ctx, handle, 0, "", 1);
-    d->tree.close(d->tree.ctx, handle);
+    r = d->files.write(d->files.ctx, handle, 0, "", 1);
+    d->files.close_file(d->files.ctx, handle);
     d->unsynced = 1;
-    return r < 0 ? r : tree_sync(d);
+    return r < 0 ? r : files_sync(d);
 }
 
 static int metadata_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
@@ -8094,7 +8094,7 @@ static int stores_flush(datsync_drive *d, int r)
     r = r < 0 ? r : k;
     k = datsync_feed_flush(d->metadata);
     r = r < 0 ? r : k;
-    k = d->has_tree ? tree_sync(d) : 0;
+    k = d->has_files ? files_sync(d) : 0;
     return r < 0 ? r : k;
 }
 
@@ -8123,8 +8123,8 @@ static int drive_free(datsync_drive *d)
         d->metadata_store.close(d->metadata_store.ctx);
     if (d->content_store.close)
         d->content_store.close(d->content_store.ctx);
-    if (d->tree.close_tree)
-        d->tree.close_tree(d->tree.ctx);
+    if (d->files.close)
+        d->files.close(d->files.ctx);
     if (d->secrets.close)
         d->secrets.close(d->secrets.ctx);
     for (i = 0; i < d->writer.level_cap; i++)
@@ -8253,17 +8253,17 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
     size = d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA);
     if (size < 0 && size != DATSYNC_E_NO_ENTRY)
         return (int)size;
-    d->archive = !d->has_tree || (!exists && (d->flags & DATSYNC_ARCHIVE)) || size >= 0;
+    d->archive = !d->has_files || (!exists && (d->flags & DATSYNC_ARCHIVE)) || size >= 0;
     memset(&o, 0, sizeof o);
     o.env = &d->env;
     o.key = given->key;
     o.secret_key = given->secret_key;
     o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE);
     memset(&info, 0, sizeof info);
-    r = d->has_tree ? d->tree.stat(d->tree.ctx, ".dat/metadata.ogd", &info) : 0;
+    r = d->has_files ? d->files.stat(d->files.ctx, ".dat/metadata.ogd", &info) : 0;
     if (r < 0 && r != DATSYNC_E_NO_ENTRY)
         return r;
-    if (r == 0 && (info.size || !d->has_tree) && exists && !o.secret_key && d->secrets.load) {
+    if (r == 0 && (info.size || !d->has_files) && exists && !o.secret_key && d->secrets.load) {
         datsync_discovery_key(discovery_key, key);
         r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
         if (r < 0 && r != DATSYNC_E_NOT_FOUND)
@@ -8304,8 +8304,8 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
             o->metadata.close(o->metadata.ctx);
         if (o->content.close)
             o->content.close(o->content.ctx);
-        if (o->tree.close_tree)
-            o->tree.close_tree(o->tree.ctx);
+        if (o->files.close)
+            o->files.close(o->files.ctx);
         if (o->secrets.close)
             o->secrets.close(o->secrets.ctx);
         return DATSYNC_E_NOMEM;
@@ -8313,8 +8313,8 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
     d->env = env;
     d->metadata_store = o->metadata;
     d->content_store = o->content;
-    d->tree = o->tree;
-    d->has_tree = o->tree.open != NULL;
+    d->files = o->files;
+    d->has_files = o->files.open_file != NULL;
     d->secrets = o->secrets;
     d->flags = o->flags;
     d->survey.version = d->block.index = d->aside.since = d->history.version = NONE;
@@ -8330,7 +8330,7 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
 
 /* ================================================================ drive: what is here =========================== */
 
-/* A content block, held against the tree, into the drive's buffer: its size. */
+/* A content block, checked against the tree, into the drive's buffer: its size. */
 static int64_t content_block(datsync_drive *d, uint64_t index)
 {
     int64_t size = datsync_feed_block_size(d->content, index);
@@ -8357,7 +8357,7 @@ static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, ui
     d->block.index = NONE;
     if ((r = mem_grow(&d->env, &d->block.bytes, &d->block.cap, (size_t)want.size + 1, 1)) < 0)
         return r;
-    n = d->tree.read(d->tree.ctx, handle, *at, d->block.bytes, (size_t)want.size);
+    n = d->files.read(d->files.ctx, handle, *at, d->block.bytes, (size_t)want.size);
     *at += want.size;
     if (n < (int64_t)want.size)
         return n < 0 ? (int)n : 0;
@@ -8374,7 +8374,7 @@ static int file_compare(datsync_drive *d, const char *path, const datsync_stat *
     datsync_file_info info;
     intptr_t handle;
     uint64_t i, at = 0;
-    int r = d->tree.stat(d->tree.ctx, path, &info);
+    int r = d->files.stat(d->files.ctx, path, &info);
     if (r < 0)
         return r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER ? 0 : r;
     if ((info.mode & MODE_TYPE) != MODE_FILE || info.size != stat->size)
@@ -8383,13 +8383,13 @@ static int file_compare(datsync_drive *d, const char *path, const datsync_stat *
         return 1;
     if (!d->content)
         return 0;
-    if ((r = d->tree.open(d->tree.ctx, path, 0, &handle)) < 0)
+    if ((r = d->files.open_file(d->files.ctx, path, 0, &handle)) < 0)
         return r;
     for (i = 0, r = 1; i < stat->blocks && r > 0; i++) {
         int told = turn ? turn(ctx, at) : 0;
         r = told < 0 ? told : file_block_good(d, handle, stat->offset + i, &at);
     }
-    d->tree.close(d->tree.ctx, handle);
+    d->files.close_file(d->files.ctx, handle);
     return r > 0 && at != stat->size ? 0 : r;
 }
 
@@ -8417,7 +8417,7 @@ static uint64_t verdict_name(const datsync_drive *d, uint64_t seq, const datsync
 /* Is the file as the entry says? 1, 0, or DATSYNC_E_NOT_FOUND: it was not read. */
 static int verdict_find(const datsync_drive *d, uint64_t seq, const datsync_file_info *info)
 {
-    const child *known = d->verdicts.cap ? names_slot(&d->verdicts, verdict_name(d, seq, info)) : NULL;
+    const named_entry *known = d->verdicts.cap ? names_slot(&d->verdicts, verdict_name(d, seq, info)) : NULL;
     return known && known->seq ? known->seq == VERDICT_GOOD : DATSYNC_E_NOT_FOUND;
 }
 
@@ -8462,7 +8462,7 @@ static int entry_claim(datsync_drive *d, const datsync_stat *stat)
  * DATSYNC_E_PARTIAL: it was never here whole. */
 static int entry_look(const datsync_drive *d, const datsync_entry *e, datsync_file_info *info)
 {
-    int r = d->tree.stat(d->tree.ctx, e->path + 1, info), type = (int)(info->mode & MODE_TYPE);
+    int r = d->files.stat(d->files.ctx, e->path + 1, info), type = (int)(info->mode & MODE_TYPE);
     int whole = entry_claimed(d, &e->stat, 1);
     if (r == DATSYNC_E_NO_ENTRY && e->stat.blocks && !whole)
         return DATSYNC_E_PARTIAL;
@@ -8493,7 +8493,7 @@ static int entry_part(datsync_drive *d, const datsync_entry *e)
     datsync_feed *c = d->content;
     uint64_t i, end = e->stat.offset + e->stat.blocks, at = 0, offset;
     intptr_t handle;
-    int r = d->tree.open(d->tree.ctx, e->path + 1, 0, &handle), good = 1;
+    int r = d->files.open_file(d->files.ctx, e->path + 1, 0, &handle), good = 1;
     if (r < 0)
         return r;
     for (i = e->stat.offset; r >= 0 && (i = bits_next(feed_claims(c), i, end, 1)) < end; i++) {
@@ -8505,7 +8505,7 @@ static int entry_part(datsync_drive *d, const datsync_entry *e)
         if (r >= 0)
             r = r ? feed_show(c, i, i + 1) : feed_hide(c, i, i + 1);
     }
-    d->tree.close(d->tree.ctx, handle);
+    d->files.close_file(d->files.ctx, handle);
     return r < 0 ? r : good ? DATSYNC_E_PARTIAL : DATSYNC_E_CHANGED;
 }
 
@@ -8541,7 +8541,7 @@ static int entry_judge(datsync_drive *d, const datsync_entry *e, int deep)
 static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
 {
     int wrong, r;
-    if (!d->has_tree || !d->content)
+    if (!d->has_files || !d->content)
         return entry_stored(d, e, deep);
     wrong = entry_judge(d, e, deep);
     if (is_folder(e))
@@ -8594,7 +8594,7 @@ static int state_add(datsync_drive *d, const datsync_entry *e, datsync_drive_sta
 {
     datsync_file_info info;
     uint64_t end = e->stat.offset + e->stat.blocks;
-    int r = d->has_tree && d->content ? entry_look(d, e, &info) : entry_check(d, e, 0), whole;
+    int r = d->has_files && d->content ? entry_look(d, e, &info) : entry_check(d, e, 0), whole;
     if (is_folder(e))
         return r;
     whole = entry_claimed(d, &e->stat, 1) || !e->stat.blocks;
@@ -9198,7 +9198,7 @@ static int import_tell(importing *im, int change, const char *path, uint64_t siz
 static int64_t import_read(void *ctx, void *buf, size_t len)
 {
     importing *im = ctx;
-    int64_t n = im->d->tree.read(im->d->tree.ctx, im->handle, im->done, buf, len);
+    int64_t n = im->d->files.read(im->d->files.ctx, im->handle, im->done, buf, len);
     if (n > 0)
         im->done += (uint64_t)n;
     if (im->done > im->size)
@@ -9240,7 +9240,7 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
         return import_tell(im, im->change, im->path, info.size, info.size, 0);
     for (tries = 0; tries < 3 && seq == DATSYNC_E_BUSY; tries++) {
         uint64_t end;
-        if ((r = d->tree.open(d->tree.ctx, im->path + 1, 0, &im->handle)) < 0) {
+        if ((r = d->files.open_file(d->files.ctx, im->path + 1, 0, &im->handle)) < 0) {
             seq = r;
             break;
         }
@@ -9248,15 +9248,15 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
         im->size = info.size;
         stat_of_info(&stat, &info);
         if ((r = content_put(d, im->path, import_read, im, &stat)) == 0 &&
-            ((r = d->tree.stat(d->tree.ctx, im->path + 1, &after)) < 0 || after.size != stat.size || after.mtime != info.mtime)) {
+            ((r = d->files.stat(d->files.ctx, im->path + 1, &after)) < 0 || after.size != stat.size || after.mtime != info.mtime)) {
             end = batch_end(d);
             r = batch_flush(d); /* what was read is neither the old nor the new file */
             r = r < 0 ? r : feed_retract(d->content, stat.offset, end);
             r = r < 0 ? r : DATSYNC_E_BUSY;
         }
-        d->tree.close(d->tree.ctx, im->handle);
+        d->files.close_file(d->files.ctx, im->handle);
         seq = r;
-        if (r == DATSYNC_E_BUSY && (r = d->tree.stat(d->tree.ctx, im->path + 1, &info)) < 0)
+        if (r == DATSYNC_E_BUSY && (r = d->files.stat(d->files.ctx, im->path + 1, &info)) < 0)
             seq = r;
     }
     if (seq == 0)
@@ -9314,7 +9314,7 @@ static int import_compare(importing *im, const datsync_file_info *info, const li
     im->done = 0;
     im->size = info->size;
     r = file_compare(d, im->path + 1, &old->stat, import_turn, im);
-    if (r >= 0 && d->tree.stat(d->tree.ctx, im->path + 1, &after) == 0 && after.size == info->size && after.mtime == info->mtime &&
+    if (r >= 0 && d->files.stat(d->files.ctx, im->path + 1, &after) == 0 && after.size == info->size && after.mtime == info->mtime &&
         verdict_note(d, old->seq, info, r) < 0)
         return DATSYNC_E_NOMEM;
     return r;
@@ -9405,7 +9405,7 @@ static int import_kind(importing *im, datsync_file_info *info)
             (void)import_refuse(im, r);
         return IMPORT_NOTHING;
     }
-    r = im->d->tree.stat(im->d->tree.ctx, im->path + 1, info);
+    r = im->d->files.stat(im->d->files.ctx, im->path + 1, info);
     if (r == DATSYNC_E_NO_ENTRY)
         return IMPORT_NOTHING;
     if (r < 0) {
@@ -9512,7 +9512,7 @@ static int import_folder(importing *im, const datsync_file_info *info, const lis
     memset(&drive, 0, sizeof drive);
     disk.d = drive.d = d;
     drive.skip = im->len + 1;
-    r = d->tree.list(d->tree.ctx, im->len ? im->path + 1 : "", listing_disk, &disk);
+    r = d->files.list(d->files.ctx, im->len ? im->path + 1 : "", listing_disk, &disk);
     if (is_file_fault(r)) { /* it can't be read: what is in it stays as it was */
         listing_free(&disk);
         return import_refuse(im, r);
@@ -9539,7 +9539,7 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
     importing *im;
     int64_t changes;
     int r = 0, k;
-    if (!d->has_tree)
+    if (!d->has_files)
         return DATSYNC_E_UNSUPPORTED;
     if (!datsync_drive_writable(d) && !(drive_is_owner(d) && o && o->dry_run))
         return DATSYNC_E_READ_ONLY;
@@ -9565,7 +9565,7 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
 /* ================================================================ drive: serving ================================ */
 
 /* What the bitfield claims was once here; what is offered must be here now. Size and time as recorded are enough to offer a file, for
- * each block is held against the tree before it goes out. Where only the time differs (copies, version control, another disk) the
+ * each block is checked against the tree before it goes out. Where only the time differs (copies, version control, another disk) the
  * bytes decide: such files are read a little at a time while the rest is served, and offered block by block. A file that is away or
  * changed is not offered, and looked at again each minute. None of this is written to the bitfield: so nothing is forgotten. */
 
@@ -9637,7 +9637,7 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
 {
     datsync_file_info info;
     uint64_t seq = d->serving.seq;
-    int r = d->tree.stat(d->tree.ctx, e->path + 1, &info);
+    int r = d->files.stat(d->files.ctx, e->path + 1, &info);
     d->serving.seq = 0;
     if (bits_set(&d->env, &d->doubts.files, seq, 0) < 0)
         return DATSYNC_E_NOMEM;
@@ -9649,7 +9649,7 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
         if ((r = entry_show(d, &e->stat)) < 0 || (!entry_claimed(d, &e->stat, 1) && (r = entry_claim(d, &e->stat)) < 0))
             return r;
         if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
-            (void)d->tree.set(d->tree.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
+            (void)d->files.set(d->files.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
         serve_back(d, seq, e->path);
         return 0;
     }
@@ -9665,7 +9665,7 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
 {
     datsync_feed *c = d->content;
     intptr_t handle;
-    int r = d->tree.open(d->tree.ctx, e->path + 1, 0, &handle), good;
+    int r = d->files.open_file(d->files.ctx, e->path + 1, 0, &handle), good;
     if (r < 0) {
         d->serving.bad = 1;
         return 1;
@@ -9684,7 +9684,7 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
         if (!datsync_feed_has_node(c, 2 * i))
             d->serving.block = e->stat.blocks; /* where the rest lies is not known */
     }
-    d->tree.close(d->tree.ctx, handle);
+    d->files.close_file(d->files.ctx, handle);
     return r < 0 ? r : d->serving.block == e->stat.blocks;
 }
 
@@ -9713,7 +9713,7 @@ static int doubts_step(datsync_drive *d)
             d->serving.block = d->serving.at = 0;
             d->serving.bad = 0;
             memset(&d->serving.info, 0, sizeof d->serving.info);
-            (void)d->tree.stat(d->tree.ctx, path + 1, &d->serving.info);
+            (void)d->files.stat(d->files.ctx, path + 1, &d->serving.info);
             known = verdict_find(d, seq, &d->serving.info);
         }
         if (known >= 0)
@@ -9745,7 +9745,7 @@ static OPTIONAL int serve_step(datsync_drive *d, uint64_t now)
 {
     uint64_t seq, end = bits_length(&d->serving.away);
     int r;
-    if (!d->has_tree || d->archive || !d->content || !survey_is_done(d) || (d->download.on && !d->download.told))
+    if (!d->has_files || d->archive || !d->content || !survey_is_done(d) || (d->download.on && !d->download.told))
         return 0;
     if ((r = serve_lost(d)) < 0)
         return r;
@@ -9769,9 +9769,9 @@ static void aside_remove(datsync_drive *d, uint64_t seq)
     char name[48];
     file_close(d, seq);
     aside_name(name, seq, ".bits");
-    (void)d->tree.unlink(d->tree.ctx, name);
+    (void)d->files.unlink(d->files.ctx, name);
     aside_name(name, seq, "");
-    (void)d->tree.unlink(d->tree.ctx, name);
+    (void)d->files.unlink(d->files.ctx, name);
     d->unsynced = 1;
 }
 
@@ -9793,7 +9793,7 @@ static int target_discard(datsync_drive *d, size_t i)
     if (d->download.all)
         return 0;
     r = feed_want_range(d->content, t.offset, target_end(&t), 0);
-    if (d->has_tree && !d->archive && r >= 0) {
+    if (d->has_files && !d->archive && r >= 0) {
         r = feed_retract(d->content, t.offset, target_end(&t));
         aside_remove(d, t.seq);
     }
@@ -9815,7 +9815,7 @@ static int folders_make(datsync_drive *d, const char *path, int again)
     while (r == 0 && (slash = strchr(slash, '/')) != NULL) {
         memcpy(part, path, (size_t)(slash - path));
         part[slash - path] = 0;
-        r = d->tree.mkdir(d->tree.ctx, part);
+        r = d->files.mkdir(d->files.ctx, part);
         slash++;
     }
     if (r < 0)
@@ -9843,7 +9843,7 @@ static void folders_remove(datsync_drive *d, char *path)
     char *slash;
     while ((slash = strrchr(path, '/')) != path) {
         *slash = 0;
-        if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
+        if (d->files.rmdir(d->files.ctx, path + 1) < 0)
             break;
     }
     d->plan.folder[0] = 0;
@@ -9859,11 +9859,11 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
     int r;
     strcpy(path, e->path);
     if (is_folder(e)) {
-        if (d->tree.rmdir(d->tree.ctx, path + 1) == 0)
+        if (d->files.rmdir(d->files.ctx, path + 1) == 0)
             folders_remove(d, path);
         return 0;
     }
-    r = d->tree.stat(d->tree.ctx, path + 1, &info);
+    r = d->files.stat(d->files.ctx, path + 1, &info);
     if (r == DATSYNC_E_NO_ENTRY)
         folders_remove(d, path);
     if (r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER)
@@ -9875,7 +9875,7 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
         r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
     }
     if (r == 0)
-        r = d->tree.unlink(d->tree.ctx, path + 1);
+        r = d->files.unlink(d->files.ctx, path + 1);
     if (r < 0) {
         drive_refuse(d, seq, path, r);
         return r != DATSYNC_E_CHANGED && r != DATSYNC_E_IS_FOLDER && r != DATSYNC_E_LINK;
@@ -9888,13 +9888,13 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
 
 static int child_compare(const void *a, const void *b)
 {
-    const child *x = a, *y = b;
+    const named_entry *x = a, *y = b;
     return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
 static int plan_delete(datsync_drive *d, const bits *before)
 {
-    child *live = NULL, *found, key;
+    named_entry *live = NULL, *found, key;
     size_t count = 0, cap = 0;
     int again = 0;
     uint64_t seq, end = bits_length(before);
@@ -9973,18 +9973,18 @@ static int drive_plan(datsync_drive *d, uint64_t version)
             r = target_discard(d, i);
     if (r == 0 && d->content)
         r = datsync_feed_flush(d->content);
-    if (r == 0 && d->has_tree) {
+    if (r == 0 && d->has_files) {
         if (bits_length(&before))
             r = plan_delete(d, &before);
         again = r > 0;
-        r = r < 0 ? r : tree_sync(d);
+        r = r < 0 ? r : files_sync(d);
         if (r == 0 && laid != version && !again)
             r = latest_write(d, version);
         d->aside.found = d->targets.count > 0;
         if (r == 0)
-            (void)d->tree.list(d->tree.ctx, ".dat/partial", plan_clean_one, d);
+            (void)d->files.list(d->files.ctx, ".dat/partial", plan_clean_one, d);
         if (r == 0)
-            r = tree_sync(d);
+            r = files_sync(d);
     }
     bits_free(&d->env, &before);
     if (r < 0)
@@ -10057,7 +10057,7 @@ static int file_blank(datsync_drive *d, intptr_t handle, uint64_t from, uint64_t
 {
     uint8_t buf[4096];
     while (from < to) {
-        int64_t n = d->tree.read(d->tree.ctx, handle, from, buf, (size_t)MIN(to - from, (uint64_t)sizeof buf));
+        int64_t n = d->files.read(d->files.ctx, handle, from, buf, (size_t)MIN(to - from, (uint64_t)sizeof buf));
         if (n < 0 || !all_zero(buf, (size_t)n))
             return 0;
         if (n == 0)
@@ -10074,7 +10074,7 @@ static int is_half_download(datsync_drive *d, const char *path, const datsync_st
     intptr_t handle;
     int good = 1;
     if (info->size > stat->size || feed_next_claimed(d->content, stat->offset, end) >= end ||
-        d->tree.open(d->tree.ctx, path, 0, &handle) < 0)
+        d->files.open_file(d->files.ctx, path, 0, &handle) < 0)
         return 0;
     for (i = stat->offset; good && (i = feed_next_claimed(d->content, i, end)) < end; i++) {
         good = block_offset(d->content, i, &offset) == 0 && offset >= begin && offset - begin >= at &&
@@ -10083,13 +10083,13 @@ static int is_half_download(datsync_drive *d, const char *path, const datsync_st
         good = good && file_block_good(d, handle, i, &at) > 0;
     }
     good = good && file_blank(d, handle, at, info->size);
-    d->tree.close(d->tree.ctx, handle);
+    d->files.close_file(d->files.ctx, handle);
     return good;
 }
 
 /* ------------------------------------------------ files that are on their way */
 
-/* Blocks that were laid aside before; each is held against the tree, for who knows what became of the file. */
+/* Blocks that were laid aside before; each is checked against the tree, for who knows what became of the file. */
 static int aside_load(datsync_drive *d, const target *t)
 {
     char name[48];
@@ -10102,13 +10102,13 @@ static int aside_load(datsync_drive *d, const target *t)
     if (!d->aside.found || target_end(t) > datsync_feed_length(d->content))
         return 0;
     aside_name(name, t->seq, ".bits");
-    if (d->tree.open(d->tree.ctx, name, 0, &handle) < 0)
+    if (d->files.open_file(d->files.ctx, name, 0, &handle) < 0)
         return 0;
     buf = mem_resize(&d->env, NULL, len + 1);
-    n = buf ? d->tree.read(d->tree.ctx, handle, 0, buf, len) : DATSYNC_E_NOMEM;
-    d->tree.close(d->tree.ctx, handle);
+    n = buf ? d->files.read(d->files.ctx, handle, 0, buf, len) : DATSYNC_E_NOMEM;
+    d->files.close_file(d->files.ctx, handle);
     aside_name(name, t->seq, "");
-    if (n != (int64_t)len || d->tree.open(d->tree.ctx, name, 0, &handle) < 0) {
+    if (n != (int64_t)len || d->files.open_file(d->files.ctx, name, 0, &handle) < 0) {
         mem_free(&d->env, buf);
         return buf ? 0 : DATSYNC_E_NOMEM;
     }
@@ -10120,7 +10120,7 @@ static int aside_load(datsync_drive *d, const target *t)
         if ((r = file_block_good(d, handle, i, &at)) > 0 && (r = block_claim(d->content, i, 1)) > 0)
             tell_added(d->content, i, i + 1);
     }
-    d->tree.close(d->tree.ctx, handle);
+    d->files.close_file(d->files.ctx, handle);
     mem_free(&d->env, buf);
     return r < 0 ? r : 0;
 }
@@ -10141,10 +10141,10 @@ static int aside_save(datsync_drive *d, target *t)
     for (i = t->offset; (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++)
         buf[(i - t->offset) / 8] |= (uint8_t)(0x80 >> ((i - t->offset) & 7));
     aside_name(name, t->seq, ".bits");
-    r = d->tree.open(d->tree.ctx, name, 1, &handle);
+    r = d->files.open_file(d->files.ctx, name, 1, &handle);
     if (r == 0) {
-        r = d->tree.write(d->tree.ctx, handle, 0, buf, len);
-        d->tree.close(d->tree.ctx, handle);
+        r = d->files.write(d->files.ctx, handle, 0, buf, len);
+        d->files.close_file(d->files.ctx, handle);
     }
     mem_free(&d->env, buf);
     t->saved = t->missing;
@@ -10163,7 +10163,7 @@ static int aside_copy(datsync_drive *d, const target *t, uint64_t index, int64_t
     if (r == 0)
         r = file_open(d, t->seq, 1, "", &handle);
     if (r == 0 && n)
-        r = d->tree.write(d->tree.ctx, handle, offset - t->at, d->block.bytes, (size_t)n);
+        r = d->files.write(d->files.ctx, handle, offset - t->at, d->block.bytes, (size_t)n);
     d->unsynced = 1;
     return r;
 }
@@ -10188,7 +10188,7 @@ static int aside_gather(datsync_drive *d, const target *t)
 static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat)
 {
     int r = entry_claim(d, stat);
-    (void)d->tree.set(d->tree.ctx, path + 1, mode_of(stat->mode, 0644), stat->mtime);
+    (void)d->files.set(d->files.ctx, path + 1, mode_of(stat->mode, 0644), stat->mtime);
     aside_remove(d, seq);
     if (r >= 0)
         drive_tell(d, DATSYNC_EV_ENTRY, path, seq, stat->size, 0);
@@ -10199,13 +10199,13 @@ static int begin_folder(datsync_drive *d, uint64_t seq, const char *path, const 
 {
     datsync_file_info info;
     int r;
-    if (!d->has_tree || (d->tree.stat(d->tree.ctx, path + 1, &info) == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER))
+    if (!d->has_files || (d->files.stat(d->files.ctx, path + 1, &info) == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER))
         return 0;
     r = folders_make(d, path + 1, 1);
     if (r == 0)
-        r = d->tree.mkdir(d->tree.ctx, path + 1);
+        r = d->files.mkdir(d->files.ctx, path + 1);
     if (r == 0)
-        r = d->tree.set(d->tree.ctx, path + 1, mode_of(stat->mode, 0755) | 0700u, stat->mtime);
+        r = d->files.set(d->files.ctx, path + 1, mode_of(stat->mode, 0755) | 0700u, stat->mtime);
     d->unsynced = 1;
     if (r < 0)
         drive_refuse(d, seq, path, r);
@@ -10224,13 +10224,13 @@ static int begin_way(datsync_drive *d, uint64_t seq, const char *path)
     while (r == 0 && (slash = strchr(slash + 1, '/')) != NULL) {
         memcpy(part, path, (size_t)(slash - path));
         part[slash - path] = 0;
-        r = d->tree.stat(d->tree.ctx, part + 1, &info);
+        r = d->files.stat(d->files.ctx, part + 1, &info);
         if (r < 0 || (info.mode & MODE_TYPE) == MODE_FOLDER)
             continue;
         r = (info.mode & MODE_TYPE) != MODE_FILE ? 0 : d->layout.force ? 1 : is_old_version(d, part, &info);
         if (r <= 0)
             return r < 0 ? r : DATSYNC_E_NOT_FOLDER;
-        if ((r = d->tree.unlink(d->tree.ctx, part + 1)) == 0)
+        if ((r = d->files.unlink(d->files.ctx, part + 1)) == 0)
             drive_tell(d, DATSYNC_EV_REMOVED, part, seq, 0, 0);
         return r < 0 ? r : DATSYNC_E_NO_ENTRY;
     }
@@ -10241,11 +10241,11 @@ static int begin_way(datsync_drive *d, uint64_t seq, const char *path)
 static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat, target *t)
 {
     datsync_file_info info;
-    int r = d->tree.stat(d->tree.ctx, path + 1, &info);
+    int r = d->files.stat(d->files.ctx, path + 1, &info);
     if (r == DATSYNC_E_NOT_FOLDER)
         r = begin_way(d, seq, path);
     if (r == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER) {
-        if (d->tree.rmdir(d->tree.ctx, path + 1) < 0)
+        if (d->files.rmdir(d->files.ctx, path + 1) < 0)
             r = DATSYNC_E_IS_FOLDER;
         else
             r = DATSYNC_E_NO_ENTRY;
@@ -10310,9 +10310,9 @@ static int target_begin(datsync_drive *d, uint64_t seq)
     i = target_at(d, t.offset);
     if (i < d->targets.count && d->targets.v[i].offset < target_end(&t) && t.blocks)
         return 1;
-    if (d->has_tree && (r = begin_place(d, seq, path, &stat, &t)) != 0)
+    if (d->has_files && (r = begin_place(d, seq, path, &stat, &t)) != 0)
         return r < 0 ? r : 0;
-    if (d->has_tree && !d->archive && ((r = aside_gather(d, &t)) < 0 || (r = aside_load(d, &t)) < 0)) {
+    if (d->has_files && !d->archive && ((r = aside_gather(d, &t)) < 0 || (r = aside_load(d, &t)) < 0)) {
         if (is_fatal(r) && r != DATSYNC_E_NO_SPACE && r != DATSYNC_E_ACCESS)
             return r;
         drive_refuse(d, seq, path, r);
@@ -10355,19 +10355,19 @@ static int finish_rename(datsync_drive *d, const target *t, const char *path)
 {
     datsync_file_info info;
     char name[48];
-    int r = d->tree.stat(d->tree.ctx, path, &info);
+    int r = d->files.stat(d->files.ctx, path, &info);
     if (r < 0 && r != DATSYNC_E_NO_ENTRY)
         return r;
     if (r == 0 && !d->layout.force && (!t->was_there || info.size != t->was_size || info.mtime != t->was_mtime))
         return DATSYNC_E_CHANGED; /* since we began */
     file_close(d, t->seq);
     aside_name(name, t->seq, "");
-    if ((r = d->tree.set(d->tree.ctx, name, mode_of(t->mode, 0644), t->mtime)) < 0 || (r = folders_make(d, path, 0)) < 0)
+    if ((r = d->files.set(d->files.ctx, name, mode_of(t->mode, 0644), t->mtime)) < 0 || (r = folders_make(d, path, 0)) < 0)
         return r;
     d->unsynced = 1;
-    r = d->tree.rename(d->tree.ctx, name, path);
+    r = d->files.rename(d->files.ctx, name, path);
     if (r == DATSYNC_E_NO_ENTRY && (r = folders_make(d, path, 1)) == 0)
-        r = d->tree.rename(d->tree.ctx, name, path);
+        r = d->files.rename(d->files.ctx, name, path);
     return r;
 }
 
@@ -10386,10 +10386,10 @@ static int finish_tell(datsync_drive *d, size_t i)
         return r;
     }
     target_drop(d, i);
-    if (t.has_bits || (d->aside.found && d->has_tree)) {
+    if (t.has_bits || (d->aside.found && d->has_files)) {
         char name[48];
         aside_name(name, t.seq, ".bits");
-        (void)d->tree.unlink(d->tree.ctx, name);
+        (void)d->files.unlink(d->files.ctx, name);
         d->unsynced = 1;
     }
     if (!d->download.all && (r = feed_want_range(d->content, t.offset, target_end(&t), 0)) < 0)
@@ -10413,7 +10413,7 @@ static int targets_rename(datsync_drive *d)
             target_fail(d, t, k);
     }
     if (r == 0)
-        r = tree_sync(d);
+        r = files_sync(d);
     for (i = 0; i < d->targets.count && r == 0 && feed_is_kept(d->content); i++)
         if (!d->targets.v[i].missing && !d->targets.v[i].error && d->targets.v[i].blocks)
             r = claims_add(d->content, d->targets.v[i].offset, target_end(&d->targets.v[i]));
@@ -10426,7 +10426,7 @@ static int targets_make_room(datsync_drive *d)
     size_t i;
     for (i = d->targets.count; i-- > 0;) {
         target *t = &d->targets.v[i];
-        if (!t->missing || t->given_up || !d->has_tree || d->archive)
+        if (!t->missing || t->given_up || !d->has_files || d->archive)
             continue;
         target_fail(d, t, DATSYNC_E_NO_SPACE);
         t->given_up = 1;
@@ -10452,7 +10452,7 @@ static int targets_commit(datsync_drive *d)
     int r = content_commit(d), k;
     d->aside.bytes = 0;
     d->aside.since = NONE;
-    for (i = 0; i < d->targets.count && r == 0 && d->has_tree; i++) {
+    for (i = 0; i < d->targets.count && r == 0 && d->has_files; i++) {
         target *t = &d->targets.v[i];
         if (t->error)
             continue;
@@ -10465,9 +10465,9 @@ static int targets_commit(datsync_drive *d)
                 target_fail(d, t, k);
         }
     }
-    if (r == 0 && d->has_tree)
-        r = tree_sync(d);
-    if (r == 0 && d->has_tree && d->targets.ended)
+    if (r == 0 && d->has_files)
+        r = files_sync(d);
+    if (r == 0 && d->has_files && d->targets.ended)
         r = targets_rename(d);
     if (r == 0)
         r = content_commit(d);
@@ -10528,10 +10528,10 @@ static OPTIONAL int drive_ready(datsync_drive *d, unsigned mode)
     d->download.held_back = d->download.on;
     if (!d->content)
         return 0;
-    d->download.all = d->archive && d->has_tree && !d->layout.select && !d->layout.version;
+    d->download.all = d->archive && d->has_files && !d->layout.select && !d->layout.version;
     if (d->download.on && !d->download.all)
         datsync_feed_unwant(d->content);
-    if (!d->has_tree || d->archive)
+    if (!d->has_files || d->archive)
         return 0;
     r = survey_here(d);
     if (r == 0)
@@ -10754,6 +10754,7 @@ struct datsync {
     int has_net;
     uint8_t id[32];
     struct datsync_pool pool;
+    const char **extensions; /* copies */
     uint64_t now, tick_at;
     int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
     shared_feed *feeds;
@@ -10831,7 +10832,7 @@ static int link_has_met(const link *l)
     return l->peer && datsync_peer_remote_id(l->peer);
 }
 
-static void feed_fail(datsync *ds, datsync_feed *feed, int error)
+static void shared_fail(datsync *ds, datsync_feed *feed, int error)
 {
     size_t i;
     for (i = 0; i < ds->feed_count; i++)
@@ -11221,7 +11222,7 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         break;
     case DATSYNC_PEER_REJECT:
         if (is_fatal(e->error)) /* our own disk, not the peer */
-            feed_fail(ds, e->feed, e->error);
+            shared_fail(ds, e->feed, e->error);
         else
             ds_event(ds, DATSYNC_EV_REJECT, e->feed, l->address, e->index, e->size, e->error);
         break;
@@ -11240,7 +11241,7 @@ static int link_start_peer(link *l)
     memcpy(o.id, ds->id, 32);
     o.live = ds->opt.live;
     o.ack = ds->opt.ack;
-    o.extensions = ds->opt.extensions;
+    o.extensions = ds->extensions;
     o.extension_count = ds->opt.extension_count;
     o.timeout_ms = ds->opt.timeout_ms;
     o.pool = &ds->pool;
@@ -11531,7 +11532,7 @@ static int link_settled(const link *l, const datsync_feed *feed)
 
 /* The peer that had everything may be gone when the last one has had its time: what it had said counts, until somebody offers
  * more. */
-static int feed_is_complete(const datsync *ds, shared_feed *s)
+static int shared_is_complete(const datsync *ds, shared_feed *s)
 {
     const link *l;
     int settled = !addresses_untried(ds);
@@ -11566,14 +11567,14 @@ static void feeds_step(datsync *ds)
             s->told_length = length;
             ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
         }
-        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != length + 1 && feed_is_complete(ds, s)) {
+        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != length + 1 && shared_is_complete(ds, s)) {
             r = feed_is_uncommitted(s->feed) ? datsync_feed_flush(s->feed) : 0;
             s->complete_length = length + 1;
             if (r >= 0 && !s->quiet)
                 ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, length, 0, 0);
         }
         if (r < 0)
-            feed_fail(ds, s->feed, r);
+            shared_fail(ds, s->feed, r);
     }
 }
 
@@ -11632,7 +11633,7 @@ static void on_drive_event(void *ctx, int type, const char *path, uint64_t index
 }
 
 /* The content is known: share it, on the connections that are there, too. */
-static int drive_add_content(shared_drive *s)
+static int shared_add_content(shared_drive *s)
 {
     datsync *ds = s->ds;
     link *l;
@@ -11650,7 +11651,7 @@ static int drive_add_content(shared_drive *s)
 }
 
 /* What no connection offers, after each has said what it has, is not to be had. */
-static void drive_bound(const shared_drive *s)
+static void shared_bound(const shared_drive *s)
 {
     const datsync *ds = s->ds;
     const datsync_feed *content = datsync_drive_content(s->drive);
@@ -11672,7 +11673,7 @@ static void drive_bound(const shared_drive *s)
 }
 
 /* Is everything here that is offered? A dat that is not an archive has no history to offer. */
-static int drive_has_history(const datsync *ds, const datsync_feed *content)
+static int shared_has_history(const datsync *ds, const datsync_feed *content)
 {
     const link *l;
     for (l = ds->links; l; l = l->next)
@@ -11693,12 +11694,12 @@ static void drives_step(datsync *ds)
         if (!datsync_drive_content(d) && datsync_feed_has(metadata, 0))
             r = drive_open_content(d);
         if (r >= 0 && datsync_drive_content(d) && !s->opened)
-            r = drive_add_content(s);
+            r = shared_add_content(s);
         if (r >= 0 && datsync_drive_content(d) && drive_is_laying_out(d))
-            drive_bound(s);
+            shared_bound(s);
         if (r >= 0)
             r = drive_step(d, ds->now, datsync_complete(ds, metadata),
-                           !drive_wants_all(d) || drive_has_history(ds, datsync_drive_content(d)), &changed);
+                           !drive_wants_all(d) || shared_has_history(ds, datsync_drive_content(d)), &changed);
         if (r >= 0) {
             int more = serve_step(d, ds->now);
             r = more < 0 ? more : MAX(r, more);
@@ -11708,7 +11709,7 @@ static void drives_step(datsync *ds)
             ds->kick = 1;
         if (r < 0) {
             s->failed = 1;
-            feed_fail(ds, metadata, r);
+            shared_fail(ds, metadata, r);
         }
     }
 }
@@ -11730,7 +11731,7 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
     r = datsync_add(ds, datsync_drive_metadata(d), mode);
     if (r == 0) {
         ds->feeds[ds->feed_count - 1].quiet = 1;
-        r = datsync_drive_content(d) ? drive_add_content(s) : drive_ready(d, mode);
+        r = datsync_drive_content(d) ? shared_add_content(s) : drive_ready(d, mode);
         if (r < 0) /* as if it had not been tried */
             ds->feed_count--;
     }
@@ -11919,6 +11920,28 @@ void datsync_stop(datsync *ds)
     ds->stop = 1;
 }
 
+/* The names of extensions become its own, all in one piece. */
+static int ds_copy_extensions(datsync *ds)
+{
+    size_t i, size = ds->opt.extension_count * sizeof *ds->extensions;
+    char *to;
+    if (!ds->opt.extension_count)
+        return 0;
+    for (i = 0; i < ds->opt.extension_count; i++)
+        size += strlen(ds->opt.extensions[i]) + 1;
+    ds->extensions = mem_resize(&ds->env, NULL, size);
+    if (!ds->extensions)
+        return DATSYNC_E_NOMEM;
+    to = (char *)(ds->extensions + ds->opt.extension_count);
+    for (i = 0; i < ds->opt.extension_count; i++) {
+        size = strlen(ds->opt.extensions[i]) + 1;
+        memcpy(to, ds->opt.extensions[i], size);
+        ds->extensions[i] = to;
+        to += size;
+    }
+    return 0;
+}
+
 int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
 {
     datsync_env env;
@@ -11941,6 +11964,10 @@ int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
     ds->tick_at = now + 1000;
     ds->book.next_at = NONE;
     env.random(env.ctx, ds->id, 32);
+    if (ds_copy_extensions(ds) < 0) {
+        mem_free(&env, ds);
+        return DATSYNC_E_NOMEM;
+    }
     *out = ds;
     return 0;
 }
@@ -11973,6 +12000,7 @@ int datsync_free(datsync *ds)
     mem_free(&env, ds->fds.v);
     mem_free(&env, ds->listeners.v);
     mem_free(&env, ds->feeds);
+    mem_free(&env, (void *)ds->extensions);
     mem_free(&env, ds);
     return r;
 }

@@ -401,7 +401,7 @@ enum datsync_feed_flags {
     DATSYNC_NO_SYNC = 4,
     DATSYNC_STATIC = 8, /* with CREATE and no key: a static feed, whose key is made by datsync_feed_finalize */
     /* With READ_ONLY: a bitfield file whose header is zeroed is no error, but is not read. What the tree has a leaf of
-     * counts as held; datsync_feed_audit tells which blocks really are. */
+     * counts as held; datsync_feed_verify tells which blocks really are. */
     DATSYNC_SALVAGE = 32
 };
 
@@ -446,7 +446,7 @@ int datsync_feed_finalize(datsync_feed *feed);
 /* The size of a block (its leaf must be held, not the block); DATSYNC_E_NOT_FOUND. */
 int64_t datsync_feed_block_size(datsync_feed *feed, uint64_t index);
 /* Read a block into buf[0..cap). Returns its size; DATSYNC_E_NOT_FOUND, DATSYNC_E_SPACE. The bytes were verified when
- * they were stored; datsync_feed_audit verifies them anew. */
+ * they were stored; datsync_feed_verify verifies them anew. */
 int64_t datsync_feed_get(datsync_feed *feed, uint64_t index, void *buf, size_t cap);
 /* Drop blocks; their hashes stay. The bitfield is committed first, then the bytes go. */
 int datsync_feed_clear(datsync_feed *feed, uint64_t start, uint64_t end);
@@ -476,11 +476,11 @@ int datsync_feed_proof(datsync_feed *feed, uint64_t index, uint64_t nodes, int h
 int datsync_feed_put(datsync_feed *feed, uint64_t index, datsync_bytes value, const datsync_proof *proof);
 
 /* Called for each fault found: the block, and enum datsync_part of the file that is wrong. */
-typedef void datsync_audit_fn(void *ctx, uint64_t index, int part);
-/* Read everything: each block held against its leaf, each leaf up to the roots, the roots against the signature.
+typedef void datsync_fault_fn(void *ctx, uint64_t index, int part);
+/* Read everything: each block checked against its leaf, each leaf up to the roots, the roots against the signature.
  * Returns how many blocks are good; faults, and claims that opening has already dropped, are reported through fn and,
  * unless the feed is read-only, their blocks are no longer claimed. */
-int64_t datsync_feed_audit(datsync_feed *feed, datsync_audit_fn *fn, void *ctx);
+int64_t datsync_feed_verify(datsync_feed *feed, datsync_fault_fn *fn, void *ctx);
 
 /* Commit: write what is buffered, sync it, then claim it in the bitfield and sync that. */
 int datsync_feed_flush(datsync_feed *feed);
@@ -498,7 +498,7 @@ uint64_t datsync_feed_missing(const datsync_feed *feed);
 /* A folder of files in two feeds (hyperdrive 9): `metadata`, one entry for each change, and `content`, the bytes of all files one
  * behind the other. */
 
-/* One file or folder beneath a tree's root, as the operating system tells it. */
+/* One file or folder beneath a root, as the operating system tells it. */
 typedef struct datsync_file_info {
     uint32_t mode;  /* type and permissions as in Stat: 0100000 file, 0040000 folder, 0120000 symbolic link, else neither */
     uint64_t size;  /* bytes */
@@ -509,15 +509,15 @@ typedef struct datsync_file_info {
  * name, no NUL. No function may follow a symbolic link, also not in the folders on the way (DATSYNC_E_LINK). `""` is the root
  * itself, for list and stat. Errors beside those of I/O: DATSYNC_E_NO_ENTRY, DATSYNC_E_NAME, DATSYNC_E_NOT_FOLDER,
  * DATSYNC_E_IS_FOLDER. */
-typedef struct datsync_tree {
+typedef struct datsync_files {
     void *ctx;
     int case_folds; /* the file system takes `A` and `a` for one name */
     /* Open a file for reading, or with `write` for both, making it if it is not there. Its folder must be there. */
-    int (*open)(void *ctx, const char *path, int write, intptr_t *file);
+    int (*open_file)(void *ctx, const char *path, int write, intptr_t *file);
     int64_t (*read)(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len); /* fewer bytes only at the end */
     int (*write)(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len);
     int (*truncate)(void *ctx, intptr_t file, uint64_t size);
-    void (*close)(void *ctx, intptr_t file);
+    void (*close_file)(void *ctx, intptr_t file);
     /* What is at this path (the link itself, where it is one). */
     int (*stat)(void *ctx, const char *path, datsync_file_info *out);
     /* Call fn for each name in a folder, in any order, until it returns non-zero, which is returned. The names are not checked;
@@ -531,8 +531,8 @@ typedef struct datsync_tree {
     int (*set)(void *ctx, const char *path, uint32_t mode, uint64_t mtime);
     /* Everything that was written, made, renamed or removed beneath the root is durable when this returns 0. */
     int (*sync)(void *ctx);
-    void (*close_tree)(void *ctx); /* release everything, ctx too. May be NULL */
-} datsync_tree;
+    void (*close)(void *ctx); /* release everything, ctx too. May be NULL */
+} datsync_files;
 
 /* Where an owner's secret keys are; never in the folder that is shared. */
 typedef struct datsync_secrets {
@@ -567,22 +567,22 @@ typedef struct datsync_drive datsync_drive;
 enum datsync_drive_flags {
     /* With CREATE: keep the whole history of the content in the content store's data part, and lay files out as copies. Without
      * it, the content is in the files themselves, as `dat` keeps it, and only the latest version of each is there. What the
-     * store holds decides when it exists already. Without a tree, always. */
+     * store holds decides when it exists already. Without files, always. */
     DATSYNC_ARCHIVE = 16
 };
 
 typedef struct datsync_drive_options {
     const datsync_env *env;          /* may be NULL; copied */
     datsync_store metadata, content; /* with no `read`: memory stores. A folder's are datsync_os_store(DIR/.dat, "metadata.") and
-                                        "content."; hyperdrive's own (DIR/metadata, "") and (DIR/content, ""), without a tree */
-    datsync_tree tree;               /* with no `open`: none; nothing is laid out */
+                                        "content."; hyperdrive's own (DIR/metadata, "") and (DIR/content, ""), without files */
+    datsync_files files;             /* with no `open_file`: none; nothing is laid out */
     datsync_secrets secrets;         /* with no `load`: as the metadata store holds it */
     const uint8_t *key;              /* 32 bytes, or NULL: what the store holds */
     const uint8_t *secret_key;       /* 64 bytes, or NULL: what `secrets` has, if the folder says that it is the owner's */
     unsigned flags;                  /* DATSYNC_CREATE (without a key: a new drive), READ_ONLY, NO_SYNC, ARCHIVE, SALVAGE */
 } datsync_drive_options;
 
-/* Open the drive that stores and tree hold. All plugs belong to the drive from this call on, also if it fails. Errors: as
+/* Open the drive that stores and files hold. All plugs belong to the drive from this call on, also if it fails. Errors: as
  * datsync_feed_open; DATSYNC_E_HEADER; DATSYNC_E_KEY (a content key that is the metadata's). */
 int datsync_drive_open(datsync_drive **out, const datsync_drive_options *options);
 /* Commit and close; synchronizers must have been freed before. */
@@ -595,7 +595,7 @@ int datsync_drive_writable(const datsync_drive *drive);
 int datsync_drive_archive(const datsync_drive *drive);
 /* The newest version known: the number of the last entry, 0 if there is none. */
 uint64_t datsync_drive_version(const datsync_drive *drive);
-/* The version whose files are in the tree, whole or on their way: that of `metadata.latest`, if the files don't say that it is the
+/* The version whose files are in the folder, whole or on their way: that of `metadata.latest`, if the files don't say that it is the
  * newest; an owner's is the newest. datsync_drive_look tells whether it is there whole. */
 uint64_t datsync_drive_laid_out(datsync_drive *drive);
 
@@ -614,7 +614,7 @@ int datsync_drive_find(datsync_drive *drive, uint64_t version, const char *path,
 typedef int datsync_entry_fn(void *ctx, const datsync_entry *entry);
 int datsync_drive_list(datsync_drive *drive, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
                        uint64_t *needed);
-/* Bytes of an entry's file, each block held against the tree. Returns how many; fewer than len only at the file's end.
+/* Bytes of an entry's file, each block checked against the tree. Returns how many; fewer than len only at the file's end.
  * DATSYNC_E_NOT_FOUND when a block is not held, DATSYNC_E_HASH when the file was changed. */
 int64_t datsync_drive_read(datsync_drive *drive, const datsync_entry *entry, uint64_t offset, void *buf, size_t len);
 
@@ -654,7 +654,7 @@ typedef struct datsync_import_options {
     int keep;    /* remove nothing */
 } datsync_import_options;
 
-/* Bring the drive up to the tree: new and changed files are put, those that are gone are removed. A file counts as unchanged if size
+/* Bring the drive up to its folder: new and changed files are put, those that are gone are removed. A file counts as unchanged if size
  * and mtime are those of its entry, or if every byte is (while the drive is open it is read again only where these have changed). Empty
  * folders become entries. Returns how many changes were made. */
 int64_t datsync_drive_import(datsync_drive *drive, const datsync_import_options *options);
@@ -681,7 +681,7 @@ typedef struct datsync_drive_state {
                              append-tree leave it: every function here goes by the history instead */
 } datsync_drive_state;
 
-/* How files are held against their entries. `fault` (may be NULL) is told each entry that is not here whole, and why:
+/* How files are checked against their entries. `fault` (may be NULL) is told each entry that is not here whole, and why:
  * DATSYNC_E_PARTIAL (not all of it was downloaded), DATSYNC_E_NO_ENTRY (it was here), DATSYNC_E_CHANGED, ... An empty file that is
  * not there is none: the deployed implementation makes none. */
 typedef struct datsync_drive_check {
@@ -692,7 +692,7 @@ typedef struct datsync_drive_check {
 
 /* A quick look, by names, sizes and what is claimed; it reads no file. Writes nothing. */
 int datsync_drive_look(datsync_drive *drive, datsync_drive_state *out, const datsync_drive_check *check);
-/* Hold all files of the version that is here against the tree. Returns how many entries are good. Writes nothing: what is not as
+/* Check all files of the version that is here against the tree. Returns how many entries are good. Writes nothing: what is not as
  * recorded is only not offered while the drive is open. (The synchronizer looks before it announces anything, reads by and by what
  * must be read, and looks again each minute at what was not as recorded.) */
 int64_t datsync_drive_verify(datsync_drive *drive, const datsync_drive_check *check);
@@ -850,7 +850,7 @@ enum datsync_event_type {
     DATSYNC_EV_TICK,         /* once a second, for status lines */
     DATSYNC_EV_CONTENT,      /* drive, feed: its content feed is open */
     DATSYNC_EV_PLAN,         /* drive: version `index` is going to be laid out; size: bytes to download for it */
-    DATSYNC_EV_ENTRY,        /* drive, path, index: its version, size: laid out, or held if there is no tree */
+    DATSYNC_EV_ENTRY,        /* drive, path, index: its version, size: laid out, or held if there are no files */
     DATSYNC_EV_REMOVED,      /* drive, path: deleted upstream, removed here */
     DATSYNC_EV_REFUSED,      /* drive, path, error: not laid out, or kept as it is here (DATSYNC_E_CHANGED) */
     DATSYNC_EV_VERSION,      /* drive: version `index` is laid out and synced; size: how many entries were refused */
@@ -879,7 +879,7 @@ typedef struct datsync_options {
     uint32_t handshake_timeout_ms; /* 0: 5000 */
     int live;               /* connections stay after everything is there */
     int ack;
-    const char *const *extensions; /* not copied: must outlive ds */
+    const char *const *extensions; /* names this side speaks, any order; copied */
     size_t extension_count;
     size_t frame_pool;      /* bytes for large frames, all peers together. 0: 32 MiB */
     void *ctx;
@@ -946,7 +946,7 @@ const datsync_net *datsync_os_net(void);
  * key with mode 0600. */
 int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, unsigned flags);
 /* The files beneath a folder. DATSYNC_CREATE makes the folder (not those above it). */
-int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags);
+int datsync_os_files(datsync_files *out, const char *dir, unsigned flags);
 /* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir NULL:
  * `.dat/secret_keys` in the home folder. An empty file counts as none. Folders are made when a key is saved. */
 int datsync_os_secrets(datsync_secrets *out, const char *dir);

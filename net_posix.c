@@ -1180,7 +1180,7 @@ typedef struct kept {
     char path[DATSYNC_MAX_PATH + 1];
 } kept;
 
-typedef struct tree {
+typedef struct files {
     int root;
     unsigned flags; /* enum datsync_feed_flags */
     int made;       /* the root is new: its parent is to be synced */
@@ -1192,11 +1192,11 @@ typedef struct tree {
     int failed;    /* the first of these syncs that failed: whether the bytes got there will never be known */
     int *writable; /* the files that are open for writing */
     size_t writable_count, writable_cap;
-} tree;
+} files;
 
 static const struct {
     int number, error;
-} tree_errors[] = {
+} files_errors[] = {
     {ENAMETOOLONG, DATSYNC_E_NAME}, {EILSEQ, DATSYNC_E_NAME},        {EINVAL, DATSYNC_E_NAME},
     {ELOOP, DATSYNC_E_LINK},        {ENOTDIR, DATSYNC_E_NOT_FOLDER}, {EISDIR, DATSYNC_E_IS_FOLDER},
     {ENOTEMPTY, DATSYNC_E_STATE},   {EEXIST, DATSYNC_E_STATE},       {EBUSY, DATSYNC_E_BUSY},
@@ -1204,18 +1204,18 @@ static const struct {
 };
 
 /* For the calls that take a name. */
-static int tree_error(int number)
+static int files_error(int number)
 {
-    for (size_t i = 0; i < sizeof tree_errors / sizeof tree_errors[0]; i++) {
-        if (tree_errors[i].number == number) {
-            return tree_errors[i].error;
+    for (size_t i = 0; i < sizeof files_errors / sizeof files_errors[0]; i++) {
+        if (files_errors[i].number == number) {
+            return files_errors[i].error;
         }
     }
     return os_error(number);
 }
 
 /* 0 if this is a thing of that type, S_IFREG or S_IFDIR. */
-static int tree_want(mode_t mode, mode_t type)
+static int files_want(mode_t mode, mode_t type)
 {
     if ((mode & S_IFMT) == type) {
         return 0;
@@ -1223,22 +1223,22 @@ static int tree_want(mode_t mode, mode_t type)
     return S_ISDIR(mode) ? DATSYNC_E_IS_FOLDER : S_ISREG(mode) ? DATSYNC_E_NOT_FOLDER : DATSYNC_E_LINK;
 }
 
-static int tree_look(int dir, const char *name, struct stat *out)
+static int files_look(int dir, const char *name, struct stat *out)
 {
-    return fstatat(dir, name, out, AT_SYMLINK_NOFOLLOW) < 0 ? tree_error(errno) : 0;
+    return fstatat(dir, name, out, AT_SYMLINK_NOFOLLOW) < 0 ? files_error(errno) : 0;
 }
 
 /* Why a call failed that needs a thing of that type: systems differ much in what they say of links and devices. */
-static int tree_why(int dir, const char *name, mode_t type, int number)
+static int files_why(int dir, const char *name, mode_t type, int number)
 {
     struct stat status;
 
-    int error = tree_look(dir, name, &status) == 0 ? tree_want(status.st_mode, type) : 0;
-    return error != 0 ? error : tree_error(number);
+    int error = files_look(dir, name, &status) == 0 ? files_want(status.st_mode, type) : 0;
+    return error != 0 ? error : files_error(number);
 }
 
 /* Never waits: not for the other end of a pipe, nor for a device. */
-static int tree_openat(int dir, const char *name, int flags)
+static int files_openat(int dir, const char *name, int flags)
 {
     int fd;
 
@@ -1249,7 +1249,7 @@ static int tree_openat(int dir, const char *name, int flags)
 }
 
 /* Where the folder's part of a path ends, and the last name. What could lead out of the root is refused here too. */
-static int tree_split(const char *path, size_t *folder_len, const char **name)
+static int files_split(const char *path, size_t *folder_len, const char **name)
 {
     const char *at = path;
 
@@ -1272,7 +1272,7 @@ static int tree_split(const char *path, size_t *folder_len, const char **name)
 }
 
 /* Open the folder path[0..len), which is not the root. A descriptor or an error. */
-static int tree_walk(const tree *t, const char *path, size_t len)
+static int files_walk(const files *t, const char *path, size_t len)
 {
     char name[DATSYNC_MAX_PATH + 1];
     int fd = t->root;
@@ -1284,8 +1284,8 @@ static int tree_walk(const tree *t, const char *path, size_t len)
         }
         memcpy(name, path + at, end - at);
         name[end - at] = 0;
-        int next = tree_openat(fd, name, OS_WALK | O_DIRECTORY);
-        int error = next < 0 ? tree_why(fd, name, S_IFDIR, errno) : 0;
+        int next = files_openat(fd, name, OS_WALK | O_DIRECTORY);
+        int error = next < 0 ? files_why(fd, name, S_IFDIR, errno) : 0;
         if (fd != t->root) {
             close(fd);
         }
@@ -1298,26 +1298,26 @@ static int tree_walk(const tree *t, const char *path, size_t len)
     return fd;
 }
 
-static void tree_synced(tree *t, int error)
+static void files_synced(files *t, int error)
 {
     t->failed = t->failed != 0 ? t->failed : error;
 }
 
-static void tree_sync_folder(tree *t, int dir)
+static void files_sync_folder(files *t, int dir)
 {
     int fd = openat(dir, ".", O_RDONLY | O_CLOEXEC);
     if (fd >= 0) { /* else it is forbidden to read, and there is no way */
-        tree_synced(t, file_flush(fd));
+        files_synced(t, file_flush(fd));
         close(fd);
     }
 }
 
 /* Let go of a folder. */
-static void tree_leave(tree *t, kept *k)
+static void files_leave(files *t, kept *k)
 {
     if (k->fd >= 0) {
         if (t->each && k->changed) {
-            tree_sync_folder(t, k->fd);
+            files_sync_folder(t, k->fd);
         }
         close(k->fd);
     }
@@ -1327,7 +1327,7 @@ static void tree_leave(tree *t, kept *k)
 
 /* The kept folder is path[0..len), still: with nothing but folders on the way there, and itself at its end. (Its inode's
  * number can't have been given to another: the open folder has it.) */
-static int tree_is_kept(const tree *t, kept *k, const char *path, size_t len)
+static int files_is_kept(const files *t, kept *k, const char *path, size_t len)
 {
     struct stat status;
     unsigned depth = 0;
@@ -1342,7 +1342,7 @@ static int tree_is_kept(const tree *t, kept *k, const char *path, size_t len)
     for (size_t at = 0; at <= len; at++) {
         if (at == len || path[at] == '/') {
             k->path[at] = 0;
-            int error = ++depth > OS_KEEP_DEPTH ? DATSYNC_E_TOO_BIG : tree_look(t->root, k->path, &status);
+            int error = ++depth > OS_KEEP_DEPTH ? DATSYNC_E_TOO_BIG : files_look(t->root, k->path, &status);
             k->path[at] = path[at];
             if (error != 0 || !S_ISDIR(status.st_mode)) {
                 return 0;
@@ -1354,7 +1354,7 @@ static int tree_is_kept(const tree *t, kept *k, const char *path, size_t len)
 }
 
 /* What is at this path, or beneath it, is moved or removed: look at it again. */
-static void tree_doubt(tree *t, const char *path)
+static void files_doubt(files *t, const char *path)
 {
     size_t len = strlen(path);
 
@@ -1367,12 +1367,12 @@ static void tree_doubt(tree *t, const char *path)
 }
 
 /* Open the folder path[0..len) and keep it in the place of k. */
-static int tree_keep(tree *t, kept *k, const char *path, size_t len)
+static int files_keep(files *t, kept *k, const char *path, size_t len)
 {
     struct stat status;
 
-    tree_leave(t, k);
-    int fd = tree_walk(t, path, len);
+    files_leave(t, k);
+    int fd = files_walk(t, path, len);
     if (fd < 0) {
         return fd;
     }
@@ -1395,7 +1395,7 @@ static int tree_keep(tree *t, kept *k, const char *path, size_t len)
 
 /* The folder that path is in, which stays open until OS_KEEP others were entered, and its last name. `writing`: names in
  * it are going to change. A descriptor or an error. */
-static int tree_enter(tree *t, const char *path, int writing, const char **name)
+static int files_enter(files *t, const char *path, int writing, const char **name)
 {
     kept *k = &t->kept[0], *found = NULL;
     size_t len;
@@ -1403,16 +1403,16 @@ static int tree_enter(tree *t, const char *path, int writing, const char **name)
     if (writing && (t->flags & DATSYNC_READ_ONLY)) {
         return DATSYNC_E_READ_ONLY;
     }
-    int error = tree_split(path, &len, name);
+    int error = files_split(path, &len, name);
     if (error != 0 || len == 0) {
         return error != 0 ? error : t->root;
     }
     for (int i = 0; i < OS_KEEP && found == NULL; i++) {
-        found = tree_is_kept(t, &t->kept[i], path, len) ? &t->kept[i] : NULL;
+        found = files_is_kept(t, &t->kept[i], path, len) ? &t->kept[i] : NULL;
         k = t->kept[i].used < k->used ? &t->kept[i] : k;
     }
     if (found == NULL) {
-        error = tree_keep(t, k, path, len);
+        error = files_keep(t, k, path, len);
         if (error != 0) {
             return error;
         }
@@ -1423,13 +1423,13 @@ static int tree_enter(tree *t, const char *path, int writing, const char **name)
     return found->fd;
 }
 
-static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
+static int files_open_file(void *ctx, const char *path, int writing, intptr_t *file)
 {
-    tree *t = ctx;
+    files *t = ctx;
     struct stat status;
     const char *name;
 
-    int dir = tree_enter(t, path, writing, &name);
+    int dir = files_enter(t, path, writing, &name);
     if (dir < 0) {
         return dir;
     }
@@ -1442,11 +1442,11 @@ static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
         t->writable = more;
         t->writable_cap = cap;
     }
-    int fd = tree_openat(dir, name, writing ? O_RDWR | O_CREAT : O_RDONLY);
+    int fd = files_openat(dir, name, writing ? O_RDWR | O_CREAT : O_RDONLY);
     if (fd < 0) {
-        return tree_why(dir, name, S_IFREG, errno);
+        return files_why(dir, name, S_IFREG, errno);
     }
-    int error = fstat(fd, &status) < 0 ? os_error(errno) : tree_want(status.st_mode, S_IFREG);
+    int error = fstat(fd, &status) < 0 ? os_error(errno) : files_want(status.st_mode, S_IFREG);
     if (error != 0) {
         close(fd);
         return error;
@@ -1458,33 +1458,33 @@ static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
     return 0;
 }
 
-static int64_t tree_read(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len)
+static int64_t files_read(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len)
 {
     (void)ctx;
     return file_read((int)file, offset, buf, len);
 }
 
-static int tree_write(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len)
+static int files_write(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     return t->flags & DATSYNC_READ_ONLY ? DATSYNC_E_READ_ONLY : file_write((int)file, offset, buf, len);
 }
 
-static int tree_truncate(void *ctx, intptr_t file, uint64_t size)
+static int files_truncate(void *ctx, intptr_t file, uint64_t size)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     return t->flags & DATSYNC_READ_ONLY ? DATSYNC_E_READ_ONLY : file_truncate((int)file, size);
 }
 
-static void tree_close(void *ctx, intptr_t file)
+static void files_close_file(void *ctx, intptr_t file)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     for (size_t i = 0; i < t->writable_count; i++) {
         if (t->writable[i] == (int)file) {
-            tree_synced(t, file_flush((int)file));
+            files_synced(t, file_flush((int)file));
             t->writable[i] = t->writable[--t->writable_count];
             break;
         }
@@ -1492,9 +1492,9 @@ static void tree_close(void *ctx, intptr_t file)
     close((int)file);
 }
 
-static int tree_stat(void *ctx, const char *path, datsync_file_info *out)
+static int files_stat(void *ctx, const char *path, datsync_file_info *out)
 {
-    tree *t = ctx;
+    files *t = ctx;
     struct stat status;
     const char *name;
 
@@ -1503,8 +1503,8 @@ static int tree_stat(void *ctx, const char *path, datsync_file_info *out)
             return os_error(errno);
         }
     } else {
-        int dir = tree_enter(t, path, 0, &name);
-        int error = dir < 0 ? dir : tree_look(dir, name, &status);
+        int dir = files_enter(t, path, 0, &name);
+        int error = dir < 0 ? dir : files_look(dir, name, &status);
         if (error != 0) {
             return error;
         }
@@ -1524,20 +1524,20 @@ static int tree_stat(void *ctx, const char *path, datsync_file_info *out)
     return 0;
 }
 
-static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg)
+static int files_list(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg)
 {
-    tree *t = ctx;
+    files *t = ctx;
     const char *name = ".";
     struct dirent *entry;
     int got = 0;
 
-    int dir = *path == 0 ? t->root : tree_enter(t, path, 0, &name);
+    int dir = *path == 0 ? t->root : files_enter(t, path, 0, &name);
     if (dir < 0) {
         return dir;
     }
-    int fd = tree_openat(dir, name, O_RDONLY | O_DIRECTORY);
+    int fd = files_openat(dir, name, O_RDONLY | O_DIRECTORY);
     if (fd < 0) {
-        return tree_why(dir, name, S_IFDIR, errno);
+        return files_why(dir, name, S_IFDIR, errno);
     }
     DIR *list = fdopendir(fd);
     if (list == NULL) {
@@ -1560,91 +1560,91 @@ static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const cha
     return got;
 }
 
-static int tree_mkdir(void *ctx, const char *path)
+static int files_mkdir(void *ctx, const char *path)
 {
-    tree *t = ctx;
+    files *t = ctx;
     struct stat status;
     const char *name;
 
-    int dir = tree_enter(t, path, 1, &name);
+    int dir = files_enter(t, path, 1, &name);
     if (dir < 0) {
         return dir;
     }
     if (mkdirat(dir, name, 0777) == 0) {
         return 0;
     }
-    int error = tree_error(errno);
-    return tree_look(dir, name, &status) == 0 ? tree_want(status.st_mode, S_IFDIR) : error;
+    int error = files_error(errno);
+    return files_look(dir, name, &status) == 0 ? files_want(status.st_mode, S_IFDIR) : error;
 }
 
 /* A file gives way to what is renamed, a link is left where it is, as a folder is. */
-static int tree_rename(void *ctx, const char *from, const char *to)
+static int files_rename(void *ctx, const char *from, const char *to)
 {
-    tree *t = ctx;
+    files *t = ctx;
     struct stat status;
     const char *name, *new_name;
 
-    int dir = tree_enter(t, to, 1, &new_name);
+    int dir = files_enter(t, to, 1, &new_name);
     if (dir < 0) {
         return dir;
     }
-    int error = tree_look(dir, new_name, &status);
+    int error = files_look(dir, new_name, &status);
     if (error == 0) {
-        error = tree_want(status.st_mode, S_IFREG);
+        error = files_want(status.st_mode, S_IFREG);
     } else if (error == DATSYNC_E_NO_ENTRY) {
         error = 0;
     }
     if (error != 0) {
         return error;
     }
-    int old = tree_enter(t, from, 1, &name);
+    int old = files_enter(t, from, 1, &name);
     if (old < 0) {
         return old;
     }
-    tree_doubt(t, from);
-    return renameat(old, name, dir, new_name) < 0 ? tree_error(errno) : 0;
+    files_doubt(t, from);
+    return renameat(old, name, dir, new_name) < 0 ? files_error(errno) : 0;
 }
 
-static int tree_remove(tree *t, const char *path, mode_t type)
+static int files_remove(files *t, const char *path, mode_t type)
 {
     struct stat status;
     const char *name;
 
-    int dir = tree_enter(t, path, 1, &name);
-    int error = dir < 0 ? dir : tree_look(dir, name, &status);
+    int dir = files_enter(t, path, 1, &name);
+    int error = dir < 0 ? dir : files_look(dir, name, &status);
     if (error == 0) {
-        error = tree_want(status.st_mode, type);
+        error = files_want(status.st_mode, type);
     }
-    tree_doubt(t, path);
+    files_doubt(t, path);
     if (error == 0 && unlinkat(dir, name, type == S_IFDIR ? AT_REMOVEDIR : 0) < 0) {
-        error = tree_why(dir, name, type, errno);
+        error = files_why(dir, name, type, errno);
     }
     return error;
 }
 
-static int tree_unlink(void *ctx, const char *path)
+static int files_unlink(void *ctx, const char *path)
 {
-    return tree_remove(ctx, path, S_IFREG);
+    return files_remove(ctx, path, S_IFREG);
 }
 
-static int tree_rmdir(void *ctx, const char *path)
+static int files_rmdir(void *ctx, const char *path)
 {
-    return tree_remove(ctx, path, S_IFDIR);
+    return files_remove(ctx, path, S_IFDIR);
 }
 
 /* By the name, where the thing may not be opened. */
-static int tree_set_closed(int dir, const char *name, mode_t mode, const struct timespec times[2])
+static int files_set_closed(int dir, const char *name, mode_t mode, const struct timespec times[2])
 {
     if (fchmodat(dir, name, mode, AT_SYMLINK_NOFOLLOW) < 0) {
-        return errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL ? DATSYNC_E_ACCESS : tree_error(errno);
+        return errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL ? DATSYNC_E_ACCESS : files_error(errno);
     }
-    return utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW) < 0 ? tree_error(errno) : 0;
+    return utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW) < 0 ? files_error(errno) : 0;
 }
 
 /* Of a folder, the bits above the lowest 9 stay: they say what is made in it. */
-static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
+static int files_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
 {
-    tree *t = ctx;
+    files *t = ctx;
     struct timespec times[2];
     struct stat status;
     const char *name;
@@ -1659,8 +1659,8 @@ static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
     if (times[1].tv_sec < 0 || (uint64_t)times[1].tv_sec != mtime / 1000) {
         times[1].tv_sec = INT32_MAX; /* as file systems do with a time that they can't hold */
     }
-    int dir = tree_enter(t, path, 0, &name);
-    int error = dir < 0 ? dir : tree_look(dir, name, &status);
+    int dir = files_enter(t, path, 0, &name);
+    int error = dir < 0 ? dir : files_look(dir, name, &status);
     if (error != 0) {
         return error;
     }
@@ -1669,24 +1669,24 @@ static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
     }
     mode_t type = status.st_mode & S_IFMT;
     mode_t bits = (mode_t)((mode & 0777) | (S_ISDIR(status.st_mode) ? status.st_mode & 07000 : 0));
-    int fd = tree_openat(dir, name, O_RDONLY);
+    int fd = files_openat(dir, name, O_RDONLY);
     if (fd < 0) {
-        return errno == EACCES ? tree_set_closed(dir, name, bits, times) : tree_why(dir, name, type, errno);
+        return errno == EACCES ? files_set_closed(dir, name, bits, times) : files_why(dir, name, type, errno);
     }
-    error = fstat(fd, &status) < 0 ? os_error(errno) : tree_want(status.st_mode, type);
+    error = fstat(fd, &status) < 0 ? os_error(errno) : files_want(status.st_mode, type);
     if (error == 0 && (fchmod(fd, bits) < 0 || futimens(fd, times) < 0)) {
         error = os_error(errno);
     }
     if (error == 0 && t->each) {
-        tree_synced(t, file_flush(fd));
+        files_synced(t, file_flush(fd));
     }
     close(fd);
     return error;
 }
 
-static int tree_sync(void *ctx)
+static int files_sync(void *ctx)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     if (t->flags & DATSYNC_READ_ONLY) {
         return 0;
@@ -1702,35 +1702,35 @@ static int tree_sync(void *ctx)
         return 0;
     }
     for (size_t i = 0; i < t->writable_count; i++) {
-        tree_synced(t, file_flush(t->writable[i]));
+        files_synced(t, file_flush(t->writable[i]));
     }
     for (int i = 0; i < OS_KEEP; i++) {
         if (t->kept[i].fd >= 0 && t->kept[i].changed) {
-            tree_sync_folder(t, t->kept[i].fd);
+            files_sync_folder(t, t->kept[i].fd);
             t->kept[i].changed = 0;
         }
     }
     if (t->made) {
-        tree_synced(t, file_sync_above(t->root));
+        files_synced(t, file_sync_above(t->root));
         t->made = 0;
     }
-    tree_synced(t, file_sync(t->root, 1)); /* this one as far as the medium, and with it all before */
+    files_synced(t, file_sync(t->root, 1)); /* this one as far as the medium, and with it all before */
     return t->failed;
 }
 
-static void tree_free(void *ctx)
+static void files_free(void *ctx)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     for (int i = 0; i < OS_KEEP; i++) {
-        tree_leave(t, &t->kept[i]);
+        files_leave(t, &t->kept[i]);
     }
     close(t->root);
     free(t->writable);
     free(t);
 }
 
-int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
+int datsync_os_files(datsync_files *out, const char *dir, unsigned flags)
 {
     struct stat status;
     int made;
@@ -1741,7 +1741,7 @@ int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
         return errno == ENOTDIR ? DATSYNC_E_NOT_FOLDER : fd;
     }
     int error = fstat(fd, &status) < 0 ? os_error(errno) : 0;
-    tree *t = error == 0 ? malloc(sizeof *t) : NULL;
+    files *t = error == 0 ? malloc(sizeof *t) : NULL;
     if (t == NULL) {
         close(fd);
         return error != 0 ? error : DATSYNC_E_NOMEM;
@@ -1761,20 +1761,20 @@ int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
     out->case_folds = fpathconf(fd, _PC_CASE_SENSITIVE) == 0;
 #endif
     out->ctx = t;
-    out->open = tree_open;
-    out->read = tree_read;
-    out->write = tree_write;
-    out->truncate = tree_truncate;
-    out->close = tree_close;
-    out->stat = tree_stat;
-    out->list = tree_list;
-    out->mkdir = tree_mkdir;
-    out->rename = tree_rename;
-    out->unlink = tree_unlink;
-    out->rmdir = tree_rmdir;
-    out->set = tree_set;
-    out->sync = tree_sync;
-    out->close_tree = tree_free;
+    out->open_file = files_open_file;
+    out->read = files_read;
+    out->write = files_write;
+    out->truncate = files_truncate;
+    out->close_file = files_close_file;
+    out->stat = files_stat;
+    out->list = files_list;
+    out->mkdir = files_mkdir;
+    out->rename = files_rename;
+    out->unlink = files_unlink;
+    out->rmdir = files_rmdir;
+    out->set = files_set;
+    out->sync = files_sync;
+    out->close = files_free;
     return 0;
 }
 

@@ -1120,16 +1120,16 @@ typedef struct open_file {
     struct open_file *next;
 } open_file;
 
-typedef struct tree {
+typedef struct files {
     HANDLE root;
     unsigned flags;  /* enum datsync_feed_flags */
-    open_file *open; /* Windows syncs files one by one: when they are closed, and those that are open at tree_sync */
+    open_file *open; /* Windows syncs files one by one: when they are closed, and those that are open at files_sync */
     int failed;      /* the first of these syncs that failed: whether the bytes got there will never be known */
-} tree;
+} files;
 
 /* Names that Windows would take for others: devices, streams of a file, and what it strips off the end; and what looks
  * like the short name that it gives to a long one (`DAT~1` is `.dat`). */
-static int tree_name_is_other(const wchar_t *name, size_t len)
+static int files_name_is_other(const wchar_t *name, size_t len)
 {
     static const wchar_t *const devices[] = {L"con", L"prn", L"aux", L"nul", L"conin$", L"conout$", L"clock$"};
     size_t base = 0, tail;
@@ -1163,7 +1163,7 @@ static int tree_name_is_other(const wchar_t *name, size_t len)
 }
 
 /* path[0..len), one name, in UTF-16. */
-static int tree_wide(const char *path, size_t len, wchar_t out[OS_MAX_NAME + 1])
+static int files_wide(const char *path, size_t len, wchar_t out[OS_MAX_NAME + 1])
 {
     int units = len <= 4 * OS_MAX_NAME
                     ? MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, (int)len, out, OS_MAX_NAME)
@@ -1172,11 +1172,11 @@ static int tree_wide(const char *path, size_t len, wchar_t out[OS_MAX_NAME + 1])
         return DATSYNC_E_NAME;
     }
     out[units] = 0;
-    return tree_name_is_other(out, (size_t)units) ? DATSYNC_E_NAME : 0;
+    return files_name_is_other(out, (size_t)units) ? DATSYNC_E_NAME : 0;
 }
 
 /* What a handle is, as in Stat. */
-static int tree_info(HANDLE handle, datsync_file_info *out)
+static int files_info(HANDLE handle, datsync_file_info *out)
 {
     BY_HANDLE_FILE_INFORMATION info;
 
@@ -1197,7 +1197,7 @@ static int tree_info(HANDLE handle, datsync_file_info *out)
     return 0;
 }
 
-static int tree_want(uint32_t mode, uint32_t type)
+static int files_want(uint32_t mode, uint32_t type)
 {
     if ((mode & 0170000) == type) {
         return 0;
@@ -1208,7 +1208,7 @@ static int tree_want(uint32_t mode, uint32_t type)
 }
 
 /* Open the name in a folder, whatever it is. how: 1 what is there, 2 a new one, 3 either. */
-static int tree_openat(HANDLE dir, const wchar_t *name, ACCESS_MASK access, ULONG how, ULONG options, HANDLE *out)
+static int files_openat(HANDLE dir, const wchar_t *name, ACCESS_MASK access, ULONG how, ULONG options, HANDLE *out)
 {
     UNICODE_STRING text;
     OBJECT_ATTRIBUTES which;
@@ -1243,8 +1243,8 @@ static int tree_openat(HANDLE dir, const wchar_t *name, ACCESS_MASK access, ULON
     return os_error(why);
 }
 
-/* The folder that path is in, and its last name. A folder other than the root is the caller's to close (tree_leave). */
-static int tree_enter(const tree *t, const char *path, int writing, HANDLE *dir, wchar_t name[OS_MAX_NAME + 1])
+/* The folder that path is in, and its last name. A folder other than the root is the caller's to close (files_leave). */
+static int files_enter(const files *t, const char *path, int writing, HANDLE *dir, wchar_t name[OS_MAX_NAME + 1])
 {
     const char *at = path;
 
@@ -1259,7 +1259,7 @@ static int tree_enter(const tree *t, const char *path, int writing, HANDLE *dir,
         size_t len = strcspn(at, "/");
         int error = DATSYNC_E_INVALID;
         if (len > 0 && !(at[0] == '.' && (len == 1 || (len == 2 && at[1] == '.')))) {
-            error = tree_wide(at, len, name);
+            error = files_wide(at, len, name);
         }
         if (error == 0 && at[len] == 0) {
             return 0;
@@ -1267,11 +1267,11 @@ static int tree_enter(const tree *t, const char *path, int writing, HANDLE *dir,
         HANDLE next = INVALID_HANDLE_VALUE;
         datsync_file_info info;
         if (error == 0) {
-            error = tree_openat(*dir, name, FILE_TRAVERSE | FILE_READ_ATTRIBUTES, 1, TREE_BACKUP, &next);
+            error = files_openat(*dir, name, FILE_TRAVERSE | FILE_READ_ATTRIBUTES, 1, TREE_BACKUP, &next);
         }
         if (error == 0) {
-            error = tree_info(next, &info);
-            error = error == 0 ? tree_want(info.mode, 0040000) : error;
+            error = files_info(next, &info);
+            error = error == 0 ? files_want(info.mode, 0040000) : error;
         }
         if (*dir != t->root) {
             CloseHandle(*dir);
@@ -1288,7 +1288,7 @@ static int tree_enter(const tree *t, const char *path, int writing, HANDLE *dir,
     }
 }
 
-static void tree_leave(const tree *t, HANDLE dir)
+static void files_leave(const files *t, HANDLE dir)
 {
     if (dir != t->root) {
         CloseHandle(dir);
@@ -1296,26 +1296,26 @@ static void tree_leave(const tree *t, HANDLE dir)
 }
 
 /* Open what is at a path: of this type, 0 for any. */
-static int tree_get(const tree *t, const char *path, int writing, uint32_t type, ACCESS_MASK access, ULONG how,
-                    HANDLE *out)
+static int files_get(const files *t, const char *path, int writing, uint32_t type, ACCESS_MASK access, ULONG how,
+                     HANDLE *out)
 {
     wchar_t name[OS_MAX_NAME + 1];
     datsync_file_info info;
     HANDLE dir;
 
-    int error = tree_enter(t, path, writing, &dir, name);
+    int error = files_enter(t, path, writing, &dir, name);
     if (error != 0) {
         return error;
     }
-    error = tree_openat(dir, name, access | FILE_READ_ATTRIBUTES, how,
-                        how == 1          ? TREE_BACKUP
-                        : type == 0040000 ? TREE_FOLDER
-                                          : TREE_FILE,
-                        out);
-    tree_leave(t, dir);
+    error = files_openat(dir, name, access | FILE_READ_ATTRIBUTES, how,
+                         how == 1          ? TREE_BACKUP
+                         : type == 0040000 ? TREE_FOLDER
+                                           : TREE_FILE,
+                         out);
+    files_leave(t, dir);
     if (error == 0 && type != 0) {
-        error = tree_info(*out, &info);
-        error = error == 0 ? tree_want(info.mode, type) : error;
+        error = files_info(*out, &info);
+        error = error == 0 ? files_want(info.mode, type) : error;
         if (error != 0) {
             CloseHandle(*out);
         }
@@ -1323,19 +1323,19 @@ static int tree_get(const tree *t, const char *path, int writing, uint32_t type,
     return error;
 }
 
-static void tree_synced(tree *t, HANDLE handle)
+static void files_synced(files *t, HANDLE handle)
 {
     int error = t->flags & DATSYNC_NO_SYNC ? 0 : file_sync(handle);
     t->failed = t->failed != 0 ? t->failed : error;
 }
 
-static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
+static int files_open_file(void *ctx, const char *path, int writing, intptr_t *file)
 {
-    tree *t = ctx;
+    files *t = ctx;
     HANDLE handle;
 
     int error =
-        tree_get(t, path, writing, 0100000, GENERIC_READ | (writing ? GENERIC_WRITE : 0u), writing ? 3 : 1, &handle);
+        files_get(t, path, writing, 0100000, GENERIC_READ | (writing ? GENERIC_WRITE : 0u), writing ? 3 : 1, &handle);
     if (error != 0) {
         return error;
     }
@@ -1352,30 +1352,30 @@ static int tree_open(void *ctx, const char *path, int writing, intptr_t *file)
     return 0;
 }
 
-static int64_t tree_read(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len)
+static int64_t files_read(void *ctx, intptr_t file, uint64_t offset, void *buf, size_t len)
 {
     (void)ctx;
     return file_read(((open_file *)file)->handle, offset, buf, len);
 }
 
-static int tree_write(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len)
+static int files_write(void *ctx, intptr_t file, uint64_t offset, const void *buf, size_t len)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     return t->flags & DATSYNC_READ_ONLY ? DATSYNC_E_READ_ONLY
                                         : file_write(((open_file *)file)->handle, offset, buf, len);
 }
 
-static int tree_truncate(void *ctx, intptr_t file, uint64_t size)
+static int files_truncate(void *ctx, intptr_t file, uint64_t size)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     return t->flags & DATSYNC_READ_ONLY ? DATSYNC_E_READ_ONLY : file_truncate(((open_file *)file)->handle, size);
 }
 
-static void tree_close(void *ctx, intptr_t file)
+static void files_close_file(void *ctx, intptr_t file)
 {
-    tree *t = ctx;
+    files *t = ctx;
     open_file *f = (open_file *)file, **at = &t->open;
 
     while (*at != f) {
@@ -1383,30 +1383,30 @@ static void tree_close(void *ctx, intptr_t file)
     }
     *at = f->next;
     if (f->writing) {
-        tree_synced(t, f->handle);
+        files_synced(t, f->handle);
     }
     CloseHandle(f->handle);
     free(f);
 }
 
-static int tree_stat(void *ctx, const char *path, datsync_file_info *out)
+static int files_stat(void *ctx, const char *path, datsync_file_info *out)
 {
-    tree *t = ctx;
+    files *t = ctx;
     HANDLE handle;
 
     if (*path == 0) {
-        return tree_info(t->root, out);
+        return files_info(t->root, out);
     }
-    int error = tree_get(t, path, 0, 0, 0, 1, &handle);
+    int error = files_get(t, path, 0, 0, 0, 1, &handle);
     if (error == 0) {
-        error = tree_info(handle, out);
+        error = files_info(handle, out);
         CloseHandle(handle);
     }
     return error;
 }
 
 /* One name of a listing. */
-static int tree_tell(const FILE_ID_BOTH_DIR_INFO *entry, int (*fn)(void *arg, const char *name), void *arg)
+static int files_tell(const FILE_ID_BOTH_DIR_INFO *entry, int (*fn)(void *arg, const char *name), void *arg)
 {
     char name[3 * OS_MAX_NAME + 1];
     int units = (int)(entry->FileNameLength / sizeof(wchar_t));
@@ -1419,9 +1419,9 @@ static int tree_tell(const FILE_ID_BOTH_DIR_INFO *entry, int (*fn)(void *arg, co
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ? 0 : fn(arg, name);
 }
 
-static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg)
+static int files_list(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg)
 {
-    tree *t = ctx;
+    files *t = ctx;
     HANDLE dir;
     union {
         FILE_ID_BOTH_DIR_INFO first;
@@ -1433,7 +1433,7 @@ static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const cha
         dir = ReOpenFile(t->root, FILE_LIST_DIRECTORY, FILE_SHARE_ALL, FILE_FLAG_BACKUP_SEMANTICS);
         got = dir == INVALID_HANDLE_VALUE ? os_last_error() : 0;
     } else {
-        got = tree_get(t, path, 0, 0040000, FILE_LIST_DIRECTORY, 1, &dir);
+        got = files_get(t, path, 0, 0040000, FILE_LIST_DIRECTORY, 1, &dir);
     }
     if (got != 0) {
         return got;
@@ -1445,7 +1445,7 @@ static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const cha
         }
         for (size_t at = 0;;) {
             const FILE_ID_BOTH_DIR_INFO *entry = (const void *)(some.room + at);
-            got = tree_tell(entry, fn, arg);
+            got = files_tell(entry, fn, arg);
             if (got != 0 || entry->NextEntryOffset == 0) {
                 break;
             }
@@ -1456,23 +1456,23 @@ static int tree_list(void *ctx, const char *path, int (*fn)(void *arg, const cha
     return got;
 }
 
-static int tree_mkdir(void *ctx, const char *path)
+static int files_mkdir(void *ctx, const char *path)
 {
-    tree *t = ctx;
+    files *t = ctx;
     datsync_file_info info;
     HANDLE handle;
 
-    int error = tree_get(t, path, 1, 0040000, FILE_LIST_DIRECTORY, 2, &handle);
+    int error = files_get(t, path, 1, 0040000, FILE_LIST_DIRECTORY, 2, &handle);
     if (error == 0) {
         CloseHandle(handle);
         return 0;
     }
-    return tree_stat(ctx, path, &info) == 0 ? tree_want(info.mode, 0040000) : error;
+    return files_stat(ctx, path, &info) == 0 ? files_want(info.mode, 0040000) : error;
 }
 
 /* The two information classes for a change: from Windows 10 on the one with flags, under which what is replaced or
  * removed may be open elsewhere, as on other systems. */
-static int tree_change(HANDLE handle, void *what, ULONG size, int flagged, int plain, ULONG flags)
+static int files_change(HANDLE handle, void *what, ULONG size, int flagged, int plain, ULONG flags)
 {
     IO_STATUS_BLOCK status;
 
@@ -1493,9 +1493,9 @@ static int tree_change(HANDLE handle, void *what, ULONG size, int flagged, int p
 }
 
 /* A file gives way to what is renamed, a link is left where it is, as a folder is. */
-static int tree_rename(void *ctx, const char *from, const char *to)
+static int files_rename(void *ctx, const char *from, const char *to)
 {
-    tree *t = ctx;
+    files *t = ctx;
     datsync_file_info info;
     wchar_t name[OS_MAX_NAME + 1];
     HANDLE dir, handle;
@@ -1506,56 +1506,56 @@ static int tree_rename(void *ctx, const char *from, const char *to)
         wchar_t name[OS_MAX_NAME + 1];
     } what;
 
-    int error = tree_stat(ctx, to, &info);
-    error = error == DATSYNC_E_NO_ENTRY ? 0 : error == 0 ? tree_want(info.mode, 0100000) : error;
+    int error = files_stat(ctx, to, &info);
+    error = error == DATSYNC_E_NO_ENTRY ? 0 : error == 0 ? files_want(info.mode, 0100000) : error;
     if (error == 0) {
-        error = tree_enter(t, to, 1, &dir, name);
+        error = files_enter(t, to, 1, &dir, name);
     }
     if (error != 0) {
         return error;
     }
-    error = tree_get(t, from, 1, 0, DELETE, 1, &handle);
+    error = files_get(t, from, 1, 0, DELETE, 1, &handle);
     if (error == 0) {
         memset(&what, 0, sizeof what);
         what.dir = dir;
         what.len = (ULONG)(wcslen(name) * sizeof *name);
         wcscpy(what.name, name);
         /* FileRenameInformationEx, FileRenameInformation; replace, POSIX semantics */
-        error = tree_change(handle, &what, sizeof what, 65, 10, 1 | 2);
+        error = files_change(handle, &what, sizeof what, 65, 10, 1 | 2);
         CloseHandle(handle);
     }
-    tree_leave(t, dir);
+    files_leave(t, dir);
     return error;
 }
 
-static int tree_remove(tree *t, const char *path, uint32_t type)
+static int files_remove(files *t, const char *path, uint32_t type)
 {
     ULONG what = 0;
     HANDLE handle;
 
-    int error = tree_get(t, path, 1, type, DELETE, 1, &handle);
+    int error = files_get(t, path, 1, type, DELETE, 1, &handle);
     if (error == 0) {
         /* FileDispositionInformationEx, FileDispositionInformation; delete, POSIX semantics, also what is read-only */
-        error = tree_change(handle, &what, sizeof what, 64, 13, 1 | 2 | 16);
+        error = files_change(handle, &what, sizeof what, 64, 13, 1 | 2 | 16);
         CloseHandle(handle);
     }
     return error;
 }
 
-static int tree_unlink(void *ctx, const char *path)
+static int files_unlink(void *ctx, const char *path)
 {
-    return tree_remove(ctx, path, 0100000);
+    return files_remove(ctx, path, 0100000);
 }
 
-static int tree_rmdir(void *ctx, const char *path)
+static int files_rmdir(void *ctx, const char *path)
 {
-    return tree_remove(ctx, path, 0040000);
+    return files_remove(ctx, path, 0040000);
 }
 
 /* The time only: there are no permissions like these here. */
-static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
+static int files_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
 {
-    tree *t = ctx;
+    files *t = ctx;
     datsync_file_info info;
     FILETIME when;
     HANDLE handle;
@@ -1568,11 +1568,11 @@ static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
     uint64_t ticks = (mtime < most ? mtime : most) * 10000 + 116444736000000000u;
     when.dwLowDateTime = (DWORD)(ticks & 0xffffffffu);
     when.dwHighDateTime = (DWORD)(ticks >> 32);
-    int error = tree_get(t, path, 0, 0, FILE_WRITE_ATTRIBUTES, 1, &handle);
+    int error = files_get(t, path, 0, 0, FILE_WRITE_ATTRIBUTES, 1, &handle);
     if (error != 0) {
         return error;
     }
-    error = tree_info(handle, &info);
+    error = files_info(handle, &info);
     if (error == 0 && (info.mode & 0170000) == 0120000) {
         error = DATSYNC_E_LINK;
     }
@@ -1583,27 +1583,27 @@ static int tree_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
     return error;
 }
 
-static int tree_sync(void *ctx)
+static int files_sync(void *ctx)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     for (open_file *f = t->open; f != NULL; f = f->next) {
         if (f->writing) {
-            tree_synced(t, f->handle);
+            files_synced(t, f->handle);
         }
     }
     return t->failed;
 }
 
-static void tree_free(void *ctx)
+static void files_free(void *ctx)
 {
-    tree *t = ctx;
+    files *t = ctx;
 
     CloseHandle(t->root);
     free(t);
 }
 
-int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
+int datsync_os_files(datsync_files *out, const char *dir, unsigned flags)
 {
     datsync_file_info info;
     wchar_t *path;
@@ -1625,10 +1625,10 @@ int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
         }
     }
     free(path);
-    if (error == 0 && (error = tree_info(root, &info)) == 0 && (info.mode & 0170000) != 0040000) {
+    if (error == 0 && (error = files_info(root, &info)) == 0 && (info.mode & 0170000) != 0040000) {
         error = DATSYNC_E_NOT_FOLDER;
     }
-    tree *t = error == 0 ? malloc(sizeof *t) : NULL;
+    files *t = error == 0 ? malloc(sizeof *t) : NULL;
     if (t == NULL) {
         if (root != INVALID_HANDLE_VALUE) {
             CloseHandle(root);
@@ -1640,20 +1640,20 @@ int datsync_os_tree(datsync_tree *out, const char *dir, unsigned flags)
     t->flags = flags;
     out->case_folds = 1;
     out->ctx = t;
-    out->open = tree_open;
-    out->read = tree_read;
-    out->write = tree_write;
-    out->truncate = tree_truncate;
-    out->close = tree_close;
-    out->stat = tree_stat;
-    out->list = tree_list;
-    out->mkdir = tree_mkdir;
-    out->rename = tree_rename;
-    out->unlink = tree_unlink;
-    out->rmdir = tree_rmdir;
-    out->set = tree_set;
-    out->sync = tree_sync;
-    out->close_tree = tree_free;
+    out->open_file = files_open_file;
+    out->read = files_read;
+    out->write = files_write;
+    out->truncate = files_truncate;
+    out->close_file = files_close_file;
+    out->stat = files_stat;
+    out->list = files_list;
+    out->mkdir = files_mkdir;
+    out->rename = files_rename;
+    out->unlink = files_unlink;
+    out->rmdir = files_rmdir;
+    out->set = files_set;
+    out->sync = files_sync;
+    out->close = files_free;
     return 0;
 }
 

@@ -128,7 +128,7 @@ void scan_about(const char *s, about *out)
     }
 }
 
-int write_about(const cli *c, const datsync_tree *tree, const char *key)
+int write_about(const cli *c, const datsync_files *files, const char *key)
 {
     const char *values[ABOUT] = {c->title, c->description, "", c->author, c->license};
     datsync_file_info info;
@@ -136,7 +136,7 @@ int write_about(const cli *c, const datsync_tree *tree, const char *key)
     char url[80];
     intptr_t file;
 
-    int error = tree->stat(tree->ctx, "dat.json", &info);
+    int error = files->stat(files->ctx, "dat.json", &info);
     if (error != DATSYNC_E_NO_ENTRY) {
         return error < 0 ? error : 1;
     }
@@ -151,11 +151,11 @@ int write_about(const cli *c, const datsync_tree *tree, const char *key)
         }
     }
     put_buffer(&text, "\n}\n", 3);
-    error = text.failed ? DATSYNC_E_NOMEM : tree->open(tree->ctx, "dat.json", 1, &file);
+    error = text.failed ? DATSYNC_E_NOMEM : files->open_file(files->ctx, "dat.json", 1, &file);
     if (error == 0) {
-        error = tree->write(tree->ctx, file, 0, text.text, text.len);
-        tree->close(tree->ctx, file);
+        error = files->write(files->ctx, file, 0, text.text, text.len);
+        files->close_file(files->ctx, file);
     }
     free(text.text);
-    return error == 0 ? tree->sync(tree->ctx) : error;
+    return error == 0 ? files->sync(files->ctx) : error;
 }

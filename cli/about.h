@@ -21,6 +21,6 @@ typedef struct about {
 void scan_about(const char *s, about *out);
 
 /* Makes dat.json of --title and its kin where there is none; key is in digits. An error, or 1 if one was there. */
-int write_about(const cli *c, const datsync_tree *tree, const char *key);
+int write_about(const cli *c, const datsync_files *files, const char *key);
 
 #endif

@@ -22,13 +22,13 @@
 /* ---------------------------------------------------------------- create, share ----------------------------------- */
 
 /* A folder that came without its .dat: the people who look for the old drive won't find this one. */
-static void tell_other_about(cli *c, const char *dir, const datsync_tree *tree, const char *key)
+static void tell_other_about(cli *c, const char *dir, const datsync_files *files, const char *key)
 {
     char why[ABOUT_MAX + 80];
     growing text;
     about found;
 
-    if (read_whole(tree, "dat.json", &text) < 0) {
+    if (read_whole(files, "dat.json", &text) < 0) {
         return;
     }
     scan_about(text.text, &found);
@@ -42,7 +42,7 @@ static void tell_other_about(cli *c, const char *dir, const datsync_tree *tree, 
 /* Makes the drive of a folder and its dat.json; imports nothing yet. */
 static int make_drive(cli *c, const char *dir, datsync_drive **drive)
 {
-    datsync_tree tree;
+    datsync_files files;
     char key[65];
     opening how = {dir, NULL, NULL, DATSYNC_CREATE, 1};
 
@@ -51,17 +51,17 @@ static int make_drive(cli *c, const char *dir, datsync_drive **drive)
         return code;
     }
     hex(key, datsync_feed_key(datsync_drive_metadata(*drive)));
-    memset(&tree, 0, sizeof tree);
+    memset(&files, 0, sizeof files);
     int error = datsync_drive_flush(*drive);
     if (error == 0) {
-        error = datsync_os_tree(&tree, dir, 0);
+        error = datsync_os_files(&files, dir, 0);
     }
     if (error == 0) {
-        error = write_about(c, &tree, key);
+        error = write_about(c, &files, key);
         if (error == 1) {
-            tell_other_about(c, dir, &tree, key);
+            tell_other_about(c, dir, &files, key);
         }
-        close_tree(&tree);
+        close_files(&files);
     }
     if (error == 1 && (c->title != NULL || c->description != NULL || c->author != NULL || c->license != NULL)) {
         note(c, "%s: its dat.json is kept as it is", dir);
@@ -173,11 +173,11 @@ static int tell_no_files(const transfer *t)
 /* What is shared must be there. */
 static int need_folder(cli *c, const char *dir)
 {
-    datsync_tree tree;
+    datsync_files files;
 
-    memset(&tree, 0, sizeof tree);
-    int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
-    close_tree(&tree);
+    memset(&files, 0, sizeof files);
+    int error = datsync_os_files(&files, dir, DATSYNC_READ_ONLY);
+    close_files(&files);
     return dir[0] == 0 || error == DATSYNC_E_NO_ENTRY ? fail(c, USAGE, "%s: there is no such folder", dir) : DONE;
 }
 
@@ -225,18 +225,18 @@ static int stop_list(void *arg, const char *name)
 /* A folder that has files, and no drive, is not ours to write to. */
 static int check_clone_folder(cli *c, const char *dir)
 {
-    datsync_tree tree;
+    datsync_files files;
     datsync_file_info info;
     uint8_t key[32];
     int used = 0;
 
-    memset(&tree, 0, sizeof tree);
-    int error = datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY);
+    memset(&files, 0, sizeof files);
+    int error = datsync_os_files(&files, dir, DATSYNC_READ_ONLY);
     if (error == 0) {
-        if (tree.stat(tree.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY && find_layout(dir, key) == NULL) {
-            error = tree.list(tree.ctx, "", stop_list, &used);
+        if (files.stat(files.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY && find_layout(dir, key) == NULL) {
+            error = files.list(files.ctx, "", stop_list, &used);
         }
-        close_tree(&tree);
+        close_files(&files);
     }
     if (error < 0 && error != DATSYNC_E_NO_ENTRY) {
         return fail_drive(c, dir, error);

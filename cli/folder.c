@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * It reads and never writes. It calls the system's tree of files, text and output.
+ * It reads and never writes. It calls the system's folder of files, text and output.
  */
 #include "folder.h"
 #include "output.h"
@@ -13,22 +13,22 @@
 
 /* ---------------------------------------------------------------- small files ------------------------------------- */
 
-int read_whole(const datsync_tree *tree, const char *path, growing *out)
+int read_whole(const datsync_files *files, const char *path, growing *out)
 {
     char piece[16384];
     intptr_t file;
     int64_t got = 1;
 
     memset(out, 0, sizeof *out);
-    int error = tree->open(tree->ctx, path, 0, &file);
+    int error = files->open_file(files->ctx, path, 0, &file);
     if (error < 0) {
         return error;
     }
     while (got > 0 && out->len <= CLI_MAX_FILE && !out->failed) {
-        got = tree->read(tree->ctx, file, out->len, piece, sizeof piece);
+        got = files->read(files->ctx, file, out->len, piece, sizeof piece);
         put_buffer(out, piece, got > 0 ? (size_t)got : 0);
     }
-    tree->close(tree->ctx, file);
+    files->close_file(files->ctx, file);
     error = got < 0 ? (int)got : out->failed ? DATSYNC_E_NOMEM : out->len > CLI_MAX_FILE ? DATSYNC_E_TOO_BIG : 0;
     if (error < 0) {
         free(out->text);
@@ -37,31 +37,31 @@ int read_whole(const datsync_tree *tree, const char *path, growing *out)
     return error;
 }
 
-void close_tree(datsync_tree *tree)
+void close_files(datsync_files *files)
 {
-    if (tree->close_tree != NULL) {
-        tree->close_tree(tree->ctx);
+    if (files->close != NULL) {
+        files->close(files->ctx);
     }
-    memset(tree, 0, sizeof *tree);
+    memset(files, 0, sizeof *files);
 }
 
 /* The key that a folder keeps in the file of this name: 1 if there is one. */
 static int folder_key(const char *dir, const char *name, uint8_t key[32])
 {
-    datsync_tree tree;
+    datsync_files files;
     growing text;
     int there = 0;
 
-    memset(&tree, 0, sizeof tree);
-    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+    memset(&files, 0, sizeof files);
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
         return 0;
     }
-    if (read_whole(&tree, name, &text) == 0) {
+    if (read_whole(&files, name, &text) == 0) {
         there = text.len == 32;
         memcpy(key, text.text, there ? 32 : 0);
         free(text.text);
     }
-    close_tree(&tree);
+    close_files(&files);
     return there;
 }
 
@@ -161,7 +161,7 @@ char *clone_folder(const char *dir, const uint8_t key[32])
 typedef struct shelf {
     const cli *c;
     const char *dir;
-    const datsync_tree *tree;
+    const datsync_files *files;
     char inner[128], first[128]; /* the path that is looked at; the first drive's */
     uint64_t count;
 } shelf;
@@ -181,7 +181,7 @@ static int on_beaker_drive(void *arg, const char *name)
         return 0;
     }
     snprintf(s->inner + len, sizeof s->inner - len, "/%s/metadata/key", name);
-    int there = s->tree->stat(s->tree->ctx, s->inner, &info) == 0 && info.size == 32;
+    int there = s->files->stat(s->files->ctx, s->inner, &info) == 0 && info.size == 32;
     s->inner[len + 63] = 0;
     if (there && s->count++ < CLI_MAX_NAMED) {
         char *place = join(s->dir, s->inner);
@@ -204,7 +204,7 @@ static int on_beaker_folder(void *arg, const char *name)
 
     if (is_digits(name, 2)) {
         snprintf(s->inner + len, sizeof s->inner - len, "%s", name);
-        (void)s->tree->list(s->tree->ctx, s->inner, on_beaker_drive, s);
+        (void)s->files->list(s->files->ctx, s->inner, on_beaker_drive, s);
         s->inner[len] = 0;
     }
     return 0;
@@ -212,25 +212,25 @@ static int on_beaker_folder(void *arg, const char *name)
 
 int check_beaker(const cli *c, const char *dir)
 {
-    datsync_tree tree;
+    datsync_files files;
     char root[32];
     shelf s;
 
     memset(&s, 0, sizeof s);
-    memset(&tree, 0, sizeof tree);
-    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+    memset(&files, 0, sizeof files);
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
         return DONE;
     }
     s.c = c;
     s.dir = dir;
-    s.tree = &tree;
+    s.files = &files;
     for (size_t i = 0; i < COUNT(beaker_roots) && s.count == 0; i++) {
         strcpy(s.inner, beaker_roots[i]);
         strcpy(root, beaker_roots[i]);
         root[strlen(root) > 0 ? strlen(root) - 1 : 0] = 0; /* without its slash */
-        (void)tree.list(tree.ctx, root, on_beaker_folder, &s);
+        (void)files.list(files.ctx, root, on_beaker_folder, &s);
     }
-    close_tree(&tree);
+    close_files(&files);
     return s.count == 0
                ? DONE
                : fail(c, FAILED,
@@ -241,20 +241,20 @@ int check_beaker(const cli *c, const char *dir)
 int check_indexed(const cli *c, const char *dir, const placing *how)
 {
     static const char *const parts[] = {"data", "signatures", "tree", "bitfield"};
-    datsync_tree tree;
+    datsync_files files;
     datsync_file_info info;
     char name[64];
     int found = 0;
 
-    memset(&tree, 0, sizeof tree);
-    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+    memset(&files, 0, sizeof files);
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
         return DONE; /* opening the drive tells it */
     }
     for (size_t i = 0; i < 2 * COUNT(parts) && !found; i++) {
         snprintf(name, sizeof name, "%s%s.index", i % 2 ? how->metadata : how->content, parts[i / 2]);
-        found = tree.stat(tree.ctx, name, &info) == 0;
+        found = files.stat(files.ctx, name, &info) == 0;
     }
-    close_tree(&tree);
+    close_files(&files);
     name[strlen(name) - sizeof ".index" + 1] = 0;
     return found ? fail(c, FAILED,
                         "%s/%s: is an indexed file (a .index lies beside it), as Beaker kept them on file systems "

@@ -13,10 +13,10 @@
 
 /* A small file beneath a folder, whole: 0, or an error (DATSYNC_E_NO_ENTRY; DATSYNC_E_TOO_BIG). Links are not followed. The text is
  * the caller's to free, and NULL after an error. */
-int read_whole(const datsync_tree *tree, const char *path, growing *out);
+int read_whole(const datsync_files *files, const char *path, growing *out);
 
-/* Closes a tree that may never have been opened, if it was zeroed. */
-void close_tree(datsync_tree *tree);
+/* Closes files that may never have been opened, if it was zeroed. */
+void close_files(datsync_files *files);
 
 /* Are these 32 bytes the same? */
 int same_key(const uint8_t *a, const uint8_t *b);

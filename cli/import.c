@@ -31,7 +31,7 @@ void importing_end(importing *im)
     ignoring_free(&im->rules);
     told_free(&im->told);
     free(im->waits);
-    close_tree(&im->tree);
+    close_files(&im->folder);
 }
 
 int importing_begin(importing *im, cli *c, const char *dir, datsync_drive *drive)
@@ -41,7 +41,7 @@ int importing_begin(importing *im, cli *c, const char *dir, datsync_drive *drive
     im->dir = dir;
     im->drive = drive;
     im->columns = terminal(c);
-    int error = datsync_os_tree(&im->tree, dir, DATSYNC_READ_ONLY);
+    int error = datsync_os_files(&im->folder, dir, DATSYNC_READ_ONLY);
     return error < 0 ? fail_drive(c, dir, error) : DONE;
 }
 
@@ -72,12 +72,12 @@ static int names_secret_key(const char *path)
 }
 
 /* A feed's or a drive's, wherever it lies. */
-static int is_secret_file(const datsync_tree *tree, const char *path)
+static int is_secret_file(const datsync_files *files, const char *path)
 {
     growing text;
     int found = 0;
 
-    if (names_secret_key(path) && read_whole(tree, path + 1, &text) == 0) {
+    if (names_secret_key(path) && read_whole(files, path + 1, &text) == 0) {
         found = text.len == 64 && is_secret_key((const uint8_t *)text.text);
         free(text.text);
     }
@@ -93,7 +93,7 @@ static int on_ignore(void *ctx, const char *path, int is_folder)
     if (is_ignored(&im->rules, path, is_folder)) {
         return 1;
     }
-    if (is_folder || !is_secret_file(&im->tree, path)) {
+    if (is_folder || !is_secret_file(&im->folder, path)) {
         return 0;
     }
     if (!im->only_count && told_first(&im->told, path, 0)) {
@@ -316,7 +316,7 @@ int import_folder(importing *im)
     im->files = im->bytes = im->ended_bytes = im->shown_bytes = 0;
     im->rules.with_hidden = im->c->with_hidden;
     im->began = im->shown_at = im->meter.at = datsync_os_clock(NULL);
-    int error = read_ignore(&im->rules, &im->tree, on_bad_rule, im);
+    int error = read_ignore(&im->rules, &im->folder, on_bad_rule, im);
     if (error < 0) {
         return fail(im->c, FAILED, "%s/.datignore: %s", im->dir, datsync_strerror(error));
     }

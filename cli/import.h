@@ -10,16 +10,16 @@
 #include "rules.h"
 
 /* One folder's, from its first import to its last. After importing_begin the caller may set only_count, shares and watches, and ds while
- * the folder is on the network; he reads tree, later and counts. */
+ * the folder is on the network; he reads files, later and counts. */
 typedef struct importing {
     cli *c;
     const char *dir;
     datsync_drive *drive;
-    datsync_tree tree;   /* a second look at the folder, for what is the command's own there */
-    datsync *ds;         /* once it is shared: the network goes on meanwhile */
-    int only_count;      /* tell nothing */
-    int shares, watches; /* it is imported to be shared; and goes on being imported */
-    int network;         /* its error, which ended the import */
+    datsync_files folder; /* a second look at the folder, for what is the command's own there */
+    datsync *ds;          /* once it is shared: the network goes on meanwhile */
+    int only_count;       /* tell nothing */
+    int shares, watches;  /* it is imported to be shared; and goes on being imported */
+    int network;          /* its error, which ended the import */
     ignoring rules;
     told told;
     struct waiting *waits; /* those that wait, by the hash of their path */

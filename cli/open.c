@@ -120,7 +120,7 @@ static int open_drive_plugs(const cli *c, const opening *how, datsync_drive_opti
 {
     /* share never makes a folder: a name that isn't there is a mistake */
     unsigned flags = c->command->bit == SHARE ? how->flags & ~(unsigned)DATSYNC_CREATE : how->flags;
-    int error = has_files(c) ? datsync_os_tree(&options->tree, how->dir, flags) : 0;
+    int error = has_files(c) ? datsync_os_files(&options->files, how->dir, flags) : 0;
 
     if (error == 0) {
         error = open_store(&options->metadata, how->dir, c->layout->metadata, how->flags);
@@ -148,7 +148,7 @@ static void close_drive_plugs(datsync_drive_options *options)
     if (options->secrets.close != NULL) {
         options->secrets.close(options->secrets.ctx);
     }
-    close_tree(&options->tree);
+    close_files(&options->files);
 }
 
 /* What the folder holds already, told in words before the drive itself is opened. */
@@ -270,15 +270,15 @@ int is_owner(const datsync_drive *drive)
 
 int lacks_key(const datsync_drive *drive, const char *dir)
 {
-    datsync_tree tree;
+    datsync_files files;
     datsync_file_info info;
 
     memset(&info, 0, sizeof info);
-    memset(&tree, 0, sizeof tree);
-    if (!is_owner(drive) && datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) == 0) {
-        int error = tree.stat(tree.ctx, ".dat/metadata.ogd", &info);
+    memset(&files, 0, sizeof files);
+    if (!is_owner(drive) && datsync_os_files(&files, dir, DATSYNC_READ_ONLY) == 0) {
+        int error = files.stat(files.ctx, ".dat/metadata.ogd", &info);
         info.size = error < 0 ? 0 : info.size;
-        close_tree(&tree);
+        close_files(&files);
     }
     return info.size > 0;
 }

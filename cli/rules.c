@@ -176,12 +176,13 @@ static const char *read_rule(char *line, size_t len, rule *out)
     return glob_fault(out->pattern);
 }
 
-int read_ignore(ignoring *ig, const datsync_tree *tree, void (*bad)(void *ctx, size_t line, const char *why), void *ctx)
+int read_ignore(ignoring *ig, const datsync_files *files, void (*bad)(void *ctx, size_t line, const char *why),
+                void *ctx)
 {
     growing text;
     size_t lines = 1;
 
-    int error = read_whole(tree, ".datignore", &text);
+    int error = read_whole(files, ".datignore", &text);
     if (error < 0) {
         return error == DATSYNC_E_NO_ENTRY ? 0 : error;
     }

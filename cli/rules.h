@@ -23,7 +23,7 @@ typedef struct ignoring {
 } ignoring;
 
 /* Reads the folder's .datignore, which need not be there: 0, or an error. `bad` is called for each line that is no pattern. */
-int read_ignore(ignoring *ig, const datsync_tree *tree, void (*bad)(void *ctx, size_t line, const char *why),
+int read_ignore(ignoring *ig, const datsync_files *files, void (*bad)(void *ctx, size_t line, const char *why),
                 void *ctx);
 
 /* A path is left out if it is, or any folder that it lies in. */

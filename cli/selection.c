@@ -142,13 +142,13 @@ static const char *read_selected(cli *c, char *line, size_t len)
 }
 
 /* The selection that the folder keeps, if it does: an exit code. */
-static int read_selection(cli *c, const char *dir, const datsync_tree *tree)
+static int read_selection(cli *c, const char *dir, const datsync_files *files)
 {
     growing text;
     const char *fault = NULL;
     size_t line = 0;
 
-    int error = read_whole(tree, SELECTION, &text);
+    int error = read_whole(files, SELECTION, &text);
     if (error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_NOT_FOLDER) {
         return DONE;
     }
@@ -171,19 +171,19 @@ static int read_selection(cli *c, const char *dir, const datsync_tree *tree)
 
 int look_at_selection(cli *c, const char *dir)
 {
-    datsync_tree tree;
+    datsync_files files;
 
-    memset(&tree, 0, sizeof tree);
-    if (datsync_os_tree(&tree, dir, DATSYNC_READ_ONLY) < 0) {
+    memset(&files, 0, sizeof files);
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
         return DONE; /* opening the drive tells it */
     }
-    int code = read_selection(c, dir, &tree);
-    close_tree(&tree);
+    int code = read_selection(c, dir, &files);
+    close_files(&files);
     return code;
 }
 
 /* Aside, then renamed: there is a whole one at any moment. */
-static int write_selection(const cli *c, const datsync_tree *tree)
+static int write_selection(const cli *c, const datsync_files *files)
 {
     growing text = {0};
     intptr_t file;
@@ -192,39 +192,39 @@ static int write_selection(const cli *c, const datsync_tree *tree)
         put_buffer(&text, c->selects[i], strlen(c->selects[i]));
         put_buffer(&text, "\n", 1);
     }
-    int error = text.failed ? DATSYNC_E_NOMEM : tree->mkdir(tree->ctx, ".dat"); /* which other layouts have not */
-    error = error == 0 ? tree->open(tree->ctx, SELECTION ".new", 1, &file) : error;
+    int error = text.failed ? DATSYNC_E_NOMEM : files->mkdir(files->ctx, ".dat"); /* which other layouts have not */
+    error = error == 0 ? files->open_file(files->ctx, SELECTION ".new", 1, &file) : error;
     if (error == 0) {
-        error = tree->truncate(tree->ctx, file, 0);
-        error = error == 0 ? tree->write(tree->ctx, file, 0, text.text, text.len) : error;
-        tree->close(tree->ctx, file);
+        error = files->truncate(files->ctx, file, 0);
+        error = error == 0 ? files->write(files->ctx, file, 0, text.text, text.len) : error;
+        files->close_file(files->ctx, file);
     }
     free(text.text);
-    error = error == 0 ? tree->rename(tree->ctx, SELECTION ".new", SELECTION) : error;
-    return error == 0 ? tree->sync(tree->ctx) : error;
+    error = error == 0 ? files->rename(files->ctx, SELECTION ".new", SELECTION) : error;
+    return error == 0 ? files->sync(files->ctx) : error;
 }
 
-static int drop_selection(const datsync_tree *tree)
+static int drop_selection(const datsync_files *files)
 {
-    int error = tree->unlink(tree->ctx, SELECTION);
+    int error = files->unlink(files->ctx, SELECTION);
 
-    return error == DATSYNC_E_NO_ENTRY ? 0 : error == 0 ? tree->sync(tree->ctx) : error;
+    return error == DATSYNC_E_NO_ENTRY ? 0 : error == 0 ? files->sync(files->ctx) : error;
 }
 
 int settle_selection(cli *c, const char *dir)
 {
-    datsync_tree tree;
+    datsync_files files;
 
-    memset(&tree, 0, sizeof tree);
-    int code = DONE, error = datsync_os_tree(&tree, dir, 0);
+    memset(&files, 0, sizeof files);
+    int code = DONE, error = datsync_os_files(&files, dir, 0);
     if (error == 0 && c->all) {
-        error = drop_selection(&tree);
+        error = drop_selection(&files);
     } else if (error == 0 && c->select_count > 0) {
-        error = write_selection(c, &tree);
+        error = write_selection(c, &files);
     } else if (error == 0) {
-        code = read_selection(c, dir, &tree);
+        code = read_selection(c, dir, &files);
     }
-    close_tree(&tree);
+    close_files(&files);
     return error < 0 ? fail(c, FAILED, "%s/" SELECTION ": %s", dir, datsync_strerror(error)) : code;
 }
 

@@ -71,12 +71,12 @@ static int read_stored(datsync_drive *drive, const char *path, growing *out)
     return error;
 }
 
-static void say_about(const cli *c, datsync_drive *drive, const datsync_tree *tree)
+static void say_about(const cli *c, datsync_drive *drive, const datsync_files *files)
 {
     growing text;
     about found;
 
-    int error = has_files(c) ? read_whole(tree, "dat.json", &text) : read_stored(drive, "/dat.json", &text);
+    int error = has_files(c) ? read_whole(files, "dat.json", &text) : read_stored(drive, "/dat.json", &text);
     if (error < 0) {
         return;
     }
@@ -160,7 +160,7 @@ static void say_selection(const cli *c)
 #define LOOSE_KEY ".dat/metadata.secret_key"
 
 /* A secret key that isn't where it is looked for, though this is the owner's folder, or one lies in it. */
-static void say_key(const cli *c, const datsync_drive *drive, const char *dir, const datsync_tree *tree)
+static void say_key(const cli *c, const datsync_drive *drive, const char *dir, const datsync_files *files)
 {
     const uint8_t *key = datsync_feed_key(datsync_drive_metadata(drive));
     growing text;
@@ -171,7 +171,7 @@ static void say_key(const cli *c, const datsync_drive *drive, const char *dir, c
     if (lacks_key(drive, dir)) {
         say_bool(c, c->json ? "key_missing" : "key missing", 1);
     }
-    if (read_whole(tree, LOOSE_KEY, &text) < 0) {
+    if (read_whole(files, LOOSE_KEY, &text) < 0) {
         return;
     }
     int fits = text.len == 64 && same_key((const uint8_t *)text.text + 32, key);
@@ -220,10 +220,10 @@ int run_status(cli *c)
             json_begin("status");
         }
         say_text(c, "key", key);
-        say_about(c, drive, &im.tree);
+        say_about(c, drive, &im.folder);
         say_drive(c, drive, &state);
         say_selection(c);
-        say_key(c, drive, dir, &im.tree);
+        say_key(c, drive, dir, &im.folder);
         if (importing_it) {
             say_number(c, "added", im.counts[DATSYNC_ADDED]);
             say_number(c, "updated", im.counts[DATSYNC_UPDATED]);

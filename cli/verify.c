@@ -52,7 +52,7 @@ static int tell_verified(const verifying *v, const char *dir, uint64_t good, con
     }
     if (v->c->overwritten) { /* whatever is good, nothing else opens it */
         return fail(v->c, FAILED,
-                    "%s: the bitfield's header is zeroed, as hypercore's `overwrite` leaves it; without it, by tree, "
+                    "%s: the bitfield's header is zeroed, as hypercore's `overwrite` leaves it; without it, by files, "
                     "signatures and data, good %s: %llu; nothing was changed",
                     dir, what, (unsigned long long)good);
     }
@@ -71,7 +71,7 @@ int feed_verify(cli *c)
     if (code != DONE) {
         return code;
     }
-    int64_t good = datsync_feed_audit(feed, on_fault, &v);
+    int64_t good = datsync_feed_verify(feed, on_fault, &v);
     code = good < 0 ? fail_feed(c, how.dir, (int)good) : tell_verified(&v, how.dir, (uint64_t)good, "blocks");
     return close_feed(c, how.dir, feed, code);
 }
@@ -140,10 +140,10 @@ int run_verify(cli *c)
     }
     tell_missing(&v, datsync_drive_metadata(drive));
     lay_out(c, drive); /* only what is selected is looked for */
-    int64_t good = datsync_feed_audit(datsync_drive_metadata(drive), on_fault, &v);
+    int64_t good = datsync_feed_verify(datsync_drive_metadata(drive), on_fault, &v);
     if (good >= 0 && datsync_drive_archive(drive) && datsync_drive_content(drive) != NULL) {
         v.prefix = "content.";
-        good = datsync_feed_audit(datsync_drive_content(drive), on_fault, &v);
+        good = datsync_feed_verify(datsync_drive_content(drive), on_fault, &v);
     }
     if (good >= 0) {
         good = datsync_drive_verify(drive, &check);

@@ -1304,6 +1304,34 @@ static void check_strangers(void)
     CHECK(datsync_feed_close(f) == 0);
 }
 
+/* What a synchronizer was made with may go: names of extensions are copied. */
+static void check_options_are_copied(void)
+{
+    datsync_feed *f = feed_of(2), *g = feed_new(datsync_feed_key(f), 0);
+    char *name = malloc(6);
+    const char **names = malloc(sizeof *names);
+    datsync_memory_net *memory;
+    datsync_options o;
+    datsync_net n;
+    datsync *a, *b;
+    CHECK(name && names && datsync_memory_net_new(&memory, NULL, &n) == 0);
+    memset(&o, 0, sizeof o);
+    strcpy(name, "hello");
+    names[0] = name;
+    o.net = &n;
+    o.extensions = names;
+    o.extension_count = 1;
+    CHECK(datsync_new(&a, &o, 0) == 0 && datsync_new(&b, &o, 0) == 0);
+    free(name);
+    free((void *)names);
+    CHECK(datsync_listen(a, "here") == 0 && datsync_connect(b, "here", 0) == 0);
+    CHECK(datsync_add(a, f, DATSYNC_UPLOAD) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+    (void)take_turns(a, b, &n, 0, 10000);
+    CHECK(datsync_complete(b, g) && datsync_free(a) == 0 && datsync_free(b) == 0);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+    datsync_memory_net_free(memory);
+}
+
 /* Who sends what does not verify, for an hour. */
 static void check_liars(void)
 {
@@ -1382,6 +1410,7 @@ static const struct check {
     {"bad-network", check_bad_network},
     {"slow-remotes", check_slow_remotes},
     {"events", check_events},
+    {"options-are-copied", check_options_are_copied},
     {"addresses", check_addresses},
     {"addresses-full", check_addresses_full},
     {"worked-before", check_worked_before},

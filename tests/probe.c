@@ -1328,7 +1328,7 @@ static void note_fault(void *ctx, uint64_t index, int part)
 /* audit F -> INDEX:PART of each fault, then how many blocks are good */
 static int cmd_audit(int n, char **w)
 {
-    int64_t r = datsync_feed_audit(feed_of(w[0]), note_fault, NULL);
+    int64_t r = datsync_feed_verify(feed_of(w[0]), note_fault, NULL);
     (void)n;
     if (r >= 0)
         say_signed(r);
@@ -1852,9 +1852,9 @@ static int cmd_swarm(int n, char **w)
 /* ================================================================ files beneath a folder, and secret keys ======= */
 
 /* Trees and open files are numbered. PATH, DIR, FROM and TO are hex: any bytes but NUL. */
-static datsync_tree tree_at[THINGS];
+static datsync_files files_at[THINGS];
 static struct {
-    datsync_tree *of;
+    datsync_files *of;
     intptr_t file;
 } file_at[THINGS];
 static datsync_secrets secrets_at[THINGS];
@@ -1869,74 +1869,74 @@ static const char *name_of(const char *word)
     return to;
 }
 
-static datsync_tree *tree_of(const char *word)
+static datsync_files *files_of(const char *word)
 {
-    datsync_tree *t = &tree_at[thing(word)];
-    if (!t->open)
-        die("no such tree");
+    datsync_files *t = &files_at[thing(word)];
+    if (!t->open_file)
+        die("no such files");
     return t;
 }
 
-/* tree.new T DIR FLAGS -> case_folds.  tree.free T */
-static int cmd_tree_new(int n, char **w)
+/* files.new T DIR FLAGS -> case_folds.  files.free T */
+static int cmd_files_new(int n, char **w)
 {
-    datsync_tree *t = &tree_at[thing(w[0])];
+    datsync_files *t = &files_at[thing(w[0])];
     int r;
     (void)n;
-    if (t->open)
-        die("this tree is there");
-    r = datsync_os_tree(t, name_of(w[1]), (unsigned)number(w[2]));
+    if (t->open_file)
+        die("these files are there");
+    r = datsync_os_files(t, name_of(w[1]), (unsigned)number(w[2]));
     if (r == 0)
         say_signed(t->case_folds);
     return r;
 }
 
-static int cmd_tree_free(int n, char **w)
+static int cmd_files_free(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
-    if (t->close_tree)
-        t->close_tree(t->ctx);
+    if (t->close)
+        t->close(t->ctx);
     memset(t, 0, sizeof *t);
     return 0;
 }
 
-/* tree.open T F PATH WRITE: file F.  tree.close F */
-static int cmd_tree_open(int n, char **w)
+/* files.open T F PATH WRITE: file F.  files.close F */
+static int cmd_files_open(int n, char **w)
 {
     size_t f = thing(w[1]);
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     int r;
     (void)n;
     if (file_at[f].of)
         die("this file is open");
-    r = t->open(t->ctx, name_of(w[2]), (int)number(w[3]), &file_at[f].file);
+    r = t->open_file(t->ctx, name_of(w[2]), (int)number(w[3]), &file_at[f].file);
     if (r == 0)
         file_at[f].of = t;
     return r;
 }
 
-static datsync_tree *file_of(const char *word)
+static datsync_files *file_of(const char *word)
 {
-    datsync_tree *t = file_at[thing(word)].of;
+    datsync_files *t = file_at[thing(word)].of;
     if (!t)
         die("no such file is open");
     return t;
 }
 
-static int cmd_tree_close(int n, char **w)
+static int cmd_files_close(int n, char **w)
 {
-    datsync_tree *t = file_of(w[0]);
+    datsync_files *t = file_of(w[0]);
     (void)n;
-    t->close(t->ctx, file_at[thing(w[0])].file);
+    t->close_file(t->ctx, file_at[thing(w[0])].file);
     file_at[thing(w[0])].of = NULL;
     return 0;
 }
 
-/* tree.read F OFFSET LEN -> bytes.  tree.write F OFFSET HEX.  tree.truncate F SIZE */
-static int cmd_tree_read(int n, char **w)
+/* files.read F OFFSET LEN -> bytes.  files.write F OFFSET HEX.  files.truncate F SIZE */
+static int cmd_files_read(int n, char **w)
 {
-    datsync_tree *t = file_of(w[0]);
+    datsync_files *t = file_of(w[0]);
     size_t len = amount(w[2]);
     uint8_t *buf = temp(len);
     int64_t got = t->read(t->ctx, file_at[thing(w[0])].file, number(w[1]), buf, len);
@@ -1947,25 +1947,25 @@ static int cmd_tree_read(int n, char **w)
     return 0;
 }
 
-static int cmd_tree_write(int n, char **w)
+static int cmd_files_write(int n, char **w)
 {
-    datsync_tree *t = file_of(w[0]);
+    datsync_files *t = file_of(w[0]);
     datsync_bytes b = bytes(w[2]);
     (void)n;
     return t->write(t->ctx, file_at[thing(w[0])].file, number(w[1]), b.data, b.len);
 }
 
-static int cmd_tree_truncate(int n, char **w)
+static int cmd_files_truncate(int n, char **w)
 {
-    datsync_tree *t = file_of(w[0]);
+    datsync_files *t = file_of(w[0]);
     (void)n;
     return t->truncate(t->ctx, file_at[thing(w[0])].file, number(w[1]));
 }
 
-/* tree.stat T PATH -> mode, size, mtime */
-static int cmd_tree_stat(int n, char **w)
+/* files.stat T PATH -> mode, size, mtime */
+static int cmd_files_stat(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     datsync_file_info info;
     int r = t->stat(t->ctx, name_of(w[1]), &info);
     (void)n;
@@ -1978,7 +1978,7 @@ static int cmd_tree_stat(int n, char **w)
 }
 
 typedef struct lister {
-    datsync_tree *of;
+    datsync_files *of;
     const char *folder;
     size_t left; /* names until it ends the list; 0: none */
 } lister;
@@ -1994,14 +1994,14 @@ static int list_name(void *arg, const char *name)
     return l->left && --l->left == 0 ? 77 : 0;
 }
 
-/* tree.list T PATH MOST -> NAME:RESULT ..., the result of its stat from inside the list; then what list returned. MOST
+/* files.list T PATH MOST -> NAME:RESULT ..., the result of its stat from inside the list; then what list returned. MOST
  * is 0 or after how many names 77 is returned */
-static int cmd_tree_list(int n, char **w)
+static int cmd_files_list(int n, char **w)
 {
     lister l;
     int r;
     (void)n;
-    l.of = tree_of(w[0]);
+    l.of = files_of(w[0]);
     l.folder = name_of(w[1]);
     l.left = amount(w[2]);
     r = l.of->list(l.of->ctx, l.folder, list_name, &l);
@@ -2010,54 +2010,54 @@ static int cmd_tree_list(int n, char **w)
     return r;
 }
 
-/* tree.mkdir T PATH.  tree.rename T FROM TO.  tree.unlink T PATH.  tree.rmdir T PATH */
-static int cmd_tree_mkdir(int n, char **w)
+/* files.mkdir T PATH.  files.rename T FROM TO.  files.unlink T PATH.  files.rmdir T PATH */
+static int cmd_files_mkdir(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
     return t->mkdir(t->ctx, name_of(w[1]));
 }
 
-static int cmd_tree_rename(int n, char **w)
+static int cmd_files_rename(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
     return t->rename(t->ctx, name_of(w[1]), name_of(w[2]));
 }
 
-static int cmd_tree_unlink(int n, char **w)
+static int cmd_files_unlink(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
     return t->unlink(t->ctx, name_of(w[1]));
 }
 
-static int cmd_tree_rmdir(int n, char **w)
+static int cmd_files_rmdir(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
     return t->rmdir(t->ctx, name_of(w[1]));
 }
 
-/* tree.set T PATH MODE MTIME.  tree.sync T */
-static int cmd_tree_set(int n, char **w)
+/* files.set T PATH MODE MTIME.  files.sync T */
+static int cmd_files_set(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
     return t->set(t->ctx, name_of(w[1]), (uint32_t)number(w[2]), number(w[3]));
 }
 
-static int cmd_tree_sync(int n, char **w)
+static int cmd_files_sync(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     (void)n;
     return t->sync(t->ctx);
 }
 
-/* tree.fill T PATH COUNT: so many files of one byte, PATH/0, PATH/1, ... */
-static int cmd_tree_fill(int n, char **w)
+/* files.fill T PATH COUNT: so many files of one byte, PATH/0, PATH/1, ... */
+static int cmd_files_fill(int n, char **w)
 {
-    datsync_tree *t = tree_of(w[0]);
+    datsync_files *t = files_of(w[0]);
     const char *folder = name_of(w[1]);
     uint64_t count = number(w[2]), i;
     char *path = temp(strlen(folder) + 24);
@@ -2066,11 +2066,11 @@ static int cmd_tree_fill(int n, char **w)
         intptr_t file;
         int r;
         (void)sprintf(path, "%s/%llu", folder, (unsigned long long)i);
-        r = t->open(t->ctx, path, 1, &file);
+        r = t->open_file(t->ctx, path, 1, &file);
         if (r < 0)
             return r;
         r = t->write(t->ctx, file, 0, "x", 1);
-        t->close(t->ctx, file);
+        t->close_file(t->ctx, file);
         if (r < 0)
             return r;
     }
@@ -2124,15 +2124,15 @@ static int cmd_secrets_free(int n, char **w)
     return 0;
 }
 
-static void trees_end(void)
+static void files_end(void)
 {
     size_t i;
     for (i = 0; i < THINGS; i++)
         if (file_at[i].of)
-            file_at[i].of->close(file_at[i].of->ctx, file_at[i].file);
+            file_at[i].of->close_file(file_at[i].of->ctx, file_at[i].file);
     for (i = 0; i < THINGS; i++)
-        if (tree_at[i].close_tree)
-            tree_at[i].close_tree(tree_at[i].ctx);
+        if (files_at[i].close)
+            files_at[i].close(files_at[i].ctx);
     for (i = 0; i < THINGS; i++)
         if (secrets_at[i].close)
             secrets_at[i].close(secrets_at[i].ctx);
@@ -2364,13 +2364,13 @@ static int fs_way(const world *w, const char *path)
     char part[DATSYNC_MAX_PATH + 8];
     const char *at = path, *slash;
     if (strlen(path) > DATSYNC_MAX_PATH + 1)
-        die("a path that is too long reached the tree");
+        die("a path that is too long reached the files");
     for (;;) {
         size_t len;
         slash = strchr(at, '/');
         len = slash ? (size_t)(slash - at) : strlen(at);
         if (len == 0 || (len == 1 && at[0] == '.') || (len == 2 && at[0] == '.' && at[1] == '.'))
-            die("a path that was not checked reached the tree");
+            die("a path that was not checked reached the files");
         if (len > 255)
             return DATSYNC_E_NAME;
         if (!slash)
@@ -2468,7 +2468,7 @@ static int fs_truncate(void *ctx, intptr_t file, uint64_t size)
     return r;
 }
 
-static void fs_close(void *ctx, intptr_t file)
+static void fs_close_file(void *ctx, intptr_t file)
 {
     world *w = ctx;
     node_drop(fs_file(w, file));
@@ -2636,7 +2636,7 @@ static int fs_sync(void *ctx)
     return r;
 }
 
-static void fs_close_tree(void *ctx)
+static void fs_close(void *ctx)
 {
     world *w = ctx;
     size_t i;
@@ -3008,7 +3008,7 @@ static datsync_drive *drive_of(const char *word)
     return d;
 }
 
-/* drive.open D WHERE FLAGS KEY SECRET ENV: WHERE is memory (without a tree), world:W or dir:PATH:SECRETS. ENV 1: memory-fail
+/* drive.open D WHERE FLAGS KEY SECRET ENV: WHERE is memory (without files), world:W or dir:PATH:SECRETS. ENV 1: memory-fail
  * and memory are about this one */
 static int cmd_drive_open(int n, char **w)
 {
@@ -3031,14 +3031,14 @@ static int cmd_drive_open(int n, char **w)
         world *of = world_of(w[1] + 6);
         datsync_store s = {NULL,       world_read, world_write, world_size, world_truncate,
                            world_sync, NULL,       world_lock,  world_close};
-        datsync_tree t = {NULL,    0,        fs_open,   fs_read,   fs_write, fs_truncate, fs_close, fs_stat,
-                          fs_list, fs_mkdir, fs_rename, fs_unlink, fs_rmdir, fs_set,      fs_sync,  fs_close_tree};
+        datsync_files t = {NULL,    0,        fs_open,   fs_read,   fs_write, fs_truncate, fs_close_file, fs_stat,
+                           fs_list, fs_mkdir, fs_rename, fs_unlink, fs_rmdir, fs_set,      fs_sync,       fs_close};
         o.metadata = o.content = s;
         o.metadata.ctx = &store_of_world[thing(w[1] + 6)][0];
         o.content.ctx = &store_of_world[thing(w[1] + 6)][1];
-        o.tree = t;
-        o.tree.ctx = of;
-        o.tree.case_folds = of->folds;
+        o.files = t;
+        o.files.ctx = of;
+        o.files.case_folds = of->folds;
         of->open++;
         o.secrets.ctx = of;
         o.secrets.load = world_load_secret;
@@ -3053,7 +3053,7 @@ static int cmd_drive_open(int n, char **w)
         folder = name_of(dir);
         inside = temp(strlen(folder) + 8);
         (void)sprintf(inside, "%s/.dat", folder);
-        r = datsync_os_tree(&o.tree, folder, o.flags);
+        r = datsync_os_files(&o.files, folder, o.flags);
         r = r < 0 ? r : datsync_os_store(&o.metadata, inside, "metadata.", o.flags);
         r = r < 0 ? r : datsync_os_store(&o.content, inside, "content.", o.flags);
         r = r < 0 ? r : datsync_os_secrets(&o.secrets, name_of(secrets));
@@ -3683,22 +3683,22 @@ static const struct command {
 #ifndef DATSYNC_NO_SYNCHRONIZER
     {"swarm", 6, cmd_swarm},
 #endif
-    {"tree.new", 3, cmd_tree_new},
-    {"tree.free", 1, cmd_tree_free},
-    {"tree.open", 4, cmd_tree_open},
-    {"tree.close", 1, cmd_tree_close},
-    {"tree.read", 3, cmd_tree_read},
-    {"tree.write", 3, cmd_tree_write},
-    {"tree.truncate", 2, cmd_tree_truncate},
-    {"tree.stat", 2, cmd_tree_stat},
-    {"tree.list", 3, cmd_tree_list},
-    {"tree.mkdir", 2, cmd_tree_mkdir},
-    {"tree.rename", 3, cmd_tree_rename},
-    {"tree.unlink", 2, cmd_tree_unlink},
-    {"tree.rmdir", 2, cmd_tree_rmdir},
-    {"tree.set", 4, cmd_tree_set},
-    {"tree.sync", 1, cmd_tree_sync},
-    {"tree.fill", 3, cmd_tree_fill},
+    {"files.new", 3, cmd_files_new},
+    {"files.free", 1, cmd_files_free},
+    {"files.open", 4, cmd_files_open},
+    {"files.close", 1, cmd_files_close},
+    {"files.read", 3, cmd_files_read},
+    {"files.write", 3, cmd_files_write},
+    {"files.truncate", 2, cmd_files_truncate},
+    {"files.stat", 2, cmd_files_stat},
+    {"files.list", 3, cmd_files_list},
+    {"files.mkdir", 2, cmd_files_mkdir},
+    {"files.rename", 3, cmd_files_rename},
+    {"files.unlink", 2, cmd_files_unlink},
+    {"files.rmdir", 2, cmd_files_rmdir},
+    {"files.set", 4, cmd_files_set},
+    {"files.sync", 1, cmd_files_sync},
+    {"files.fill", 3, cmd_files_fill},
     {"secrets.new", 2, cmd_secrets_new},
     {"secrets.save", 3, cmd_secrets_save},
     {"secrets.load", 2, cmd_secrets_load},
@@ -3813,7 +3813,7 @@ int main(int argc, char **argv)
         (void)datsync_feed_close(feed_at[i]);
     for (i = 0; i < THINGS; i++)
         disk_free(&disks[i]);
-    trees_end();
+    files_end();
     (void)run(NULL);
     free(temps);
     free(answer.at);

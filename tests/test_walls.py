@@ -97,7 +97,7 @@ STRUCTS = {
         "data": ["data part", "*"],
         "bitfield": ["bitfield", "commit", "*"],
         "group": ["commit", "*"],
-        "last": ["appending", "proving", "verifying", "*"],
+        "last": ["appending", "proving", "putting", "*"],
         "wanting": ["wanting", "*"],
     },
     "channel": {
@@ -124,7 +124,7 @@ STRUCTS = {
         "writer": ["entries", "writing", "*"],
         "putting": ["stores", "writing"],
         "survey": ["where the bytes are", "*"],
-        "files": ["files"],
+        "handles": ["files"],
         "doubts": ["stores", "writing", "importing", "serving", "*"],
         "serving": ["serving", "*"],
         "download": ["files", "stores", "serving", "laying out"],

@@ -94,12 +94,12 @@ def _struct(name, *members):
 _Bytes = _struct("bytes", "s", "data", "z", "len")
 _Store = _struct("store", "p", "ctx", _call("lpiqpz"), "read", "p", "write size truncate sync punch lock", _call("-p"), "close")
 _FeedOptions = _struct("feed_options", "p", "env", _Store, "store", "s", "key secret_key", "u", "flags")
-_Tree = _struct("tree", "p", "ctx", "i", "case_folds",
-                "p", "open read write truncate close stat list mkdir rename unlink rmdir set sync", _call("-p"), "close_tree")
+_Files = _struct("files", "p", "ctx", "i", "case_folds",
+                "p", "open_file read write truncate close_file stat list mkdir rename unlink rmdir set sync", _call("-p"), "close")
 _Secrets = _struct("secrets", "p", "ctx load save", _call("-p"), "close")
 _Stat = _struct("stat", "w", "mode uid gid", "q", "size blocks offset byte_offset mtime ctime")
 _Entry = _struct("entry", "s", "path", "q", "version", "i", "deleted", _Stat, "stat", "i", "error")
-_DriveOptions = _struct("drive_options", "p", "env", _Store, "metadata content", _Tree, "tree", _Secrets, "secrets",
+_DriveOptions = _struct("drive_options", "p", "env", _Store, "metadata content", _Files, "files", _Secrets, "secrets",
                         "s", "key secret_key", "u", "flags")
 _ImportEvent = _struct("import_event", "i", "change", "s", "path", "q", "size done", "i", "error")
 _ImportOptions = _struct("import_options", "p", "ctx ignore on_event ready", "i", "dry_run keep")
@@ -114,7 +114,7 @@ _Options = _struct("options", "p", "env net", "u", "max_peers",
 _CALLBACKS = {"on_event": "-ppp", "audit_fn": "-pqi", "entry_fn": "ipp", "ignore": "ipsi", "import": "ipp", "select": "ips",
               "fault": "-ppi"}
 _FUNCTIONS = """
-    s strerror i, i link_parse s p p p z, p os_net, q os_clock p, i os_store p s s u, i os_tree p s u, i os_secrets p s,
+    s strerror i, i link_parse s p p p z, p os_net, q os_clock p, i os_store p s s u, i os_files p s u, i os_secrets p s,
     i feed_open p p, i feed_close p, p feed_key p, p feed_discovery_key p, p feed_secret_key p, i feed_writable p, q feed_length p,
     q feed_byte_length p, i feed_has p q, q feed_count p q q, l feed_append p p z, l feed_block_size p q, l feed_get p q p z,
     l feed_audit p p p, i feed_flush p, i feed_want p q q, - feed_unwant p,
@@ -757,7 +757,7 @@ class Feed(_Dat):
         return (self.get(i) for i in range(len(self)))
 
     def verify(self):
-        """Read everything, hold it against the tree and its signature: a list of `Fault`, [] if all is well. What is faulty
+        """Read everything, check it against the tree and its signature: a list of `Fault`, [] if all is well. What is faulty
         is held no more, unless the feed was opened for reading only."""
         faults = []
         note = _callback("audit_fn", lambda _, index, part: faults.append(Fault(index, _PARTS[part])))
@@ -829,16 +829,15 @@ class Drive(_Dat):
             if fresh and there or not there and not flags & _CREATE:
                 raise _error(Code.OTHER_FEED if fresh else Code.NOT_FOUND, _text(name))
             try:
-                _plug(_c.os_tree, options.tree, name, flags)
+                _plug(_c.os_files, options.files, name, flags)
                 _plug(_c.os_store, options.metadata, inside, b"metadata.", flags)
                 _plug(_c.os_store, options.content, inside, b"content.", flags)
                 if _c.os_secrets(byref(options.secrets), secret_dir) < 0 and (secret_dir is not None or fresh or secret_key):
                     raise _error(Code.NO_ENTRY, "~/.dat/secret_keys" if secret_dir is None else _text(secret_dir))
             except BaseException:
-                for plug in options.metadata, options.content, options.secrets, options.tree:
-                    close = plug.close_tree if plug is options.tree else plug.close
-                    if close:
-                        close(plug.ctx)
+                for plug in options.metadata, options.content, options.secrets, options.files:
+                    if plug.close:
+                        plug.close(plug.ctx)
                 raise
         self._opened(folder, _c.drive_open, options, key, secret_key, flags)
 
@@ -868,7 +867,7 @@ class Drive(_Dat):
         return found
 
     def read(self, path, *, version=None):
-        """The bytes of a file, each block held against the tree. NotFound: no such file, or it is not all here.
+        """The bytes of a file, each block checked against the tree. NotFound: no such file, or it is not all here.
         Code.IS_FOLDER; HASH: the file in the folder was changed."""
         entry, parts, at, piece = _Entry(), [], 0, ctypes.create_string_buffer(1 << 20)
         with self._h.lock:
@@ -931,7 +930,7 @@ class Drive(_Dat):
         return Imported(counts["added"], counts["updated"], counts["removed"], refused)
 
     def verify(self):
-        """Hold all files that should be here against the tree: a list of (path, Error), [] if all is well. Nothing is
+        """Check all files that should be here against the tree: a list of (path, Error), [] if all is well. Nothing is
         written."""
         faults = []
         note = _callback("fault", lambda _, entry, error: faults.append((_Entry.from_address(entry).path, error)))

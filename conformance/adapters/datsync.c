@@ -390,7 +390,7 @@ static int open_drive(session *s)
 
     snprintf(inside, size, "%s/.dat", s->store);
     options.flags = flags;
-    int error = datsync_os_tree(&options.tree, s->store, flags);
+    int error = datsync_os_files(&options.files, s->store, flags);
     if (error == 0) {
         error = datsync_os_store(&options.metadata, inside, "metadata.", flags);
     }

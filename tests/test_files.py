@@ -1,4 +1,4 @@
-"""The operating system's files beneath a folder (datsync_os_tree) and its secret keys (datsync_os_secrets).
+"""The operating system's files beneath a folder (datsync_os_files) and its secret keys (datsync_os_secrets).
 
 What is asked for is beneath the root or it is an error: no link is followed, whatever else happens there meanwhile.
 """
@@ -35,10 +35,10 @@ class Tree:
 
     def __init__(self, probe, root, flags=0, number=0):
         self.probe, self.number = probe, number
-        self.case_folds = probe.number("tree.new", number, raw(root), flags)
+        self.case_folds = probe.number("files.new", number, raw(root), flags)
 
     def ask(self, command, *words):
-        return self.probe.ask("tree." + command, self.number,
+        return self.probe.ask("files." + command, self.number,
                               *(raw(w) if isinstance(w, (str, bytes)) else w for w in words))
 
     def code(self, command, *words):
@@ -52,22 +52,22 @@ class Tree:
         """0 or an error; nothing stays open."""
         code = self.code("open", 9, path, write)
         if code == 0:
-            self.probe.ask("tree.close", 9)
+            self.probe.ask("files.close", 9)
         return code
 
     def write(self, path, content, offset=0):
         self.ask("open", 9, path, 1)
         try:
-            self.probe.ask("tree.write", 9, offset, content)
+            self.probe.ask("files.write", 9, offset, content)
         finally:
-            self.probe.ask("tree.close", 9)
+            self.probe.ask("files.close", 9)
 
     def read(self, path, offset=0, length=1 << 16):
         self.ask("open", 9, path, 0)
         try:
-            return self.probe.bytes("tree.read", 9, offset, length)
+            return self.probe.bytes("files.read", 9, offset, length)
         finally:
-            self.probe.ask("tree.close", 9)
+            self.probe.ask("files.close", 9)
 
     def stat(self, path):
         return tuple(map(int, self.ask("stat", path)))
@@ -81,7 +81,7 @@ class Tree:
         return found, int(result)
 
     def free(self):
-        self.probe.ask("tree.free", self.number)
+        self.probe.ask("files.free", self.number)
 
 
 @pytest.fixture
@@ -166,38 +166,38 @@ def test_a_new_file_has_the_mode_that_the_umask_leaves(probe, root):
 
 def test_an_open_file_can_be_read_and_written(tree, probe, root):
     tree.ask("open", 1, "file", 1)
-    probe.ask("tree.write", 1, 0, b"abcdef")
-    assert probe.bytes("tree.read", 1, 2, 3) == b"cde"
-    probe.ask("tree.truncate", 1, 3)
+    probe.ask("files.write", 1, 0, b"abcdef")
+    assert probe.bytes("files.read", 1, 2, 3) == b"cde"
+    probe.ask("files.truncate", 1, 3)
     assert (root / "file").read_bytes() == b"abc"
-    probe.ask("tree.truncate", 1, 5)
-    assert probe.bytes("tree.read", 1, 0, 99) == b"abc\0\0"
+    probe.ask("files.truncate", 1, 5)
+    assert probe.bytes("files.read", 1, 0, 99) == b"abc\0\0"
     tree.ask("open", 2, "file", 0)
-    assert probe.code("tree.write", 2, 0, b"x") < 0
-    assert probe.code("tree.truncate", 2, 0) < 0
+    assert probe.code("files.write", 2, 0, b"x") < 0
+    assert probe.code("files.truncate", 2, 0) < 0
     assert (root / "file").read_bytes() == b"abc\0\0"
 
 
 @pytest.mark.parametrize("at", [4 * GIB - 3, 4 * GIB, 6 * GIB + 1])
 def test_beyond_four_gib(tree, probe, root, at):
     tree.ask("open", 1, "file", 1)
-    probe.ask("tree.write", 1, at, b"behind")
-    assert probe.bytes("tree.read", 1, at - 2, 99) == b"\0\0behind"
-    assert probe.bytes("tree.read", 1, (at + 3) % (4 * GIB), 8) == bytes(8)
+    probe.ask("files.write", 1, at, b"behind")
+    assert probe.bytes("files.read", 1, at - 2, 99) == b"\0\0behind"
+    assert probe.bytes("files.read", 1, (at + 3) % (4 * GIB), 8) == bytes(8)
     assert tree.stat("file")[1] == at + 6
-    probe.ask("tree.truncate", 1, at + 2)
+    probe.ask("files.truncate", 1, at + 2)
     assert tree.stat("file")[1] == at + 2 == (root / "file").stat().st_size
-    probe.ask("tree.truncate", 1, at + 4)
-    assert probe.bytes("tree.read", 1, at, 99) == b"be\0\0"
+    probe.ask("files.truncate", 1, at + 4)
+    assert probe.bytes("files.read", 1, at, 99) == b"be\0\0"
 
 
 def test_offsets_that_no_system_has(tree, probe):
     tree.ask("open", 1, "file", 1)
     most = (1 << 63) - 1
-    assert probe.code("tree.write", 1, most, b"xy") == TOO_BIG
-    assert probe.code("tree.write", 1, 1 << 63, b"x") == TOO_BIG
-    assert probe.code("tree.read", 1, (1 << 64) - 1, 2) == TOO_BIG
-    assert probe.code("tree.truncate", 1, 1 << 63) == TOO_BIG
+    assert probe.code("files.write", 1, most, b"xy") == TOO_BIG
+    assert probe.code("files.write", 1, 1 << 63, b"x") == TOO_BIG
+    assert probe.code("files.read", 1, (1 << 64) - 1, 2) == TOO_BIG
+    assert probe.code("files.truncate", 1, 1 << 63) == TOO_BIG
     assert tree.stat("file")[1] == 0
 
 
@@ -761,17 +761,17 @@ def test_many_files_in_one_folder_take_few_calls(root, folder, tmp_path):
 # ---- flags, sync -----------------------------------------------------------------------------------------------------
 
 def test_the_root_is_made_if_asked(probe, tmp_path):
-    assert probe.code("tree.new", 1, raw(tmp_path / "new"), 0) == NO_ENTRY
-    assert probe.code("tree.new", 1, raw(tmp_path / "new"), CREATE | READ_ONLY) == NO_ENTRY
-    assert probe.code("tree.new", 1, raw(tmp_path / "new" / "deep"), CREATE) == NO_ENTRY
+    assert probe.code("files.new", 1, raw(tmp_path / "new"), 0) == NO_ENTRY
+    assert probe.code("files.new", 1, raw(tmp_path / "new"), CREATE | READ_ONLY) == NO_ENTRY
+    assert probe.code("files.new", 1, raw(tmp_path / "new" / "deep"), CREATE) == NO_ENTRY
     assert os.listdir(tmp_path) == []
     tree = Tree(probe, tmp_path / "new", CREATE)
     tree.write("file", b"x")
     tree.ask("sync")
     again = Tree(probe, tmp_path / "new", CREATE, 1)
     assert again.read("file") == b"x"
-    assert probe.code("tree.new", 2, raw(tmp_path / "new" / "file"), 0) == NOT_FOLDER
-    assert probe.code("tree.new", 2, raw(tmp_path / "new" / "file"), CREATE) == NOT_FOLDER
+    assert probe.code("files.new", 2, raw(tmp_path / "new" / "file"), 0) == NOT_FOLDER
+    assert probe.code("files.new", 2, raw(tmp_path / "new" / "file"), CREATE) == NOT_FOLDER
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems fold")
@@ -793,8 +793,8 @@ def test_read_only(probe, root):
                       ("rename", path, "other"), ("rename", "folder/file", path)):
             assert tree.code(*words) == READ_ONLY_FEED, words
     tree.ask("open", 1, "folder/file", 0)
-    assert probe.code("tree.write", 1, 0, b"x") == READ_ONLY_FEED
-    assert probe.code("tree.truncate", 1, 0) == READ_ONLY_FEED
+    assert probe.code("files.write", 1, 0, b"x") == READ_ONLY_FEED
+    assert probe.code("files.truncate", 1, 0) == READ_ONLY_FEED
     assert tree.code("sync") == 0
     assert before == {p: (p.lstat().st_mode, p.lstat().st_mtime_ns) for p in [root, *root.rglob("*")]}
 
@@ -804,9 +804,9 @@ def test_sync_of_open_and_closed_files_and_of_what_went(tree, probe):
     tree.write("a/closed", b"x")
     tree.ask("open", 1, "a/open", 1)
     tree.ask("open", 2, "a/other", 1)
-    probe.ask("tree.write", 1, 0, b"y")
+    probe.ask("files.write", 1, 0, b"y")
     assert tree.code("sync") == 0
-    probe.ask("tree.close", 1)
+    probe.ask("files.close", 1)
     tree.ask("unlink", "a/open")
     tree.ask("rename", "a/other", "other")
     assert tree.code("sync") == 0

@@ -219,7 +219,7 @@ warnings: | need-sodium
 			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
 	@rm -f build/warnings.o
 
-FORMATTED = $(filter-out datsync.c,$(ALL_C)) $(CLI_H) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c
+FORMATTED = $(ALL_C) $(CLI_H) datsync.h $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

@@ -4,11 +4,11 @@
  *
  * Rooms, bottom up; a room calls only rooms above it in this file:
  *
- *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed: state,
- *   tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, putting, verifying, wanting · peer:
- *   state, output, flights, asking, messages, session · networks in memory · drive: entries, history, files, where the
- *   bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer: state, addresses,
- *   connections, feeds, drives, the loop · errors
+ *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed:
+ *   state, tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, putting, verifying,
+ *   wanting · peer: state, output, flights, asking, messages, session · networks in memory · drive: entries, history,
+ *   files, where the bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer:
+ *   state, addresses, connections, feeds, drives, the loop · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -23,8 +23,9 @@
 
 /* ================================================================ switches ====================================== */
 
-/* What one does not need can be left out: drives (DATSYNC_NO_DRIVE), and the synchronizer with its addresses and its loop
- * (DATSYNC_NO_SYNCHRONIZER), where a program of its own moves the bytes of a peer. Functions that only such rooms call are OPTIONAL. */
+/* What one does not need can be left out: drives (DATSYNC_NO_DRIVE), and the synchronizer with its addresses and its
+ * loop (DATSYNC_NO_SYNCHRONIZER), where a program of its own moves the bytes of a peer. Functions that only such
+ * rooms call are OPTIONAL. */
 #if defined __GNUC__ && (defined DATSYNC_NO_DRIVE || defined DATSYNC_NO_SYNCHRONIZER)
 #define OPTIONAL __attribute__((unused))
 #else
@@ -64,10 +65,12 @@
 /* Files that are downloaded at the same time, and blocks of them that are wanted before the next file begins. */
 #define DRIVE_TARGETS 2048u
 #define DRIVE_AHEAD 4096u
-/* Files that are away or changed are looked at again after so many milliseconds; so many bytes are read at a time of those whose
- * bytes must tell; and so many that turned out to be changed are remembered, so that they are not read again as they are. */
+/* Files that are away or changed are looked at again after so many milliseconds; so many bytes are read at a time of
+ * those whose bytes must tell; and so many that turned out to be changed are remembered, so that they are not read
+ * again as they are. */
 #define LOOK_MS 60000u
-/* Milliseconds for which an address is not believed that tells of blocks behind the end, and closes when asked for one: twice. */
+/* Milliseconds for which an address is not believed that tells of blocks behind the end, and closes when asked for
+ * one: twice. */
 #define WARY_MS 600000u
 #define WARY_ENDS 2u
 #define REFUSAL_MS 5000u
@@ -92,6 +95,10 @@
 #define NONE UINT64_MAX
 
 /* ================================================================ memory and bytes =============================== */
+
+/* The caller's allocator, random numbers and log, or the C library's and libsodium's; arrays that grow; numbers as
+ * bytes, big-endian as SLEEP has them and varints as protobuf has them (PROTOCOL 1). Everything below allocates
+ * through here, so a program can count and limit all of it. */
 
 static void *default_resize(void *ctx, void *ptr, size_t size)
 {
@@ -142,7 +149,6 @@ static void mem_free(const datsync_env *env, void *ptr)
 /* Make room for `need` items of an array that doubles. */
 static int mem_grow(const datsync_env *env, void *array_at, size_t *cap, size_t need, size_t item)
 {
-    void *p;
     size_t n = *cap ? *cap : 8;
     if (need <= *cap)
         return 0;
@@ -150,6 +156,7 @@ static int mem_grow(const datsync_env *env, void *array_at, size_t *cap, size_t 
         n *= 2;
     if (n > SIZE_MAX / item)
         return DATSYNC_E_NOMEM;
+    void *p;
     memcpy(&p, array_at, sizeof p);
     p = mem_resize(env, p, n * item);
     if (!p)
@@ -167,8 +174,7 @@ static void env_log(const datsync_env *env, int level, const char *line)
 
 static void put_u64(uint8_t *p, uint64_t v)
 {
-    int i;
-    for (i = 7; i >= 0; i--) {
+    for (int i = 7; i >= 0; i--) {
         p[i] = (uint8_t)v;
         v >>= 8;
     }
@@ -177,8 +183,7 @@ static void put_u64(uint8_t *p, uint64_t v)
 static uint64_t get_u64(const uint8_t *p)
 {
     uint64_t v = 0;
-    int i;
-    for (i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++)
         v = v << 8 | p[i];
     return v;
 }
@@ -190,13 +195,13 @@ static int all_zero(const uint8_t *p, size_t len)
 
 static int utf8_valid(const uint8_t *s, size_t len)
 {
-    size_t i = 0, k, n;
+    size_t i = 0;
     while (i < len) {
         uint8_t c = s[i];
-        n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+        size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
         if (n == 0 || n > len - i)
             return 0;
-        for (k = 1; k < n; k++)
+        for (size_t k = 1; k < n; k++)
             if ((s[i + k] & 0xc0) != 0x80)
                 return 0;
         if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] > 0x9f) || (c == 0xf0 && s[i + 1] < 0x90) ||
@@ -252,6 +257,10 @@ static uint8_t *bytes_at(uint8_t *base, size_t n)
 
 /* ================================================================ messages ====================================== */
 
+/* Bytes to messages and back (PROTOCOL 1 and 2), without allocation. One table of fields for each type of message
+ * drives the decoder and the encoder, so that both know the same fields, in the order in which they are written. What
+ * is decoded points into the frame. */
+
 /* One table drives the encoder and the decoder: PROTOCOL's protobuf schema, in the order in which it is written. */
 
 enum field_kind { F_UINT, F_BOOL, F_BYTES, F_NAMES, F_NODES };
@@ -261,7 +270,10 @@ typedef struct field {
     size_t at;
 } field;
 
-#define FIELD(number, kind, required, member) {number, kind, required, offsetof(datsync_message, u.member)}
+#define FIELD(number, kind, required, member)                                                                          \
+    {                                                                                                                  \
+        number, kind, required, offsetof(datsync_message, u.member)                                                    \
+    }
 
 static const field fields_feed[] = {FIELD(1, F_BYTES, 1, feed.discovery_key), FIELD(2, F_BYTES, 0, feed.nonce)};
 static const field fields_handshake[] = {
@@ -352,8 +364,7 @@ static int item_next(const uint8_t *buf, size_t len, size_t *at, item *out)
 
 static const field *field_find(const field *fields, size_t count, uint64_t number)
 {
-    size_t i;
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         if (fields[i].number == number)
             return &fields[i];
     return NULL;
@@ -365,21 +376,19 @@ static int node_decode(datsync_bytes b, datsync_node *out);
  * is an error; of a repeated singular field the last counts. */
 static int fields_decode(const field *fields, size_t count, datsync_bytes body, void *base, uint32_t *has)
 {
-    size_t at = 0, i;
+    size_t at = 0;
     item it;
     datsync_node node;
     *has = 0;
     while (at < body.len) {
-        const field *f;
-        char *to;
         if (item_next(body.data, body.len, &at, &it) < 0)
             return DATSYNC_E_MESSAGE;
-        f = field_find(fields, count, it.number);
+        const field *f = field_find(fields, count, it.number);
         if (!f)
             continue;
         if (it.wire != (f->kind <= F_BOOL ? 0u : 2u))
             return DATSYNC_E_MESSAGE;
-        to = (char *)base + f->at;
+        char *to = (char *)base + f->at;
         if (f->kind == F_BOOL)
             it.value = it.value != 0;
         if (f->kind <= F_BOOL)
@@ -390,7 +399,7 @@ static int fields_decode(const field *fields, size_t count, datsync_bytes body, 
             return DATSYNC_E_MESSAGE;
         *has |= 1u << f->number;
     }
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         if (fields[i].required && !(*has >> fields[i].number & 1))
             return DATSYNC_E_MESSAGE;
     return 0;
@@ -399,8 +408,8 @@ static int fields_decode(const field *fields, size_t count, datsync_bytes body, 
 static int node_decode(datsync_bytes b, datsync_node *out)
 {
     raw_node raw;
-    uint32_t has;
     memset(&raw, 0, sizeof raw);
+    uint32_t has;
     if (fields_decode(fields_node, 3, b, &raw, &has) < 0 || raw.hash.len != 32)
         return DATSYNC_E_MESSAGE;
     out->index = raw.index;
@@ -449,21 +458,20 @@ int64_t datsync_decode(datsync_message *out, const uint8_t *buf, size_t len, siz
 {
     int64_t size = datsync_frame_size(buf, len);
     uint64_t body = 0;
-    int k, r;
     memset(out, 0, sizeof *out);
     out->type = -1;
     if (size < 0)
         return size;
     if ((uint64_t)size > len)
         return DATSYNC_E_MORE;
-    k = datsync_varint_decode(buf, len, &body);
+    int k = datsync_varint_decode(buf, len, &body);
     if (body == 0) {
         out->type = DATSYNC_KEEP_ALIVE;
         return size;
     }
     if (skip)
         *skip = (size_t)size;
-    r = message_decode(out, buf + k, (size_t)body);
+    int r = message_decode(out, buf + k, (size_t)body);
     return r < 0 ? r : size;
 }
 
@@ -502,27 +510,27 @@ static size_t node_body_size(const datsync_node *n)
 static size_t field_size(const field *f, const datsync_message *m)
 {
     const char *from = (const char *)m + f->at;
-    datsync_bytes b;
-    uint64_t v;
-    size_t i, n = 0;
+    size_t n = 0;
     if (f->kind == F_NODES) {
-        for (i = 0; i < m->u.data.node_count; i++) {
+        for (size_t i = 0; i < m->u.data.node_count; i++) {
             size_t k = node_body_size(&m->u.data.nodes[i]);
             n += 1 + varint_size(k) + k;
         }
         return n;
     }
     if (f->kind == F_NAMES) {
-        for (i = 0; i < m->u.handshake.extension_count; i++)
+        for (size_t i = 0; i < m->u.handshake.extension_count; i++)
             n += 1 + varint_size(m->u.handshake.extensions[i].len) + m->u.handshake.extensions[i].len;
         return n;
     }
     if (!(m->has >> f->number & 1))
         return 0;
+    datsync_bytes b;
     if (f->kind == F_BYTES) {
         memcpy(&b, from, sizeof b);
         return 1 + varint_size(b.len) + b.len;
     }
+    uint64_t v;
     memcpy(&v, from, sizeof v);
     return 1 + varint_size(f->kind == F_BOOL ? v != 0 : v);
 }
@@ -560,12 +568,11 @@ static uint8_t *field_encode(uint8_t *p, const field *f, const datsync_message *
     uint8_t key = f->kind <= F_BOOL ? UINT_KEY(f->number) : BYTES_KEY(f->number);
     datsync_bytes b;
     uint64_t v;
-    size_t i;
     if (f->kind == F_NODES) {
-        for (i = 0; i < m->u.data.node_count; i++)
+        for (size_t i = 0; i < m->u.data.node_count; i++)
             p = node_encode(p, &m->u.data.nodes[i]);
     } else if (f->kind == F_NAMES) {
-        for (i = 0; i < m->u.handshake.extension_count; i++)
+        for (size_t i = 0; i < m->u.handshake.extension_count; i++)
             p = bytes_encode(p, key, m->u.handshake.extensions[i]);
     } else if (!(m->has >> f->number & 1)) {
         return p;
@@ -583,8 +590,7 @@ static uint8_t *field_encode(uint8_t *p, const field *f, const datsync_message *
 int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_t *gap)
 {
     const struct shape *s = NULL;
-    size_t body = 0, i, total;
-    uint64_t header;
+    size_t body = 0;
     uint8_t *p = buf;
     if (m->type == DATSYNC_KEEP_ALIVE) {
         if (buf && cap < 1)
@@ -595,12 +601,12 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
     }
     if (m->type < 0 || (m->type > DATSYNC_DATA && m->type != DATSYNC_EXTENSION) || m->channel >> 28)
         return DATSYNC_E_INVALID;
-    header = (uint64_t)m->channel << 4 | (uint64_t)m->type;
+    uint64_t header = (uint64_t)m->channel << 4 | (uint64_t)m->type;
     if (m->type == DATSYNC_EXTENSION) {
         body = varint_size(m->u.extension.id) + m->u.extension.payload.len;
     } else {
         s = &shapes[m->type];
-        for (i = 0; i < s->count; i++) {
+        for (size_t i = 0; i < s->count; i++) {
             if (s->fields[i].required && !(m->has >> s->fields[i].number & 1))
                 return DATSYNC_E_INVALID;
             body += field_size(&s->fields[i], m);
@@ -608,7 +614,7 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
         if (!body) /* a header alone is passed over, whatever its type */
             return DATSYNC_E_INVALID;
     }
-    total = varint_size(header) + body;
+    size_t total = varint_size(header) + body;
     if (body > DATSYNC_MAX_FRAME || total > DATSYNC_MAX_FRAME)
         return DATSYNC_E_TOO_BIG;
     if (!buf)
@@ -623,7 +629,7 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
             memcpy(p, m->u.extension.payload.data, m->u.extension.payload.len);
         return p - buf + (int64_t)m->u.extension.payload.len;
     }
-    for (i = 0; i < s->count; i++) {
+    for (size_t i = 0; i < s->count; i++) {
         p = field_encode(p, &s->fields[i], m);
         if (gap && s->fields == fields_data && s->fields[i].number == 2)
             *gap = (size_t)(p - buf) - m->u.data.value.len;
@@ -632,6 +638,10 @@ int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_
 }
 
 /* ================================================================ flat tree ===================================== */
+
+/* The hash tree's nodes have numbers in order: block i is node 2 i, and a parent's number lies between those of its
+ * children (PROTOCOL 9). So who is whose parent, sibling or span is arithmetic, and no node needs a pointer. Pure
+ * functions. */
 
 unsigned datsync_flat_depth(uint64_t index)
 {
@@ -684,8 +694,7 @@ size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
 {
     size_t n = 0;
     uint64_t at = 0; /* blocks to the left */
-    int d;
-    for (d = 62; d >= 0; d--)
+    for (int d = 62; d >= 0; d--)
         if (blocks >> d & 1) {
             out[n++] = 2 * at + (((uint64_t)1 << d) - 1);
             at += (uint64_t)1 << d;
@@ -694,6 +703,10 @@ size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
 }
 
 /* ================================================================ crypto ======================================== */
+
+/* The stream cipher, keys, links, and the hashes of leaves, parents and roots (PROTOCOL 3 and 9), all of them by
+ * libsodium. The cipher is XSalsa20 that can begin at any byte of its stream: the deployed one goes on within a block
+ * of 64 bytes, and so does this one. */
 
 void datsync_cipher_init(datsync_cipher *c, const uint8_t key[32], const uint8_t nonce[24])
 {
@@ -704,13 +717,13 @@ void datsync_cipher_init(datsync_cipher *c, const uint8_t key[32], const uint8_t
 
 void datsync_cipher_xor(datsync_cipher *c, uint8_t *buf, size_t len)
 {
-    size_t n, i, skip = (size_t)(c->at & 63);
+    size_t n, skip = (size_t)(c->at & 63);
     if (skip) { /* finish the block that an earlier call began */
         uint8_t block[64];
         memset(block, 0, sizeof block);
         n = MIN(64 - skip, len);
         (void)crypto_stream_salsa20_xor_ic(block, block, 64, c->nonce, c->at >> 6, c->subkey);
-        for (i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++)
             buf[i] ^= block[skip + i];
         buf += n;
         len -= n;
@@ -730,7 +743,10 @@ void datsync_discovery_key(uint8_t out[32], const uint8_t key[32])
 
 static int link_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 static int link_blank(char c)
@@ -778,7 +794,8 @@ static const char *link_version(const char *p, const char *end, uint64_t *versio
     return *version && *version <= DATSYNC_MAX_BLOCKS ? end : NULL;
 }
 
-/* One slash before each name, none behind; what stays where it is (an empty name, `.`) goes, what leads up is no path. */
+/* One slash before each name, none behind; what stays where it is (an empty name, `.`) goes, what leads up is no
+ * path. */
 static int link_tidy(char *path)
 {
     const char *p = path;
@@ -838,12 +855,13 @@ int datsync_link_parse(const char *link, uint8_t key[32], uint64_t *version, cha
 {
     const char *p = link, *end = link + strlen(link);
     uint64_t number = 0;
-    int i, web, r;
     while (link_blank(*p))
         p++;
     while (end > p && link_blank(end[-1]))
         end--;
+    int web;
     p = link_place(p, end, &web);
+    int i;
     for (i = 0; i < 64 && p + i < end && link_digit(p[i]) >= 0; i++)
         key[i / 2] = (uint8_t)(i & 1 ? key[i / 2] | link_digit(p[i]) : link_digit(p[i]) << 4);
     if (i < 64 || (p + 64 < end && !strchr("+/?#", p[64])))
@@ -854,6 +872,7 @@ int datsync_link_parse(const char *link, uint8_t key[32], uint64_t *version, cha
     if (version)
         *version = number;
     end = link_until(p, end, "?#"); /* a query and a fragment were for the page's own scripts */
+    int r;
     if (path) {
         r = link_path(p, end, path, cap);
     } else {
@@ -890,8 +909,7 @@ static void leaf_hash(uint8_t out[32], datsync_bytes block)
 /* The one place where leaves are hashed: several at once, so that lanes of a vector unit can share the work later. */
 void datsync_leaf_hashes(datsync_node *out, const datsync_bytes *blocks, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         leaf_hash(out[i].hash, blocks[i]);
         out[i].size = blocks[i].len;
     }
@@ -912,13 +930,12 @@ void datsync_parent_hash(datsync_node *out, const datsync_node *left, const dats
 
 void datsync_root_hash(uint8_t out[32], const datsync_node *roots, size_t count)
 {
-    crypto_generichash_state st;
     uint8_t buf[48];
-    size_t i;
     buf[0] = 2;
+    crypto_generichash_state st;
     (void)crypto_generichash_init(&st, NULL, 0, 32);
     (void)crypto_generichash_update(&st, buf, 1);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         memcpy(buf, roots[i].hash, 32);
         put_u64(buf + 32, roots[i].index);
         put_u64(buf + 40, roots[i].size);
@@ -961,12 +978,11 @@ static bittable *table_of_ones(void)
 
 static void bits_free(const datsync_env *env, bits *b)
 {
-    size_t t, p;
-    for (t = 0; t < b->table_count; t++) {
+    for (size_t t = 0; t < b->table_count; t++) {
         bittable *table = b->tables[t];
         if (!table || table == table_of_ones())
             continue;
-        for (p = 0; p < TABLE_PAGES; p++)
+        for (size_t p = 0; p < TABLE_PAGES; p++)
             mem_free(env, table->pages[p].bytes);
         mem_free(env, table);
     }
@@ -1012,25 +1028,23 @@ static int bits_reserve(const datsync_env *env, bits *b, size_t tables)
 /* The page as one that can be written, with bytes; NULL when out of memory. */
 static bitpage *bits_page_own(const datsync_env *env, bits *b, uint64_t i, bittable **table_out, int need_bytes)
 {
-    size_t t = (size_t)(i / TABLE_BITS), p;
-    bittable *table;
-    bitpage *page;
+    size_t t = (size_t)(i / TABLE_BITS);
     if (bits_reserve(env, b, t + 1) < 0)
         return NULL;
-    table = b->tables[t];
+    bittable *table = b->tables[t];
     if (!table || table == table_of_ones()) {
         bittable *fresh = mem_zeroed(env, sizeof *fresh);
         if (!fresh)
             return NULL;
         if (table) {
             fresh->count = TABLE_BITS;
-            for (p = 0; p < TABLE_PAGES; p++)
+            for (size_t p = 0; p < TABLE_PAGES; p++)
                 fresh->pages[p].count = PAGE_BITS;
         }
         b->tables[t] = table = fresh;
         b->owned += TABLE_KIB;
     }
-    page = &table->pages[i / PAGE_BITS % TABLE_PAGES];
+    bitpage *page = &table->pages[i / PAGE_BITS % TABLE_PAGES];
     if (need_bytes && !page->bytes) {
         page->bytes = mem_resize(env, NULL, PAGE_BYTES);
         if (!page->bytes)
@@ -1062,12 +1076,11 @@ static void bits_collapse(const datsync_env *env, bits *b, uint64_t i, bittable 
 /* Returns 1 if the bit changed, 0 if not, DATSYNC_E_NOMEM. */
 static int bits_set(const datsync_env *env, bits *b, uint64_t i, int value)
 {
-    bittable *table;
-    bitpage *page;
     uint8_t mask = (uint8_t)(128 >> (i & 7));
     if (bits_get(b, i) == value)
         return 0;
-    page = bits_page_own(env, b, i, &table, 1);
+    bittable *table;
+    bitpage *page = bits_page_own(env, b, i, &table, 1);
     if (!page)
         return DATSYNC_E_NOMEM;
     page->bytes[i % PAGE_BITS / 8] ^= mask;
@@ -1087,15 +1100,14 @@ static OPTIONAL int bits_put(const datsync_env *env, bits *b, uint64_t i, int va
 /* In the byte that holds bit i, replace the bits of `mask`. */
 static int bits_write(const datsync_env *env, bits *b, uint64_t i, unsigned mask, unsigned byte)
 {
-    unsigned old = page_byte(bits_page(b, i), (size_t)(i % PAGE_BITS / 8)), changed = (old ^ byte) & mask, bit;
-    bittable *table;
-    bitpage *page;
+    unsigned old = page_byte(bits_page(b, i), (size_t)(i % PAGE_BITS / 8)), changed = (old ^ byte) & mask;
     if (!changed)
         return 0;
-    page = bits_page_own(env, b, i, &table, 1);
+    bittable *table;
+    bitpage *page = bits_page_own(env, b, i, &table, 1);
     if (!page)
         return DATSYNC_E_NOMEM;
-    for (bit = 1; bit < 256; bit *= 2) {
+    for (unsigned bit = 1; bit < 256; bit *= 2) {
         unsigned up = (changed & bit & byte) != 0, down = (changed & bit & old) != 0;
         page->count += up - down;
         table->count += up;
@@ -1109,9 +1121,8 @@ static int bits_write(const datsync_env *env, bits *b, uint64_t i, unsigned mask
 static void bits_fill_table(const datsync_env *env, bits *b, size_t t, int value)
 {
     bittable *table = b->tables[t];
-    size_t p;
     if (table && table != table_of_ones()) {
-        for (p = 0; p < TABLE_PAGES; p++)
+        for (size_t p = 0; p < TABLE_PAGES; p++)
             if (table->pages[p].bytes) {
                 mem_free(env, table->pages[p].bytes);
                 b->owned--;
@@ -1133,12 +1144,11 @@ static int bits_fill(const datsync_env *env, bits *b, uint64_t start, uint64_t e
         return DATSYNC_E_NOMEM;
     while (start < end) {
         bittable *table;
-        bitpage *page;
         if (start % TABLE_BITS == 0 && end - start >= TABLE_BITS) {
             bits_fill_table(env, b, (size_t)(start / TABLE_BITS), value);
             start += TABLE_BITS;
         } else if (start % PAGE_BITS == 0 && end - start >= PAGE_BITS) {
-            page = bits_page_own(env, b, start, &table, 0);
+            bitpage *page = bits_page_own(env, b, start, &table, 0);
             if (!page)
                 return DATSYNC_E_NOMEM;
             table->count = table->count - page->count + (value ? PAGE_BITS : 0);
@@ -1159,18 +1169,16 @@ static int bits_fill(const datsync_env *env, bits *b, uint64_t start, uint64_t e
 /* Replace a whole page by its bytes. */
 static int bits_load_page(const datsync_env *env, bits *b, uint64_t start, const uint8_t bytes[PAGE_BYTES])
 {
-    bittable *table;
-    bitpage *page;
     unsigned count = 0;
-    size_t i;
-    for (i = 0; i < PAGE_BYTES; i++) {
+    for (size_t i = 0; i < PAGE_BYTES; i++) {
         unsigned v = bytes[i];
         for (; v; v &= v - 1)
             count++;
     }
     if (count == 0 || count == PAGE_BITS)
         return bits_fill(env, b, start, start + PAGE_BITS, count != 0);
-    page = bits_page_own(env, b, start, &table, 1);
+    bittable *table;
+    bitpage *page = bits_page_own(env, b, start, &table, 1);
     if (!page)
         return DATSYNC_E_NOMEM;
     memcpy(page->bytes, bytes, PAGE_BYTES);
@@ -1184,8 +1192,6 @@ static uint64_t bits_next(const bits *b, uint64_t from, uint64_t end, int value)
 {
     while (from < end) {
         uint64_t t = from / TABLE_BITS;
-        bitpage page;
-        size_t at;
         if (t >= b->table_count)
             return value ? end : from;
         if (!b->tables[t] || b->tables[t] == table_of_ones()) {
@@ -1194,14 +1200,14 @@ static uint64_t bits_next(const bits *b, uint64_t from, uint64_t end, int value)
             from = (t + 1) * TABLE_BITS;
             continue;
         }
-        page = bits_page(b, from);
+        bitpage page = bits_page(b, from);
         if (!page.bytes) {
             if ((page.count != 0) == value)
                 return from;
             from = (from / PAGE_BITS + 1) * PAGE_BITS;
             continue;
         }
-        for (at = (size_t)(from % PAGE_BITS / 8); at < PAGE_BYTES; at++) {
+        for (size_t at = (size_t)(from % PAGE_BITS / 8); at < PAGE_BYTES; at++) {
             unsigned byte = value ? page.bytes[at] : page.bytes[at] ^ 255u;
             byte &= 255u >> (from & 7);
             if (byte) {
@@ -1221,7 +1227,6 @@ static uint64_t bits_count(const bits *b, uint64_t start, uint64_t end)
     uint64_t n = 0;
     while (start < end) {
         uint64_t t = start / TABLE_BITS;
-        bitpage page;
         if (t >= b->table_count)
             break;
         if (start % TABLE_BITS == 0 && end - start >= TABLE_BITS) {
@@ -1229,7 +1234,7 @@ static uint64_t bits_count(const bits *b, uint64_t start, uint64_t end)
             start += TABLE_BITS;
             continue;
         }
-        page = bits_page(b, start);
+        bitpage page = bits_page(b, start);
         if (start % PAGE_BITS == 0 && end - start >= PAGE_BITS) {
             n += page.count;
             start += PAGE_BITS;
@@ -1259,21 +1264,21 @@ static void bits_read(const bits *b, uint64_t start, uint8_t *out, size_t len)
 /* One more than the highest set bit. */
 static uint64_t bits_length(const bits *b)
 {
-    size_t t = b->table_count, p, at;
+    size_t t = b->table_count;
     while (t-- > 0) {
         bittable *table = b->tables[t];
         if (!table)
             continue;
         if (table == table_of_ones())
             return (t + 1) * TABLE_BITS;
-        for (p = TABLE_PAGES; p-- > 0;) {
+        for (size_t p = TABLE_PAGES; p-- > 0;) {
             bitpage page = table->pages[p];
             uint64_t base = t * TABLE_BITS + (uint64_t)p * PAGE_BITS;
             if (!page.count)
                 continue;
             if (!page.bytes)
                 return base + PAGE_BITS;
-            for (at = PAGE_BYTES; at-- > 0;)
+            for (size_t at = PAGE_BYTES; at-- > 0;)
                 if (page.bytes[at]) {
                     unsigned low = 0;
                     while (!(page.bytes[at] >> low & 1))
@@ -1328,11 +1333,11 @@ int64_t datsync_rle_decode(const uint8_t *buf, size_t len, uint8_t *out, size_t 
 {
     int64_t total = datsync_rle_size(buf, len, SIZE_MAX / 4);
     size_t at = 0;
-    rle_run run;
     if (total < 0)
         return total;
     if ((uint64_t)total > cap)
         return DATSYNC_E_SPACE;
+    rle_run run;
     while (at < len && rle_next(buf, len, &at, &run) == 0) {
         if (run.literal)
             memcpy(out, run.literal, (size_t)run.len);
@@ -1376,13 +1381,13 @@ static void rle_run_maybe(rle_state *s, size_t end, size_t len, unsigned fill)
 int64_t datsync_rle_encode(const uint8_t *in, size_t len, uint8_t *out, size_t cap)
 {
     rle_state s = {in, 0, out};
-    size_t i, run = 0;
+    size_t run = 0;
     unsigned fill = 0;
     while (len > 0 && in[len - 1] == 0)
         len--;
     if (cap < len + len / 64 + 16)
         return DATSYNC_E_SPACE;
-    for (i = 0; i < len; i++) {
+    for (size_t i = 0; i < len; i++) {
         if (in[i] == fill) {
             run++;
             continue;
@@ -1403,6 +1408,9 @@ int64_t datsync_rle_encode(const uint8_t *in, size_t len, uint8_t *out, size_t c
 
 /* ================================================================ storage ======================================= */
 
+/* A store is a struct of functions over six parts (datsync.h). Here is the one in memory, and where things lie in a
+ * part of SLEEP files (PROTOCOL 17). */
+
 /* The memory store: one growing array for each part. */
 typedef struct memory_store {
     datsync_env env;
@@ -1416,9 +1424,9 @@ typedef struct memory_store {
 static int64_t memory_read(void *ctx, int part, uint64_t offset, void *buf, size_t len)
 {
     memory_store *s = ctx;
-    size_t n;
     if (offset >= s->part[part].len)
         return 0;
+    size_t n;
     n = MIN(len, s->part[part].len - (size_t)offset);
     memcpy(buf, s->part[part].bytes + offset, n);
     return (int64_t)n;
@@ -1441,11 +1449,10 @@ static int memory_truncate(void *ctx, int part, uint64_t size)
 static int memory_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
 {
     memory_store *s = ctx;
-    int r;
     if (offset > SIZE_MAX / 4 - len)
         return DATSYNC_E_NO_SPACE;
     if (offset + len > s->part[part].len || !s->part[part].exists) {
-        r = memory_truncate(ctx, part, MAX(offset + len, s->part[part].len));
+        int r = memory_truncate(ctx, part, MAX(offset + len, s->part[part].len));
         if (r < 0)
             return r;
     }
@@ -1471,9 +1478,8 @@ static void memory_close(void *ctx)
 {
     memory_store *s = ctx;
     datsync_env env = s->env;
-    int i;
     sodium_memzero(s->part[DATSYNC_PART_SECRET_KEY].bytes, s->part[DATSYNC_PART_SECRET_KEY].len);
-    for (i = 0; i < DATSYNC_PARTS; i++)
+    for (int i = 0; i < DATSYNC_PARTS; i++)
         mem_free(&env, s->part[i].bytes);
     mem_free(&env, s);
 }
@@ -1481,9 +1487,8 @@ static void memory_close(void *ctx)
 int datsync_memory_store(const datsync_env *env, datsync_store *out)
 {
     datsync_env e;
-    memory_store *s;
     env_init(&e, env);
-    s = mem_zeroed(&e, sizeof *s);
+    memory_store *s = mem_zeroed(&e, sizeof *s);
     memset(out, 0, sizeof *out);
     if (!s)
         return DATSYNC_E_NOMEM;
@@ -1500,10 +1505,10 @@ int datsync_memory_store(const datsync_env *env, datsync_store *out)
 
 /* SLEEP headers (DEP-0009): magic, type, version, entry size, name. */
 #define HEADER_BYTES 32u
-#define NODE_BYTES 40u      /* the hash, then the size */
+#define NODE_BYTES 40u /* the hash, then the size */
 #define SIGNATURE_BYTES 64u
 #define BITFIELD_ENTRY 3584u
-#define BITFIELD_ENTRY_OLD 3328u /* to 6.22.0 */
+#define BITFIELD_ENTRY_OLD 3328u        /* to 6.22.0 */
 #define BITFIELD_BITS (PAGE_BYTES * 3u) /* of an entry, before its index */
 
 /* Where a node begins in the part of the tree, and the signature made with a block in theirs. */
@@ -1519,7 +1524,9 @@ static uint64_t signature_at(uint64_t block)
 
 static void sleep_header(uint8_t out[HEADER_BYTES], int part)
 {
-    unsigned entry = part == DATSYNC_PART_BITFIELD ? BITFIELD_ENTRY : part == DATSYNC_PART_TREE ? NODE_BYTES : SIGNATURE_BYTES;
+    unsigned entry = part == DATSYNC_PART_BITFIELD ? BITFIELD_ENTRY
+                     : part == DATSYNC_PART_TREE   ? NODE_BYTES
+                                                   : SIGNATURE_BYTES;
     const char *name = part == DATSYNC_PART_BITFIELD ? "" : part == DATSYNC_PART_TREE ? "BLAKE2b" : "Ed25519";
     memset(out, 0, HEADER_BYTES);
     out[0] = 5;
@@ -1533,6 +1540,10 @@ static void sleep_header(uint8_t out[HEADER_BYTES], int part)
 }
 
 /* ================================================================ feed: state =================================== */
+
+/* What a feed knows of itself, and the few questions that other houses ask of it. No other house names its members.
+ * `have` and `nodes` are what is held here and may be told; the bitfield part on disk follows at each commit. Who
+ * wants to hear of changes is a watcher; who has the bytes elsewhere, as a drive has, is its keeper. */
 
 typedef struct tree_page {
     uint64_t number;
@@ -1549,18 +1560,19 @@ typedef struct watcher {
     void (*committed)(struct watcher *w);
 } watcher;
 
-/* Who has a feed and more to say of it than the feed itself: a drive, whose content lies in files. The feed asks, and need not know
- * who answers. All NULL: it stands by itself. */
+/* Who has a feed and more to say of it than the feed itself: a drive, whose content lies in files. The feed asks,
+ * and need not know who answers. All NULL: it stands by itself. */
 typedef struct feed_keeper {
     void *ctx;
-    /* If there is a `keep`, the feed's bytes lie where anybody can change them: each block is checked against the tree before it goes
-     * out, and the keeper commits what it keeps. It is called with a block that came, was verified and is not empty: 1 if it is
-     * kept, 0 if it has no place any more, and is not held. The store's `sync` of the data part syncs what was kept. */
+    /* If there is a `keep`, the feed's bytes lie where anybody can change them: each block is checked against the
+     * tree before it goes out, and the keeper commits what it keeps. It is called with a block that came, was
+     * verified and is not empty: 1 if it is kept, 0 if it has no place any more, and is not held. The store's `sync`
+     * of the data part syncs what was kept. */
     int (*keep)(void *ctx, uint64_t index, uint64_t at, datsync_bytes block);
     int (*lost)(void *ctx, uint64_t index); /* it was asked for, and is not as it was */
     int (*held_back)(void *ctx);            /* more is going to be wanted: nobody is told that this is all */
     int (*makes_room)(void *ctx);           /* where the store is full: that is going to end */
-    datsync_feed *companion; /* it is committed first, and a connection is done with both or with none */
+    datsync_feed *companion;                /* it is committed first, and a connection is done with both or with none */
 } feed_keeper;
 
 /* What each room alone touches is in a struct of its own; room `opening and recovery` begins and ends all of it. */
@@ -1604,8 +1616,8 @@ struct datsync_feed {
         uint64_t page_count;
         int salvaged; /* what is on disk is not to be read */
         bits dropped; /* claims that opening found to be false, for datsync_feed_verify to tell */
-        /* What it says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is away for the moment;
-         * where a keeper has the bytes, it also holds what is kept aside and not claimed yet. */
+        /* What it says on disk is not always what is here: `apart`, it is in `claimed`. `have` then lacks what is
+         * away for the moment; where a keeper has the bytes, it also holds what is kept aside and not claimed yet. */
         int apart;
         bits claimed;
     } bitfield;
@@ -1781,13 +1793,16 @@ static int feed_write(datsync_feed *f, int part, uint64_t offset, const void *bu
 
 /* ================================================================ feed: tree ===================================== */
 
+/* The nodes of the hash tree: pages of them are read and written through a cache, by number, and a page that gives
+ * way is written first. A node that is stored is not believed yet: its size is not covered by its own hash, but by
+ * its parent's. So the place of a block follows only from sizes that hashes prove and from the block's own. */
+
 static int tree_page_write(datsync_feed *f, tree_page *p)
 {
-    int r;
     if (p->lo >= p->hi || f->flags & DATSYNC_READ_ONLY)
         return 0;
-    r = feed_write(f, DATSYNC_PART_TREE, node_at(p->number * TREE_PAGE_NODES + p->lo), p->bytes + NODE_BYTES * p->lo,
-                   NODE_BYTES * (size_t)(p->hi - p->lo));
+    int r = feed_write(f, DATSYNC_PART_TREE, node_at(p->number * TREE_PAGE_NODES + p->lo),
+                       p->bytes + NODE_BYTES * p->lo, NODE_BYTES * (size_t)(p->hi - p->lo));
     if (r < 0)
         return r;
     p->lo = TREE_PAGE_NODES;
@@ -1799,7 +1814,6 @@ static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
 {
     tree_page **slot = &f->tree.pages[number % TREE_PAGES], *p = *slot;
     uint64_t at = node_at(number * TREE_PAGE_NODES);
-    int r;
     if (p && p->number == number) {
         *out = p;
         return 0;
@@ -1813,7 +1827,7 @@ static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
         p->number = NONE;
         *slot = p;
     }
-    r = tree_page_write(f, p);
+    int r = tree_page_write(f, p);
     if (r < 0)
         return r;
     p->number = NONE; /* not valid while it is read */
@@ -1830,11 +1844,10 @@ static int tree_page_load(datsync_feed *f, uint64_t number, tree_page **out)
 static int tree_read(datsync_feed *f, uint64_t index, datsync_node *out)
 {
     tree_page *p;
-    const uint8_t *b;
     int r = tree_page_load(f, index / TREE_PAGE_NODES, &p);
     if (r < 0)
         return r;
-    b = p->bytes + NODE_BYTES * (index % TREE_PAGE_NODES);
+    const uint8_t *b = p->bytes + NODE_BYTES * (index % TREE_PAGE_NODES);
     if (get_u64(b) == 0 && all_zero(b, NODE_BYTES))
         return DATSYNC_E_NOT_FOUND;
     out->index = index;
@@ -1865,9 +1878,8 @@ static int tree_put(datsync_feed *f, const datsync_node *n)
 
 static int tree_flush(datsync_feed *f)
 {
-    size_t i;
     int r;
-    for (i = 0; i < TREE_PAGES; i++)
+    for (size_t i = 0; i < TREE_PAGES; i++)
         if (f->tree.pages[i] && (r = tree_page_write(f, f->tree.pages[i])) < 0)
             return r;
     return 0;
@@ -1877,8 +1889,7 @@ static int tree_flush(datsync_feed *f)
 static uint64_t tree_unwritten(const datsync_feed *f)
 {
     uint64_t n = 0;
-    size_t i;
-    for (i = 0; i < TREE_PAGES; i++)
+    for (size_t i = 0; i < TREE_PAGES; i++)
         n += f->tree.pages[i] && f->tree.pages[i]->lo < f->tree.pages[i]->hi ? sizeof f->tree.pages[i]->bytes : 0;
     return n;
 }
@@ -1888,9 +1899,10 @@ static uint64_t tree_unwritten(const datsync_feed *f)
 /* A node's hash covers its size: does it with this size, over these two children? */
 static int node_hashes(const datsync_node *n, uint64_t size, const datsync_node *left, const datsync_node *right)
 {
-    datsync_node l = *left, r = *right, got;
+    datsync_node l = *left, r = *right;
     l.size = size;
     r.size = 0;
+    datsync_node got;
     datsync_parent_hash(&got, &l, &r);
     return memcmp(got.hash, n->hash, 32) == 0;
 }
@@ -1904,28 +1916,32 @@ static int tree_get_both(datsync_feed *f, uint64_t a, uint64_t b, datsync_node *
     return r == 0 ? 1 : r == DATSYNC_E_NOT_FOUND ? 0 : r;
 }
 
-/* A node above the leaves, with its right size, whatever the store says: a root's is known, another's is what hashes with its
- * children, or what its parent's hash covers. DATSYNC_E_CORRUPT if none is right. Where nothing of this is held, as stored. */
+/* A node above the leaves, with its right size, whatever the store says: a root's is known, another's is what hashes
+ * with its children, or what its parent's hash covers. DATSYNC_E_CORRUPT if none is right. Where nothing of this is
+ * held, as stored. */
 static int node_get_proven(datsync_feed *f, uint64_t index, datsync_node *n)
 {
-    datsync_node left, right, parent;
     uint64_t sibling = datsync_flat_sibling(index);
-    int below, above, r = tree_get(f, index, n);
-    size_t i;
+    int r = tree_get(f, index, n);
     if (r < 0 || !(index & 1) || bits_get(&f->tree.proven, index))
         return r;
-    for (i = 0; i < f->root_count; i++)
+    for (size_t i = 0; i < f->root_count; i++)
         if (f->roots[i].index == index) {
             n->size = f->roots[i].size;
             return 0;
         }
-    if ((below = tree_get_both(f, flat_left_child(index), datsync_flat_sibling(flat_left_child(index)), &left, &right)) < 0)
+    datsync_node left, right;
+    int below;
+    if ((below =
+             tree_get_both(f, flat_left_child(index), datsync_flat_sibling(flat_left_child(index)), &left, &right)) < 0)
         return below;
     r = below && node_hashes(n, n->size, &left, &right);
     if (!r && below && node_hashes(n, left.size + right.size, &left, &right)) {
         n->size = left.size + right.size;
         return 0;
     }
+    datsync_node parent;
+    int above;
     if (!r) {
         if ((above = tree_get_both(f, sibling, datsync_flat_parent(index), &left, &parent)) < 0)
             return above;
@@ -1938,8 +1954,8 @@ static int node_get_proven(datsync_feed *f, uint64_t index, datsync_node *n)
     return r < 0 ? r : 0;
 }
 
-/* The sizes of a block and of its neighbour under one parent: do they make up the parent's? 0 if one of them is wrong; 1 also
- * where they are not all held. */
+/* The sizes of a block and of its neighbour under one parent: do they make up the parent's? 0 if one of them is
+ * wrong; 1 also where they are not all held. */
 static int pair_agrees(datsync_feed *f, uint64_t index)
 {
     datsync_node left, right, parent;
@@ -1958,12 +1974,12 @@ static int pair_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
 {
     uint64_t roots[64];
     datsync_node n;
-    size_t i, count = datsync_flat_full_roots(roots, index);
+    size_t count = datsync_flat_full_roots(roots, index);
     int r;
     if (index != f->tree.pair) {
         f->tree.pair = NONE;
         f->tree.pair_at = 0;
-        for (i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++) {
             if ((r = node_get_proven(f, roots[i], &n)) < 0)
                 return r;
             if (n.size > (uint64_t)INT64_MAX - f->tree.pair_at)
@@ -1976,15 +1992,16 @@ static int pair_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
     return 0;
 }
 
-/* Where a block's bytes begin. The second of a pair ends where its parent does; so the place of every block follows from
- * sizes that are proven and from its own. */
+/* Where a block's bytes begin. The second of a pair ends where its parent does; so the place of every block follows
+ * from sizes that are proven and from its own. */
 static int block_offset(datsync_feed *f, uint64_t index, uint64_t *offset)
 {
-    datsync_node leaf, parent;
     int r = pair_offset(f, index & ~(uint64_t)1, offset);
     if (r < 0 || !(index & 1))
         return r;
+    datsync_node leaf;
     r = tree_get(f, 2 * index, &leaf);
+    datsync_node parent;
     if (r == 0)
         r = node_get_proven(f, 2 * index - 1, &parent);
     if (r == 0) {
@@ -2014,6 +2031,9 @@ static void block_offset_forget(datsync_feed *f)
 }
 
 /* ================================================================ feed: data part ================================ */
+
+/* The blocks' bytes, one after the other. Small writes that follow each other are gathered to one, small reads in
+ * order are read ahead; large ones pass by. A keeper takes the bytes instead where there is one. */
 
 static int gather_flush(datsync_feed *f)
 {
@@ -2047,14 +2067,16 @@ static void data_forget(datsync_feed *f, uint64_t end)
 
 static int data_write(datsync_feed *f, uint64_t at, const uint8_t *buf, size_t len)
 {
-    int r;
     if (len == 0) { /* the deployed implementation opens no feed without a data part, however empty */
         if (f->data.exists || (f->data.exists = f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0))
             return 0;
         return feed_write(f, DATSYNC_PART_DATA, 0, "", 0);
     }
     ahead_drop(f, at, len);
-    if (f->data.gathered_len && (at != f->data.gathered_at + f->data.gathered_len || f->data.gathered_len + len > GATHER_BYTES || len >= DIRECT_BYTES) &&
+    int r;
+    if (f->data.gathered_len &&
+        (at != f->data.gathered_at + f->data.gathered_len || f->data.gathered_len + len > GATHER_BYTES ||
+         len >= DIRECT_BYTES) &&
         (r = gather_flush(f)) < 0)
         return r;
     if (len >= DIRECT_BYTES || f->keeper.keep)
@@ -2084,36 +2106,41 @@ static int data_keep(datsync_feed *f, uint64_t index, uint64_t at, datsync_bytes
 static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
 {
     int sequential = at == f->data.read_end;
-    int64_t n;
-    int r;
     if (len == 0)
         return 0;
     if (at > (uint64_t)INT64_MAX - len)
         return DATSYNC_E_CORRUPT;
+    int r;
     if (ranges_overlap(at, len, f->data.gathered_at, f->data.gathered_len) && (r = gather_flush(f)) < 0)
         return r;
     f->data.read_end = at + len;
-    if (len < DIRECT_BYTES && sequential && !(at >= f->data.ahead_at && at + len <= f->data.ahead_at + f->data.ahead_len)) {
+    if (len < DIRECT_BYTES && sequential &&
+        !(at >= f->data.ahead_at && at + len <= f->data.ahead_at + f->data.ahead_len)) {
         if (!f->data.ahead && !(f->data.ahead = mem_resize(&f->env, NULL, GATHER_BYTES)))
             return DATSYNC_E_NOMEM;
         f->data.ahead_len = 0;
-        n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, f->data.ahead, GATHER_BYTES);
+        int64_t n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, f->data.ahead, GATHER_BYTES);
         if (n < 0)
             return (int)n;
         f->data.ahead_at = at;
         f->data.ahead_len = (size_t)n;
-        if (ranges_overlap(at, f->data.ahead_len, f->data.gathered_at, f->data.gathered_len)) /* older than what is gathered */
+        if (ranges_overlap(at, f->data.ahead_len, f->data.gathered_at,
+                           f->data.gathered_len)) /* older than what is gathered */
             f->data.ahead_len = (size_t)(f->data.gathered_at > at ? f->data.gathered_at - at : 0);
     }
     if (at >= f->data.ahead_at && at + len <= f->data.ahead_at + f->data.ahead_len) {
         memcpy(buf, f->data.ahead + (at - f->data.ahead_at), len);
         return 0;
     }
-    n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, buf, len);
+    int64_t n = f->store.read(f->store.ctx, DATSYNC_PART_DATA, at, buf, len);
     return n < 0 ? (int)n : (size_t)n < len ? DATSYNC_E_CORRUPT : 0;
 }
 
 /* ================================================================ feed: bitfield ================================= */
+
+/* What is claimed: a bit for each block that is held and for each node, and an index above them (PROTOCOL 17.4). A
+ * claim is made here and written by the next commit, after what it claims. Where the two differ for a while, `apart`
+ * says so: then `claimed` is what the disk says, and `have` is what is here. */
 
 /* What the bitfield is to say. */
 static const bits *feed_claims(const datsync_feed *f)
@@ -2144,12 +2171,12 @@ static int tree_claim(datsync_feed *f, uint64_t index)
     return r < 0 ? r : 0;
 }
 
-/* The data part is written to again: what is not in it will not come back, and must not be taken for the holes of what is. */
+/* The data part is written to again: what is not in it will not come back, and must not be taken for the holes of
+ * what is. */
 static int claims_rejoin(datsync_feed *f)
 {
-    uint64_t page;
     int r = 0;
-    for (page = 0; page < f->bitfield.page_count && r >= 0; page++)
+    for (uint64_t page = 0; page < f->bitfield.page_count && r >= 0; page++)
         if (bits_count(&f->bitfield.claimed, page * PAGE_BITS, (page + 1) * PAGE_BITS) !=
             bits_count(&f->have, page * PAGE_BITS, (page + 1) * PAGE_BITS))
             r = bits_set(&f->env, &f->bitfield.dirty, page, 1);
@@ -2179,9 +2206,9 @@ static int block_claim(datsync_feed *f, uint64_t index, int value)
 /* What is claimed, apart from what is here. */
 static int claims_set_apart(datsync_feed *f)
 {
-    uint64_t i, j, end = bits_length(&f->have);
+    uint64_t j, end = bits_length(&f->have);
     int r = 0;
-    for (i = bits_next(&f->have, 0, end, 1); i < end && r >= 0; i = bits_next(&f->have, j, end, 1)) {
+    for (uint64_t i = bits_next(&f->have, 0, end, 1); i < end && r >= 0; i = bits_next(&f->have, j, end, 1)) {
         j = bits_next(&f->have, i, end, 0);
         r = bits_fill(&f->env, &f->bitfield.claimed, i, j, 1);
     }
@@ -2192,9 +2219,8 @@ static int claims_set_apart(datsync_feed *f)
 /* Blocks that are held already: the bitfield says so from the next commit on. */
 static OPTIONAL int claims_add(datsync_feed *f, uint64_t start, uint64_t end)
 {
-    uint64_t page;
     int r = bits_fill(&f->env, &f->bitfield.claimed, start, end, 1);
-    for (page = start / PAGE_BITS; page * PAGE_BITS < end && r >= 0; page++)
+    for (uint64_t page = start / PAGE_BITS; page * PAGE_BITS < end && r >= 0; page++)
         r = bits_set(&f->env, &f->bitfield.dirty, page, 1);
     f->uncommitted = 1;
     return r < 0 ? r : 0;
@@ -2218,8 +2244,8 @@ static void claims_forget_dropped(datsync_feed *f)
 
 /* ------------------------------------------------ its index */
 
-/* The index of the bitfield (PROTOCOL 17.4) tells of each quarter of a node's span whether all, none or some of its blocks
- * are there. `limit` is the first index byte that the file has no room for: such children count as none. */
+/* The index of the bitfield (PROTOCOL 17.4) tells of each quarter of a node's span whether all, none or some of its
+ * blocks are there. `limit` is the first index byte that the file has no room for: such children count as none. */
 
 static unsigned index_code(unsigned nibble)
 {
@@ -2228,24 +2254,24 @@ static unsigned index_code(unsigned nibble)
 
 static unsigned index_parent(unsigned left, unsigned right)
 {
-    return index_code(left >> 4) << 6 | index_code(left & 15) << 4 | index_code(right >> 4) << 2 | index_code(right & 15);
+    return index_code(left >> 4) << 6 | index_code(left & 15) << 4 | index_code(right >> 4) << 2 |
+           index_code(right & 15);
 }
 
 /* The 511 index bytes whose span lies in one page of blocks. */
 static void index_local(const datsync_feed *f, uint64_t page, uint64_t limit, uint8_t out[512])
 {
     bitpage bp = bits_page(feed_claims(f), page * PAGE_BITS);
-    size_t g, k, step;
-    for (g = 0; g < 256; g++) {
+    for (size_t g = 0; g < 256; g++) {
         unsigned v = 0;
-        for (k = 0; k < 4; k++) {
+        for (size_t k = 0; k < 4; k++) {
             unsigned byte = page_byte(bp, 4 * g + k);
             v = v << 2 | (byte == 255 ? 3u : byte == 0 ? 0u : 1u);
         }
         out[2 * g] = (uint8_t)(page * 512 + 2 * g < limit ? v : 0);
     }
-    for (step = 1; step < 256; step *= 2)
-        for (k = 2 * step - 1; k < 511; k += 4 * step) {
+    for (size_t step = 1; step < 256; step *= 2)
+        for (size_t k = 2 * step - 1; k < 511; k += 4 * step) {
             unsigned right = page * 512 + k + step < limit ? out[k + step] : 0;
             out[k] = (uint8_t)index_parent(out[k - step], right);
         }
@@ -2259,10 +2285,10 @@ static unsigned index_high(const datsync_feed *f, uint64_t index, uint64_t limit
     if (index >= limit)
         return 0;
     if (datsync_flat_depth(index) == 8) {
-        uint8_t local[512];
         bitpage bp = bits_page(feed_claims(f), index / 512 * PAGE_BITS);
         if (!bp.bytes && index + 255 < limit)
             return bp.count ? 255 : 0;
+        uint8_t local[512];
         index_local(f, index / 512, limit, local);
         return local[255];
     }
@@ -2272,12 +2298,12 @@ static unsigned index_high(const datsync_feed *f, uint64_t index, uint64_t limit
 static void bitfield_page(const datsync_feed *f, uint64_t page, uint8_t *out)
 {
     size_t size = f->bitfield.entry - BITFIELD_BITS; /* of the index in one page; 512, or 256 in old files */
-    uint64_t limit = f->bitfield.page_count * size, first = page * size, i;
-    uint8_t local[512];
+    uint64_t limit = f->bitfield.page_count * size, first = page * size;
     bits_read(feed_claims(f), page * PAGE_BITS, out, PAGE_BYTES);
     bits_read(&f->nodes, page * 2 * PAGE_BITS, out + PAGE_BYTES, 2 * PAGE_BYTES);
     out += BITFIELD_BITS;
-    for (i = 0; i < size; i++) {
+    uint8_t local[512];
+    for (uint64_t i = 0; i < size; i++) {
         if (i == 0 || (first + i) % 512 == 0)
             index_local(f, (first + i) / 512, limit, local);
         if ((first + i) % 512 == 511)
@@ -2290,11 +2316,13 @@ static void bitfield_page(const datsync_feed *f, uint64_t page, uint8_t *out)
 /* Index bytes above a changed page lie in other pages: these change too. */
 static int bitfield_mark_above(datsync_feed *f)
 {
-    uint64_t size = f->bitfield.entry - BITFIELD_BITS, limit = f->bitfield.page_count * size, page, end = f->bitfield.page_count;
+    uint64_t size = f->bitfield.entry - BITFIELD_BITS, limit = f->bitfield.page_count * size,
+             end = f->bitfield.page_count;
     bits more;
     int r = 0;
     memset(&more, 0, sizeof more);
-    for (page = bits_next(&f->bitfield.dirty, 0, end, 1); page < end; page = bits_next(&f->bitfield.dirty, page + 1, end, 1)) {
+    for (uint64_t page = bits_next(&f->bitfield.dirty, 0, end, 1); page < end;
+         page = bits_next(&f->bitfield.dirty, page + 1, end, 1)) {
         uint64_t index = page * 512 + 255;
         while (r >= 0 && datsync_flat_left_span(index) < 2 * 256 * f->bitfield.page_count) {
             if (index < limit)
@@ -2304,7 +2332,7 @@ static int bitfield_mark_above(datsync_feed *f)
             index = datsync_flat_parent(index);
         }
     }
-    for (page = bits_next(&more, 0, end, 1); page < end && r >= 0; page = bits_next(&more, page + 1, end, 1))
+    for (uint64_t page = bits_next(&more, 0, end, 1); page < end && r >= 0; page = bits_next(&more, page + 1, end, 1))
         r = bits_set(&f->env, &f->bitfield.dirty, page, 1);
     bits_free(&f->env, &more);
     return r < 0 ? r : 0;
@@ -2312,15 +2340,15 @@ static int bitfield_mark_above(datsync_feed *f)
 
 static int bitfield_flush(datsync_feed *f)
 {
-    uint8_t *buf;
-    uint64_t page;
     int r = bitfield_mark_above(f);
     if (r < 0)
         return r;
-    buf = mem_resize(&f->env, NULL, f->bitfield.entry);
+    uint8_t *buf = mem_resize(&f->env, NULL, f->bitfield.entry);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    /* The last page first: the nodes that span several pages lie in the first of them, and must not be claimed alone. */
+    uint64_t page;
+    /* The last page first: the nodes that span several pages lie in the first of them, and must not be claimed
+     * alone. */
     while (r == 0 && (page = bits_length(&f->bitfield.dirty)) > 0) {
         page--;
         bitfield_page(f, page, buf);
@@ -2333,6 +2361,11 @@ static int bitfield_flush(datsync_feed *f)
 }
 
 /* ================================================================ feed: commit ================================== */
+
+/* The order of writes that makes a crash at any moment harmless: data, tree and signatures, each synced, then the
+ * bitfield, synced. Blocks are committed in groups, since a sync is slow. An owner tells of a block only when its
+ * group is committed; so what was told is never appended differently after a crash. What disappears and comes back is
+ * hidden and shown here. */
 
 static int feed_sync(datsync_feed *f, int part)
 {
@@ -2360,10 +2393,9 @@ static int commit(datsync_feed *f)
 static int commit_make_room(datsync_feed *f)
 {
     uint64_t need = 65536, freed = 0, i = 1, offset = 0;
-    datsync_node leaf;
-    watcher *w;
     int r = 0;
     need += tree_unwritten(f) + bits_count(&f->bitfield.dirty, 0, f->bitfield.page_count) * f->bitfield.entry;
+    datsync_node leaf;
     while (r >= 0 && freed < need && (i = bits_length(&f->have)) > 0) {
         if (tree_read(f, 2 * (i - 1), &leaf) < 0 || block_offset(f, i - 1, &offset) < 0 || pair_agrees(f, i - 1) != 1)
             return DATSYNC_E_NO_SPACE;
@@ -2372,7 +2404,7 @@ static int commit_make_room(datsync_feed *f)
     }
     if (r < 0 || freed < need)
         return DATSYNC_E_NO_SPACE;
-    for (w = f->watchers; w; w = w->next)
+    for (watcher *w = f->watchers; w; w = w->next)
         w->cleared(w, i - 1, f->length);
     data_forget(f, offset);
     r = f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, offset);
@@ -2381,10 +2413,9 @@ static int commit_make_room(datsync_feed *f)
 
 int datsync_feed_flush(datsync_feed *f)
 {
-    watcher *w;
-    int r;
     if (f->flags & DATSYNC_READ_ONLY)
         return 0;
+    int r;
     if (f->keeper.companion && f->keeper.companion->uncommitted && (r = datsync_feed_flush(f->keeper.companion)) < 0)
         return r;
     r = commit(f);
@@ -2396,12 +2427,13 @@ int datsync_feed_flush(datsync_feed *f)
     f->group.since = NONE;
     f->uncommitted = 0;
     f->group.durable_length = f->length;
-    for (w = f->watchers; w; w = w->next)
+    for (watcher *w = f->watchers; w; w = w->next)
         w->committed(w);
     return 0;
 }
 
-/* A writer's blocks are told and given only once they are committed: what was announced can never be appended differently. */
+/* A writer's blocks are told and given only once they are committed: what was announced can never be appended
+ * differently. */
 static int feed_make_durable(datsync_feed *f)
 {
     return datsync_feed_writable(f) && f->group.durable_length < f->length ? datsync_feed_flush(f) : 0;
@@ -2418,27 +2450,27 @@ static int group_add(datsync_feed *f, uint64_t n)
 {
     f->uncommitted = 1;
     f->group.bytes += n;
-    if (f->group.bytes < DATSYNC_GROUP_BYTES || (f->keeper.keep && !f->has_secret_key)) /* a clone's keeper commits, with what it keeps */
+    if (f->group.bytes < DATSYNC_GROUP_BYTES ||
+        (f->keeper.keep && !f->has_secret_key)) /* a clone's keeper commits, with what it keeps */
         return 0;
     return datsync_feed_flush(f);
 }
 
 static void tell_added(datsync_feed *f, uint64_t start, uint64_t end)
 {
-    watcher *w;
-    for (w = f->watchers; w; w = w->next)
+    for (watcher *w = f->watchers; w; w = w->next)
         w->added(w, start, end);
 }
 
 /* Blocks are not to be had now: say so. What the bitfield says of them stays, for they may come back. */
 static int feed_hide(datsync_feed *f, uint64_t start, uint64_t end)
 {
-    watcher *w;
     int r = 0;
-    for (start = bits_next(&f->have, start, end, 1); start < end && r >= 0; start = bits_next(&f->have, start, end, 1)) {
+    for (start = bits_next(&f->have, start, end, 1); start < end && r >= 0;
+         start = bits_next(&f->have, start, end, 1)) {
         uint64_t stop = bits_next(&f->have, start, end, 0);
         r = bits_fill(&f->env, &f->have, start, stop, 0);
-        for (w = f->watchers; w && r >= 0; w = w->next)
+        for (watcher *w = f->watchers; w && r >= 0; w = w->next)
             w->cleared(w, start, stop);
         start = stop;
     }
@@ -2450,7 +2482,8 @@ static OPTIONAL int feed_show(datsync_feed *f, uint64_t start, uint64_t end)
 {
     int r = 0;
     for (; r >= 0 && (start = bits_next(&f->bitfield.claimed, start, end, 1)) < end; start++)
-        if (!bits_get(&f->have, start) && bits_get(&f->nodes, 2 * start) && (r = bits_set(&f->env, &f->have, start, 1)) > 0)
+        if (!bits_get(&f->have, start) && bits_get(&f->nodes, 2 * start) &&
+            (r = bits_set(&f->env, &f->have, start, 1)) > 0)
             tell_added(f, start, start + 1);
     return r < 0 ? r : 0;
 }
@@ -2478,16 +2511,18 @@ static int64_t data_size(datsync_feed *f)
 static int data_look(datsync_feed *f)
 {
     int64_t size = data_size(f);
-    uint64_t i, end = bits_length(&f->bitfield.claimed);
+    uint64_t end = bits_length(&f->bitfield.claimed);
     int r = 0;
     if (size < 0)
         return (int)size;
-    for (i = bits_next(&f->bitfield.claimed, 0, end, 1); i < end && r >= 0; i = bits_next(&f->bitfield.claimed, i + 1, end, 1)) {
+    for (uint64_t i = bits_next(&f->bitfield.claimed, 0, end, 1); i < end && r >= 0;
+         i = bits_next(&f->bitfield.claimed, i + 1, end, 1)) {
         if (bits_get(&f->have, i) || !bits_get(&f->nodes, 2 * i))
             continue;
         if ((r = data_reaches(f, i, size)) == 0)
             break;
-        if (r > 0 && (r = bits_set(&f->env, &f->have, i, 1)) >= 0 && (r = bits_set(&f->env, &f->bitfield.dropped, i, 0)) >= 0)
+        if (r > 0 && (r = bits_set(&f->env, &f->have, i, 1)) >= 0 &&
+            (r = bits_set(&f->env, &f->bitfield.dropped, i, 0)) >= 0)
             tell_added(f, i, i + 1);
     }
     return r < 0 ? r : 0;
@@ -2515,9 +2550,9 @@ int datsync_feed_tick(datsync_feed *f, uint64_t now)
 static OPTIONAL int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
 {
     const bits *claims = feed_claims(f);
-    uint64_t i;
     int r = 0;
-    for (i = bits_next(claims, start, end, 1); i < end && r >= 0; i = bits_next(claims, (i | (PAGE_BITS - 1)) + 1, end, 1)) {
+    for (uint64_t i = bits_next(claims, start, end, 1); i < end && r >= 0;
+         i = bits_next(claims, (i | (PAGE_BITS - 1)) + 1, end, 1)) {
         f->bitfield.page_count = MAX(f->bitfield.page_count, i / PAGE_BITS + 1);
         f->uncommitted = 1;
         r = bits_set(&f->env, &f->bitfield.dirty, i / PAGE_BITS, 1);
@@ -2529,9 +2564,13 @@ static OPTIONAL int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
 
 /* ================================================================ feed: opening and recovery ==================== */
 
+/* A feed is what its files prove, not what they say. The length is that of the longest signature that verifies; a
+ * claim without its leaf, or behind the end, is dropped and remembered for verifying; an owner's blocks behind the
+ * last signature, which a crash may leave, are forgotten. This room begins and ends every part of a feed. */
+
 static int feed_load_keys(datsync_feed *f, const datsync_feed_options *o, int *is_new)
 {
-    uint8_t stored[32], pk[32], seed[32];
+    uint8_t stored[32];
     int64_t n = f->store.read(f->store.ctx, DATSYNC_PART_KEY, 0, stored, 32);
     if (n < 0 && n != DATSYNC_E_NO_ENTRY)
         return (int)n;
@@ -2554,12 +2593,14 @@ static int feed_load_keys(datsync_feed *f, const datsync_feed_options *o, int *i
         memcpy(f->secret_key, o->secret_key, 64);
         f->has_secret_key = 1;
     }
+    uint8_t seed[32];
     if (!f->has_key && !f->has_secret_key && !(f->flags & DATSYNC_STATIC)) {
         f->env.random(f->env.ctx, seed, sizeof seed);
         (void)crypto_sign_seed_keypair(f->key, f->secret_key, seed);
         sodium_memzero(seed, sizeof seed);
         f->has_key = f->has_secret_key = 1;
     }
+    uint8_t pk[32];
     if (f->has_secret_key) {
         memcpy(seed, f->secret_key, 32); /* the public half must be the one that the seed gives */
         {
@@ -2579,8 +2620,7 @@ static int feed_load_keys(datsync_feed *f, const datsync_feed_options *o, int *i
 static int feed_write_new(datsync_feed *f)
 {
     static const int headed[] = {DATSYNC_PART_TREE, DATSYNC_PART_SIGNATURES, DATSYNC_PART_BITFIELD};
-    uint8_t header[HEADER_BYTES];
-    int r = 0, i;
+    int r = 0;
     if (f->has_secret_key && f->store.size(f->store.ctx, DATSYNC_PART_SECRET_KEY) < 64)
         r = feed_write(f, DATSYNC_PART_SECRET_KEY, 0, f->secret_key, 64);
     if (r == 0)
@@ -2589,7 +2629,8 @@ static int feed_write_new(datsync_feed *f)
         r = feed_write(f, DATSYNC_PART_KEY, 0, f->key, 32);
     if (r == 0)
         r = feed_sync(f, DATSYNC_PART_KEY);
-    for (i = 0; i < 3 && r == 0; i++) {
+    uint8_t header[HEADER_BYTES];
+    for (int i = 0; i < 3 && r == 0; i++) {
         if (f->store.size(f->store.ctx, headed[i]) >= (int64_t)HEADER_BYTES)
             continue;
         sleep_header(header, headed[i]);
@@ -2602,35 +2643,35 @@ static int feed_write_new(datsync_feed *f)
 static int64_t bitfield_misfits(datsync_feed *f, uint64_t bytes, size_t entry)
 {
     uint8_t *buf = mem_resize(&f->env, NULL, BITFIELD_BITS);
-    uint64_t at;
-    int64_t n, misfits = 0;
-    size_t i;
+    int64_t misfits = 0;
     if (!buf)
         return DATSYNC_E_NOMEM;
-    for (at = 0; at < bytes && misfits >= 0; at += entry) {
-        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + at, buf, BITFIELD_BITS);
+    for (uint64_t at = 0; at < bytes && misfits >= 0; at += entry) {
+        int64_t n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + at, buf, BITFIELD_BITS);
         if (n < 0)
             misfits = n;
         else
             memset(buf + n, 0, BITFIELD_BITS - (size_t)n);
-        for (i = 0; i < 8 * PAGE_BYTES && n > 0; i++)
+        for (size_t i = 0; i < 8 * PAGE_BYTES && n > 0; i++)
             misfits += (buf[i / 8] >> (7 - i % 8) & 1) && !(buf[PAGE_BYTES + i / 4] >> (7 - 2 * (i % 4)) & 1);
     }
     mem_free(&f->env, buf);
     return misfits;
 }
 
-/* The size of a page. The deployed versions to 6.22.0 write 3328 into the header whenever they open, also where later ones have
- * written pages of 3584 bytes. So for these two sizes the content decides, then the size of the file, and the header only
- * after that. */
+/* The size of a page. The deployed versions to 6.22.0 write 3328 into the header whenever they open, also where
+ * later ones have written pages of 3584 bytes. So for these two sizes the content decides, then the size of the
+ * file, and the header only after that. */
 static int bitfield_entry(datsync_feed *f, uint64_t bytes)
 {
     size_t other = f->bitfield.entry == BITFIELD_ENTRY ? BITFIELD_ENTRY_OLD : BITFIELD_ENTRY;
-    int64_t mine, others;
-    if ((f->bitfield.entry != BITFIELD_ENTRY && f->bitfield.entry != BITFIELD_ENTRY_OLD) || bytes / BITFIELD_ENTRY_OLD > DATSYNC_MAX_BLOCKS / PAGE_BITS)
+    if ((f->bitfield.entry != BITFIELD_ENTRY && f->bitfield.entry != BITFIELD_ENTRY_OLD) ||
+        bytes / BITFIELD_ENTRY_OLD > DATSYNC_MAX_BLOCKS / PAGE_BITS)
         return 0;
+    int64_t mine;
     if ((mine = bitfield_misfits(f, bytes, f->bitfield.entry)) < 0)
         return (int)mine;
+    int64_t others;
     if ((others = bitfield_misfits(f, bytes, other)) < 0)
         return (int)others;
     if (others < mine || (others == mine && bytes % other == 0 && bytes % f->bitfield.entry != 0))
@@ -2638,17 +2679,17 @@ static int bitfield_entry(datsync_feed *f, uint64_t bytes)
     return 0;
 }
 
-/* A header that is zeroed is what `overwrite` of the deployed versions 6.23.1 to 7.4.0 leaves: they would open an empty feed, to
- * which anything could be appended. They then write a header of pages of no bytes. */
+/* A header that is zeroed is what `overwrite` of the deployed versions 6.23.1 to 7.4.0 leaves: they would open an
+ * empty feed, to which anything could be appended. They then write a header of pages of no bytes. */
 static int bitfield_header(datsync_feed *f, uint64_t bytes)
 {
     uint8_t header[HEADER_BYTES];
-    size_t stated;
     int r = feed_read_exact(f, DATSYNC_PART_BITFIELD, 0, header, sizeof header);
     if (r < 0)
         return r;
     if (all_zero(header, 3) ? all_zero(header, sizeof header) : memcmp(header, "\5\2\127\0\0\0\0", 7) == 0)
         return DATSYNC_E_OVERWRITTEN;
+    size_t stated;
     f->bitfield.entry = stated = (size_t)header[5] << 8 | header[6];
     if (memcmp(header, "\5\2\127", 3) != 0 || header[3] != 0 || f->bitfield.entry <= BITFIELD_BITS)
         return DATSYNC_E_CORRUPT;
@@ -2661,15 +2702,13 @@ static int bitfield_header(datsync_feed *f, uint64_t bytes)
 
 static int bitfield_load(datsync_feed *f)
 {
-    uint8_t *buf;
     int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_BITFIELD), n = 0;
-    uint64_t page;
-    int r;
     f->bitfield.entry = BITFIELD_ENTRY;
     if (size == DATSYNC_E_NO_ENTRY || (size >= 0 && size < (int64_t)HEADER_BYTES))
         return 0;
     if (size < 0)
         return (int)size;
+    int r;
     if ((r = bitfield_header(f, (uint64_t)size - HEADER_BYTES)) < 0) {
         f->bitfield.salvaged = r == DATSYNC_E_OVERWRITTEN && f->flags & DATSYNC_SALVAGE && f->flags & DATSYNC_READ_ONLY;
         return f->bitfield.salvaged ? 0 : r;
@@ -2677,11 +2716,12 @@ static int bitfield_load(datsync_feed *f)
     f->bitfield.page_count = ((uint64_t)size - HEADER_BYTES + f->bitfield.entry - 1) / f->bitfield.entry;
     if (f->bitfield.page_count > DATSYNC_MAX_BLOCKS / PAGE_BITS)
         return DATSYNC_E_TOO_BIG;
-    buf = mem_resize(&f->env, NULL, f->bitfield.entry);
+    uint8_t *buf = mem_resize(&f->env, NULL, f->bitfield.entry);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    for (page = 0; page < f->bitfield.page_count && r == 0; page++) {
-        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->bitfield.entry, buf, f->bitfield.entry);
+    for (uint64_t page = 0; page < f->bitfield.page_count && r == 0; page++) {
+        n = f->store.read(f->store.ctx, DATSYNC_PART_BITFIELD, HEADER_BYTES + page * f->bitfield.entry, buf,
+                          f->bitfield.entry);
         if (n < 0)
             r = (int)n;
         else if ((size_t)n < BITFIELD_BITS) /* a torn last page claims nothing */
@@ -2708,13 +2748,13 @@ static int claims_check(datsync_feed *f)
 {
     enum { NODES = 4096 };
     uint8_t *buf = mem_resize(&f->env, NULL, NODES * NODE_BYTES);
-    uint64_t at = 0, end = bits_length(&f->nodes), i;
+    uint64_t at = 0, end = bits_length(&f->nodes);
     int r = 0;
     if (!buf)
         return DATSYNC_E_NOMEM;
     for (at = bits_next(&f->nodes, 0, end, 1); at < end && r == 0; at = bits_next(&f->nodes, at + NODES, end, 1)) {
         r = feed_read_exact(f, DATSYNC_PART_TREE, node_at(at), buf, NODES * NODE_BYTES);
-        for (i = 0; i < NODES && r == 0; i++) {
+        for (uint64_t i = 0; i < NODES && r == 0; i++) {
             const uint8_t *node = buf + NODE_BYTES * i;
             if (get_u64(node) == 0 && all_zero(node, NODE_BYTES) && bits_get(&f->nodes, at + i)) {
                 r = bits_set(&f->env, &f->nodes, at + i, 0);
@@ -2727,7 +2767,7 @@ static int claims_check(datsync_feed *f)
     }
     mem_free(&f->env, buf);
     end = bits_length(&f->have);
-    for (i = 0; i < end && r >= 0; i++) {
+    for (uint64_t i = 0; i < end && r >= 0; i++) {
         bitpage leaves = bits_page(&f->nodes, 2 * i);
         if (!leaves.bytes && leaves.count) { /* a page of nodes that are all there: look at the next one */
             i |= PAGE_BITS / 2 - 1;
@@ -2744,9 +2784,9 @@ static int claims_check(datsync_feed *f)
 static int claims_from_tree(datsync_feed *f)
 {
     datsync_node n;
-    uint64_t i, end = f->tree.part_size > HEADER_BYTES ? (f->tree.part_size - HEADER_BYTES) / NODE_BYTES : 0;
+    uint64_t end = f->tree.part_size > HEADER_BYTES ? (f->tree.part_size - HEADER_BYTES) / NODE_BYTES : 0;
     int r = 0;
-    for (i = 0; i < end && r >= 0; i++) {
+    for (uint64_t i = 0; i < end && r >= 0; i++) {
         r = tree_read(f, i, &n);
         if (r == 0)
             r = bits_set(&f->env, &f->nodes, i, 1);
@@ -2761,29 +2801,30 @@ static int claims_from_tree(datsync_feed *f)
 /* And what lies beyond the length that is signed, or stands for some of that, is of another time. */
 static int claims_end(datsync_feed *f)
 {
-    uint64_t x, end = 2 * f->length, tree_end = MAX(end, bits_length(&f->nodes));
+    uint64_t end = 2 * f->length, tree_end = MAX(end, bits_length(&f->nodes));
     int r = bits_fill(&f->env, &f->have, f->length, MAX(f->length, bits_length(&f->have)), 0);
-    for (x = datsync_flat_parent(end); r >= 0 && (x < tree_end || datsync_flat_left_span(x)); x = datsync_flat_parent(x))
+    for (uint64_t x = datsync_flat_parent(end); r >= 0 && (x < tree_end || datsync_flat_left_span(x));
+         x = datsync_flat_parent(x))
         r = bits_set(&f->env, &f->nodes, x, 0);
     if (r >= 0)
         r = bits_fill(&f->env, &f->nodes, end, tree_end, 0);
     return r < 0 ? r : 0;
 }
 
-/* A data part that is shorter than the blocks claimed: those at its end are not here. They stay claimed as long as nothing is written
- * to it, for it may be away for a moment. */
+/* A data part that is shorter than the blocks claimed: those at its end are not here. They stay claimed as long as
+ * nothing is written to it, for it may be away for a moment. */
 static int data_check(datsync_feed *f)
 {
     int64_t size = data_size(f);
-    uint64_t i;
     int r = 0;
     if (size < 0)
         return (int)size;
-    while ((i = bits_length(&f->have)) > 0 && (r = data_reaches(f, i - 1, size)) == 0) {
-        if ((!f->bitfield.apart && (r = claims_set_apart(f)) < 0) || (r = bits_set(&f->env, &f->bitfield.dropped, i - 1, 1)) < 0 ||
+    uint64_t i;
+    while ((i = bits_length(&f->have)) > 0 && (r = data_reaches(f, i - 1, size)) == 0)
+        if ((!f->bitfield.apart && (r = claims_set_apart(f)) < 0) ||
+            (r = bits_set(&f->env, &f->bitfield.dropped, i - 1, 1)) < 0 ||
             (r = bits_set(&f->env, &f->have, i - 1, 0)) < 0)
             return r;
-    }
     return r < 0 ? r : 0;
 }
 
@@ -2802,17 +2843,16 @@ static uint64_t tree_blocks(const datsync_feed *f)
     return bits_get(&f->nodes, top) ? tree_verified_by(f, top) / 2 : 0;
 }
 
-/* The right edge of the largest tree that can be verified from this node (PROTOCOL 12.2): climb while parent and sibling
- * are held, then step right. */
+/* The right edge of the largest tree that can be verified from this node (PROTOCOL 12.2): climb while parent and
+ * sibling are held, then step right. */
 static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index)
 {
     uint64_t top = index;
-    unsigned depth;
     if (!bits_get(&f->nodes, index))
         return 0;
     while (bits_get(&f->nodes, datsync_flat_parent(top)) && bits_get(&f->nodes, datsync_flat_sibling(top)))
         top = datsync_flat_parent(top);
-    depth = datsync_flat_depth(top);
+    unsigned depth = datsync_flat_depth(top);
     while (depth > 0) {
         /* the right neighbour at this depth, then its left children until one is held */
         top = flat_index(depth, flat_offset(top, depth) + 1);
@@ -2830,28 +2870,28 @@ static uint64_t tree_verified_by(const datsync_feed *f, uint64_t index)
 static int roots_read(datsync_feed *f, uint64_t length, datsync_node *out, size_t *count)
 {
     uint64_t index[64];
-    size_t i;
     int r = 0;
     *count = datsync_flat_full_roots(index, length);
-    for (i = 0; i < *count && r == 0; i++)
+    for (size_t i = 0; i < *count && r == 0; i++)
         r = tree_read(f, index[i], &out[i]);
     return r;
 }
 
 static void feed_set_length(datsync_feed *f, uint64_t length, const datsync_node *roots, size_t count)
 {
-    size_t i;
     f->length = length;
     f->byte_length = 0;
     memmove(f->roots, roots, count * sizeof *roots);
     f->root_count = count;
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         f->byte_length += roots[i].size;
 }
 
-static int signature_verify(datsync_feed *f, uint64_t length, const uint8_t root[32], const uint8_t signature[SIGNATURE_BYTES])
+static int signature_verify(datsync_feed *f, uint64_t length, const uint8_t root[32],
+                            const uint8_t signature[SIGNATURE_BYTES])
 {
-    if (f->last.length == length && memcmp(f->last.root, root, 32) == 0 && memcmp(f->last.signature, signature, SIGNATURE_BYTES) == 0)
+    if (f->last.length == length && memcmp(f->last.root, root, 32) == 0 &&
+        memcmp(f->last.signature, signature, SIGNATURE_BYTES) == 0)
         return 0;
     if (crypto_sign_verify_detached(signature, root, 32, f->key) != 0)
         return DATSYNC_E_SIGNATURE;
@@ -2875,24 +2915,25 @@ static size_t roots_push(datsync_node *roots, size_t *count, const datsync_node 
     return n;
 }
 
-/* An owner's blocks [from, to) lie in the store but are not claimed, since a crash came between writing and claiming. Hash
- * them onto the tree of `from` blocks. With `claim`, write and claim every node that this makes (those that lie there may
- * be torn); otherwise, see whether it gives the roots that are signed for `to`. */
-static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_node *want, size_t want_count, int claim)
+/* An owner's blocks [from, to) lie in the store but are not claimed, since a crash came between writing and
+ * claiming. Hash them onto the tree of `from` blocks. With `claim`, write and claim every node that this makes
+ * (those that lie there may be torn); otherwise, see whether it gives the roots that are signed for `to`. */
+static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_node *want, size_t want_count,
+                     int claim)
 {
-    datsync_node roots[66], made[66], leaf;
-    size_t count, i, n, cap = 0;
-    uint64_t at = 0, index;
+    datsync_node roots[66];
+    size_t cap = 0;
+    uint64_t at = 0;
     uint8_t *buf = NULL;
-    int r;
     memset(roots, 0, sizeof roots);
-    r = roots_read(f, from, roots, &count);
-    for (i = 0; i < count && r == 0; i++) {
+    size_t count;
+    int r = roots_read(f, from, roots, &count);
+    for (size_t i = 0; i < count && r == 0; i++) {
         r = roots[i].size > (uint64_t)INT64_MAX - at ? DATSYNC_E_HASH : 0;
         at += roots[i].size;
     }
-    for (index = from; index < to && r >= 0; index++) {
-        datsync_bytes block;
+    datsync_node made[66], leaf;
+    for (uint64_t index = from; index < to && r >= 0; index++) {
         r = tree_read(f, 2 * index, &leaf);
         if (r == 0 && leaf.size > DATSYNC_MAX_FRAME)
             r = DATSYNC_E_HASH;
@@ -2902,12 +2943,13 @@ static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_
             r = data_read(f, at, buf, (size_t)leaf.size);
         if (r < 0)
             break;
+        datsync_bytes block;
         block.data = buf;
         block.len = (size_t)leaf.size;
         datsync_leaf_hashes(&leaf, &block, 1);
         at += leaf.size;
-        n = roots_push(roots, &count, &leaf, made);
-        for (i = 0; i < n && r >= 0 && claim; i++) {
+        size_t n = roots_push(roots, &count, &leaf, made);
+        for (size_t i = 0; i < n && r >= 0 && claim; i++) {
             r = tree_put(f, &made[i]);
             if (r == 0)
                 r = tree_claim(f, made[i].index);
@@ -2917,7 +2959,7 @@ static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_
     }
     if (r >= 0 && count != want_count)
         r = DATSYNC_E_HASH;
-    for (i = 0; i < want_count && r >= 0; i++)
+    for (size_t i = 0; i < want_count && r >= 0; i++)
         if (memcmp(roots[i].hash, want[i].hash, 32) != 0)
             r = DATSYNC_E_HASH;
     mem_free(&f->env, buf);
@@ -2928,11 +2970,11 @@ static int tail_walk(datsync_feed *f, uint64_t from, uint64_t to, const datsync_
 static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[SIGNATURE_BYTES], uint64_t claimed)
 {
     datsync_node roots[64];
-    uint8_t root[32];
-    size_t count, i;
+    size_t count;
     int r = roots_read(f, length, roots, &count);
     if (r < 0)
         return r;
+    uint8_t root[32];
     datsync_root_hash(root, roots, count);
     if ((r = signature_verify(f, length, root, signature)) < 0)
         return r;
@@ -2943,27 +2985,26 @@ static int length_try(datsync_feed *f, uint64_t length, const uint8_t signature[
         if (r < 0)
             return r;
     }
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         if ((r = tree_claim(f, roots[i].index)) < 0)
             return r;
     feed_set_length(f, length, roots, count);
     return 0;
 }
 
-/* No signature stands: a static feed, if its tree hashes to its key. Otherwise nothing here can be verified: an owner would
- * fork the feed, and nobody could ever be given a proof. */
+/* No signature stands: a static feed, if its tree hashes to its key. Otherwise nothing here can be verified: an
+ * owner would fork the feed, and nobody could ever be given a proof. */
 static int static_find(datsync_feed *f, uint64_t claimed)
 {
-    datsync_node roots[64];
-    uint8_t root[32];
-    size_t count;
-    int r;
     if (claimed == 0)
         return 0;
+    datsync_node roots[64];
     memset(roots, 0, sizeof roots);
-    r = roots_read(f, claimed, roots, &count);
+    size_t count;
+    int r = roots_read(f, claimed, roots, &count);
     if (r < 0)
         return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_CORRUPT : r;
+    uint8_t root[32];
     datsync_root_hash(root, roots, count);
     if (memcmp(root, f->key, 32) != 0)
         return DATSYNC_E_CORRUPT;
@@ -2975,22 +3016,20 @@ static int static_find(datsync_feed *f, uint64_t claimed)
 /* Blocks of the first n before the first hole in the tree. */
 static uint64_t tree_dense(const datsync_feed *f, uint64_t n)
 {
-    uint64_t x;
-    for (x = bits_next(&f->nodes, 0, 2 * n, 0); x < 2 * n; x = bits_next(&f->nodes, x + 1, 2 * n, 0))
+    for (uint64_t x = bits_next(&f->nodes, 0, 2 * n, 0); x < 2 * n; x = bits_next(&f->nodes, x + 1, 2 * n, 0))
         if (datsync_flat_right_span(x) + 1 < 2 * n)
             return datsync_flat_left_span(x) / 2;
     return n;
 }
 
-/* An owner has holes if a crash came between the pages of his bitfield: then what they lack can be claimed again. Or because
- * he restores his feed from others: then they stay. */
+/* An owner has holes if a crash came between the pages of his bitfield: then what they lack can be claimed again. Or
+ * because he restores his feed from others: then they stay. */
 static int holes_mend(datsync_feed *f)
 {
     uint64_t dense = tree_dense(f, f->length);
-    int r;
     if (dense == f->length)
         return 0;
-    r = tail_walk(f, dense, f->length, f->roots, f->root_count, 0);
+    int r = tail_walk(f, dense, f->length, f->roots, f->root_count, 0);
     if (r == 0)
         r = tail_walk(f, dense, f->length, f->roots, f->root_count, 1);
     return is_fatal(r) ? r : 0;
@@ -3007,7 +3046,8 @@ static int signatures_scan(datsync_feed *f, uint64_t end, uint64_t stop, uint64_
         return DATSYNC_E_NOMEM;
     while (end > stop && r < 0 && !is_fatal(r) && tries < SIGNATURE_TRIES) {
         uint64_t from = end > ENTRIES ? end - ENTRIES : 0;
-        r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(from), buf, (size_t)(end - from) * SIGNATURE_BYTES);
+        r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(from), buf,
+                            (size_t)(end - from) * SIGNATURE_BYTES);
         if (r < 0)
             break;
         r = DATSYNC_E_NOT_FOUND;
@@ -3023,21 +3063,20 @@ static int signatures_scan(datsync_feed *f, uint64_t end, uint64_t stop, uint64_
     return r;
 }
 
-/* The longest signature that verifies; see datsync_feed_open. First those above what is claimed, then those below, so that
- * rubbish at the end of the file hides nothing. */
+/* The longest signature that verifies; see datsync_feed_open. First those above what is claimed, then those below,
+ * so that rubbish at the end of the file hides nothing. */
 static int length_find(datsync_feed *f)
 {
     int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_SIGNATURES);
-    uint64_t claimed = tree_blocks(f), end;
-    int r;
+    uint64_t claimed = tree_blocks(f);
     if (size < 0 && size != DATSYNC_E_NO_ENTRY)
         return (int)size;
-    end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / SIGNATURE_BYTES : 0;
+    uint64_t end = size > (int64_t)HEADER_BYTES ? ((uint64_t)size - HEADER_BYTES) / SIGNATURE_BYTES : 0;
     if (end > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
     if (f->flags & DATSYNC_READ_ONLY && f->has_secret_key && !f->bitfield.salvaged)
         end = MIN(end, claimed); /* the tail that the owner has not committed is not for others to see */
-    r = signatures_scan(f, end, MIN(claimed, end), claimed);
+    int r = signatures_scan(f, end, MIN(claimed, end), claimed);
     if (r < 0 && !is_fatal(r))
         r = signatures_scan(f, MIN(claimed, end), 0, claimed);
     if (is_fatal(r))
@@ -3061,7 +3100,6 @@ static int length_find(datsync_feed *f)
 static int feed_load(datsync_feed *f, const datsync_feed_options *o)
 {
     int is_new = 0, r;
-    int64_t size;
     if (f->store.lock && !(f->flags & DATSYNC_READ_ONLY) && (r = f->store.lock(f->store.ctx)) < 0)
         return r;
     if ((r = feed_load_keys(f, o, &is_new)) < 0)
@@ -3073,7 +3111,7 @@ static int feed_load(datsync_feed *f, const datsync_feed_options *o)
         return r;
     if (!(f->flags & DATSYNC_READ_ONLY) && (r = feed_write_new(f)) < 0)
         return r;
-    size = f->store.size(f->store.ctx, DATSYNC_PART_TREE);
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_TREE);
     f->tree.part_size = size > 0 ? (uint64_t)size : 0;
     if (f->tree.part_size / 80 > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
@@ -3095,10 +3133,9 @@ static int feed_load(datsync_feed *f, const datsync_feed_options *o)
 static void feed_free(datsync_feed *f)
 {
     datsync_env env = f->env;
-    size_t i;
     if (f->store.close)
         f->store.close(f->store.ctx);
-    for (i = 0; i < TREE_PAGES; i++)
+    for (size_t i = 0; i < TREE_PAGES; i++)
         mem_free(&env, f->tree.pages[i]);
     bits_free(&env, &f->have);
     bits_free(&env, &f->nodes);
@@ -3116,14 +3153,12 @@ static void feed_free(datsync_feed *f)
 
 int datsync_feed_open(datsync_feed **out, const datsync_feed_options *o)
 {
-    datsync_env env;
-    datsync_feed *f;
-    int r;
     *out = NULL;
     if (sodium_init() < 0)
         return DATSYNC_E_RANDOM;
+    datsync_env env;
     env_init(&env, o->env);
-    f = mem_zeroed(&env, sizeof *f);
+    datsync_feed *f = mem_zeroed(&env, sizeof *f);
     if (!f) {
         if (o->store.close)
             o->store.close(o->store.ctx);
@@ -3134,6 +3169,7 @@ int datsync_feed_open(datsync_feed **out, const datsync_feed_options *o)
     f->flags = o->flags;
     f->wanting.all = 1;
     f->group.since = f->data.read_end = NONE;
+    int r;
     if (!f->store.read && (r = datsync_memory_store(o->env, &f->store)) < 0) {
         mem_free(&env, f);
         return r;
@@ -3149,15 +3185,17 @@ int datsync_feed_open(datsync_feed **out, const datsync_feed_options *o)
 
 int datsync_feed_close(datsync_feed *f)
 {
-    int r;
     if (!f)
         return 0;
-    r = f->uncommitted || f->data.gathered_len ? datsync_feed_flush(f) : 0;
+    int r = f->uncommitted || f->data.gathered_len ? datsync_feed_flush(f) : 0;
     feed_free(f);
     return r;
 }
 
 /* ================================================================ feed: reading ================================= */
+
+/* Blocks by number and by byte. What is read from a place that is certain is trusted until it is verified or goes out
+ * from a keeper: then it is hashed. */
 
 int64_t datsync_feed_block_size(datsync_feed *f, uint64_t index)
 {
@@ -3180,18 +3218,20 @@ static int block_read_raw(datsync_feed *f, uint64_t index, uint8_t *buf, size_t 
     return r;
 }
 
-/* The same, checked against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or what keeps it from being read. */
+/* The same, checked against the tree: DATSYNC_E_CORRUPT if these are not the block's bytes, or what keeps it from
+ * being read. */
 static int block_read_checked(datsync_feed *f, uint64_t index, uint8_t *buf, size_t size)
 {
-    datsync_node want, got;
-    datsync_bytes block;
+    datsync_node want;
     int r = block_read_raw(f, index, buf, size);
     if (r == 0)
         r = tree_get(f, 2 * index, &want);
     if (r < 0)
         return is_fatal(r) ? r : DATSYNC_E_CORRUPT;
+    datsync_bytes block;
     block.data = buf;
     block.len = size;
+    datsync_node got;
     datsync_leaf_hashes(&got, &block, 1);
     return memcmp(got.hash, want.hash, 32) == 0 ? 0 : DATSYNC_E_CORRUPT;
 }
@@ -3209,14 +3249,13 @@ static int block_read_out(datsync_feed *f, uint64_t index, uint8_t *buf, size_t 
     return f->keeper.keep ? block_read_checked(f, index, buf, size) : block_read(f, index, buf, size);
 }
 
-/* A block that is held could not be read for others (`error`): it is not told any more. Or the error, where it is one of the whole
- * store: a keeper's file that can't be read is no end of the others. */
+/* A block that is held could not be read for others (`error`): it is not told any more. Or the error, where it is
+ * one of the whole store: a keeper's file that can't be read is no end of the others. */
 static int block_lost(datsync_feed *f, uint64_t index, int error)
 {
-    int r;
     if (error != DATSYNC_E_CORRUPT && (!f->keeper.keep || error == DATSYNC_E_NOMEM))
         return error;
-    r = f->keeper.lost ? f->keeper.lost(f->keeper.ctx, index) : 0;
+    int r = f->keeper.lost ? f->keeper.lost(f->keeper.ctx, index) : 0;
     return r < 0 ? r : feed_hide(f, index, index + 1);
 }
 
@@ -3234,29 +3273,26 @@ static uint64_t feed_held_end(const datsync_feed *f)
 
 int64_t datsync_feed_get(datsync_feed *f, uint64_t index, void *buf, size_t cap)
 {
-    int64_t size;
-    int r;
     if (!datsync_feed_has(f, index))
         return DATSYNC_E_NOT_FOUND;
-    size = datsync_feed_block_size(f, index);
+    int64_t size = datsync_feed_block_size(f, index);
     if (size < 0)
         return size;
     if ((uint64_t)size > cap)
         return DATSYNC_E_SPACE;
-    r = block_read(f, index, buf, (size_t)size);
+    int r = block_read(f, index, buf, (size_t)size);
     return r < 0 ? r : size;
 }
 
 int datsync_feed_seek(datsync_feed *f, uint64_t offset, uint64_t *index, uint64_t *inside)
 {
-    datsync_node n;
-    size_t i;
-    int r;
     if (offset >= f->byte_length)
         return DATSYNC_E_INVALID;
+    size_t i;
     for (i = 0; i < f->root_count && offset >= f->roots[i].size; i++)
         offset -= f->roots[i].size;
-    n = f->roots[i];
+    datsync_node n = f->roots[i];
+    int r;
     while (n.index & 1) {
         uint64_t left = flat_left_child(n.index);
         if ((r = node_get_proven(f, left, &n)) < 0)
@@ -3273,21 +3309,23 @@ int datsync_feed_seek(datsync_feed *f, uint64_t offset, uint64_t *index, uint64_
 
 /* ================================================================ feed: appending =============================== */
 
-static int append_blocks(datsync_feed *f, const datsync_bytes *blocks, size_t count, datsync_node *roots, size_t *root_count,
-                         uint64_t *bytes)
+/* New blocks: their leaves, the parents that they complete, one signature over the roots for each call. A failure
+ * leaves the feed as it was. */
+
+static int append_blocks(datsync_feed *f, const datsync_bytes *blocks, size_t count, datsync_node *roots,
+                         size_t *root_count, uint64_t *bytes)
 {
     enum { AT_ONCE = 64 };
     datsync_node leaves[AT_ONCE], made[66];
-    size_t i, k, j, n;
+    size_t n;
     int r;
-    for (i = 0; i < count; i += AT_ONCE) {
+    for (size_t i = 0; i < count; i += AT_ONCE) {
         n = MIN(count - i, AT_ONCE);
         datsync_leaf_hashes(leaves, blocks + i, n);
-        for (k = 0; k < n; k++) {
-            size_t made_count;
+        for (size_t k = 0; k < n; k++) {
             leaves[k].index = 2 * (f->length + i + k);
-            made_count = roots_push(roots, root_count, &leaves[k], made);
-            for (j = 0; j < made_count; j++)
+            size_t made_count = roots_push(roots, root_count, &leaves[k], made);
+            for (size_t j = 0; j < made_count; j++)
                 if ((r = tree_put(f, &made[j])) < 0)
                     return r;
             if ((r = data_write(f, f->byte_length + *bytes, blocks[i + k].data, blocks[i + k].len)) < 0)
@@ -3300,9 +3338,8 @@ static int append_blocks(datsync_feed *f, const datsync_bytes *blocks, size_t co
 
 static int append_claim(datsync_feed *f, uint64_t start, uint64_t end)
 {
-    uint64_t i;
     int r;
-    for (i = start; i < end; i++)
+    for (uint64_t i = start; i < end; i++)
         if ((r = block_claim(f, i, 1)) < 0 || (r = tree_claim(f, 2 * i)) < 0)
             return r;
     return 0;
@@ -3311,9 +3348,9 @@ static int append_claim(datsync_feed *f, uint64_t start, uint64_t end)
 /* Take back what a failed append has claimed. */
 static void append_unclaim(datsync_feed *f, uint64_t start)
 {
-    uint64_t node, end = bits_length(&f->nodes);
+    uint64_t end = bits_length(&f->nodes);
     (void)bits_fill(&f->env, &f->have, start, bits_length(&f->have), 0);
-    for (node = 2 * start; datsync_flat_left_span(node) < end; node = datsync_flat_parent(node)) {
+    for (uint64_t node = 2 * start; datsync_flat_left_span(node) < end; node = datsync_flat_parent(node)) {
         if (node < 2 * start) /* the parents to the left that span the first new block */
             (void)bits_set(&f->env, &f->nodes, node, 0);
         if (datsync_flat_left_span(node) == 0 && node >= end)
@@ -3324,22 +3361,21 @@ static void append_unclaim(datsync_feed *f, uint64_t start)
 
 int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t count)
 {
-    datsync_node roots[66];
-    uint8_t root[32], signature[SIGNATURE_BYTES];
-    size_t root_count = f->root_count, i;
+    size_t root_count = f->root_count;
     uint64_t bytes = 0, start = f->length;
-    int r;
     if (!datsync_feed_writable(f))
         return DATSYNC_E_READ_ONLY;
     if (count >= DATSYNC_MAX_BLOCKS - f->length)
         return DATSYNC_E_TOO_BIG;
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         if (blocks[i].len > DATSYNC_MAX_BLOCK)
             return DATSYNC_E_TOO_BIG;
     if (count == 0)
         return (int64_t)f->length;
+    datsync_node roots[66];
     memcpy(roots, f->roots, root_count * sizeof *roots);
-    r = append_blocks(f, blocks, count, roots, &root_count, &bytes);
+    int r = append_blocks(f, blocks, count, roots, &root_count, &bytes);
+    uint8_t root[32], signature[SIGNATURE_BYTES];
     if (r == 0 && f->has_secret_key) {
         datsync_root_hash(root, roots, root_count);
         (void)crypto_sign_detached(signature, NULL, root, 32, f->secret_key);
@@ -3366,9 +3402,9 @@ int64_t datsync_feed_append(datsync_feed *f, const datsync_bytes *blocks, size_t
 
 int datsync_feed_finalize(datsync_feed *f)
 {
-    int r;
     if (!f->is_static || f->has_key)
         return DATSYNC_E_STATE;
+    int r;
     if ((r = datsync_feed_flush(f)) < 0)
         return r;
     datsync_root_hash(f->key, f->roots, f->root_count);
@@ -3384,14 +3420,13 @@ int datsync_feed_finalize(datsync_feed *f)
 
 int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
 {
-    uint64_t i, a, b, from = 0, to = 0;
-    int64_t size;
-    watcher *w;
-    int changed = 0, r;
+    uint64_t from = 0, to = 0;
+    int changed = 0;
     end = MIN(end, f->length);
     if (f->flags & DATSYNC_READ_ONLY)
         return DATSYNC_E_READ_ONLY;
-    for (i = start; i < end; i++) {
+    int r;
+    for (uint64_t i = start; i < end; i++) {
         r = block_claim(f, i, 0);
         if (r < 0)
             return r;
@@ -3401,16 +3436,16 @@ int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
         return 0;
     if ((r = datsync_feed_flush(f)) < 0)
         return r;
-    for (w = f->watchers; w; w = w->next)
+    for (watcher *w = f->watchers; w; w = w->next)
         w->cleared(w, start, end);
     /* The bytes of the cleared blocks, as far as their place is known. */
-    a = start;
-    b = end;
+    uint64_t a = start;
+    uint64_t b = end;
     if (block_offset(f, a, &from) < 0 || block_offset(f, b, &to) < 0 || to <= from || pair_agrees(f, a) != 1 ||
         pair_agrees(f, b) != 1)
         return 0;
     data_forget(f, from); /* all is written */
-    size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
+    int64_t size = f->store.size(f->store.ctx, DATSYNC_PART_DATA);
     if (size >= 0 && to >= (uint64_t)size && from < (uint64_t)size)
         return f->store.truncate(f->store.ctx, DATSYNC_PART_DATA, from);
     return f->store.punch ? f->store.punch(f->store.ctx, DATSYNC_PART_DATA, from, to - from) : 0;
@@ -3418,15 +3453,19 @@ int datsync_feed_clear(datsync_feed *f, uint64_t start, uint64_t end)
 
 /* ================================================================ feed: proving ================================= */
 
+/* What a remote needs so that it can verify a block (PROTOCOL 12): the uncles on the way up, the roots and a
+ * signature, less what its digest says it has. A digest is a bit for each step upward; its lowest bit says that the
+ * way ends in a node which is held. */
+
 uint64_t datsync_feed_digest(const datsync_feed *f, uint64_t index)
 {
     /* the deployed digest stops at the last byte of its bitfield, and misses what it could tell of roots at its edge */
-    uint64_t leaf = 2 * index, next, parent, digest = 0, bit = 2, end = (bits_length(&f->nodes) + 7) & ~(uint64_t)7;
+    uint64_t leaf = 2 * index, digest = 0, bit = 2, end = (bits_length(&f->nodes) + 7) & ~(uint64_t)7;
     if (bits_get(&f->nodes, leaf))
         return 1;
-    next = datsync_flat_sibling(leaf);
+    uint64_t next = datsync_flat_sibling(leaf);
     end = MAX(end, next + 2);
-    parent = datsync_flat_parent(next);
+    uint64_t parent = datsync_flat_parent(next);
     while (bit >> 62 == 0 && (datsync_flat_right_span(next) < end || datsync_flat_left_span(parent) > 0)) {
         if (bits_get(&f->nodes, next))
             digest |= bit;
@@ -3449,8 +3488,7 @@ typedef struct known_nodes {
 
 static int known_has(const known_nodes *c, uint64_t index)
 {
-    size_t i;
-    for (i = 0; i < c->count; i++)
+    for (size_t i = 0; i < c->count; i++)
         if (c->index[i] == index)
             return 1;
     return 0;
@@ -3471,18 +3509,18 @@ static void known_add(const datsync_feed *f, known_nodes *c, uint64_t index)
 
 static void known_from_digest(const datsync_feed *f, known_nodes *c, uint64_t index, uint64_t digest)
 {
-    uint64_t next = 2 * index, roots[64];
+    uint64_t next = 2 * index;
     int has_root = (int)(digest & 1);
-    size_t i, n;
     c->count = 0;
+    uint64_t roots[64];
     for (digest >>= 1; digest && next < 2 * DATSYNC_MAX_BLOCKS; digest >>= 1) {
         if (digest == 1 && has_root) {
             known_add(f, c, next);
             /* holding a root means holding the roots to its left */
             if (datsync_flat_sibling(next) < next)
                 next = datsync_flat_sibling(next);
-            n = datsync_flat_full_roots(roots, datsync_flat_right_span(next) / 2 + 1);
-            for (i = 0; i < n; i++)
+            size_t n = datsync_flat_full_roots(roots, datsync_flat_right_span(next) / 2 + 1);
+            for (size_t i = 0; i < n; i++)
                 known_add(f, c, roots[i]);
             return;
         }
@@ -3494,9 +3532,9 @@ static void known_from_digest(const datsync_feed *f, known_nodes *c, uint64_t in
 
 static int proof_add(datsync_feed *f, datsync_proof *p, uint64_t index)
 {
-    int r;
     if (p->node_count == DATSYNC_MAX_PROOF)
         return DATSYNC_E_TOO_BIG;
+    int r;
     if (!(index & 1) && (r = pair_agrees(f, index / 2)) != 1) /* it would prove nothing, and be taken for a lie */
         return r < 0 ? r : DATSYNC_E_CORRUPT;
     return node_get_proven(f, index, &p->nodes[p->node_count++]);
@@ -3505,12 +3543,11 @@ static int proof_add(datsync_feed *f, datsync_proof *p, uint64_t index)
 /* The signature for a tree of so many blocks. */
 static int signature_read(datsync_feed *f, uint64_t length, uint8_t out[64])
 {
-    int r;
     if (length == f->last.length) {
         memcpy(out, f->last.signature, SIGNATURE_BYTES);
         return 0;
     }
-    r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(length - 1), out, SIGNATURE_BYTES);
+    int r = feed_read_exact(f, DATSYNC_PART_SIGNATURES, signature_at(length - 1), out, SIGNATURE_BYTES);
     return r < 0 ? r : all_zero(out, SIGNATURE_BYTES) ? DATSYNC_E_NO_SIGNATURE : 0;
 }
 
@@ -3518,9 +3555,9 @@ static int signature_read(datsync_feed *f, uint64_t length, uint8_t out[64])
 static int proof_roots(datsync_feed *f, datsync_proof *p, const known_nodes *known, uint64_t top)
 {
     uint64_t roots[64], length = tree_verified_by(f, top) / 2;
-    size_t i, n = datsync_flat_full_roots(roots, length);
+    size_t n = datsync_flat_full_roots(roots, length);
     int r;
-    for (i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++)
         if (roots[i] != top && !known_has(known, roots[i]) && (r = proof_add(f, p, roots[i])) < 0)
             return r;
     p->length = length;
@@ -3532,21 +3569,21 @@ static int proof_roots(datsync_feed *f, datsync_proof *p, const known_nodes *kno
 
 int datsync_feed_proof(datsync_feed *f, uint64_t index, uint64_t digest, int hash, datsync_proof *p)
 {
-    uint64_t next = 2 * index, sibling;
-    known_nodes known;
-    int r;
+    uint64_t next = 2 * index;
     p->node_count = 0;
     p->has_signature = 0;
     p->length = 0;
     if (index >= DATSYNC_MAX_BLOCKS || !bits_get(&f->nodes, next))
         return DATSYNC_E_NOT_FOUND;
+    int r;
     if (hash && (r = proof_add(f, p, next)) < 0)
         return r;
     if (digest == 1)
         return 0;
+    known_nodes known;
     known_from_digest(f, &known, index, digest);
     while (!known_has(&known, next)) {
-        sibling = datsync_flat_sibling(next);
+        uint64_t sibling = datsync_flat_sibling(next);
         if (!bits_get(&f->nodes, sibling))
             return proof_roots(f, p, &known, next);
         if (!known_has(&known, sibling) && (r = proof_add(f, p, sibling)) < 0)
@@ -3557,6 +3594,9 @@ int datsync_feed_proof(datsync_feed *f, uint64_t index, uint64_t digest, int has
 }
 
 /* ================================================================ feed: putting ================================== */
+
+/* A block that came, with its proof: climb from its hash to a node that is held, or to roots that the owner signed,
+ * and only then store it and what was proven on the way. Whatever does not verify changes nothing. */
 
 /* A block or hash on its way into the store. */
 typedef struct putting {
@@ -3573,14 +3613,14 @@ typedef struct putting {
     const uint8_t *signature; /* new, to be written */
 } putting;
 
-/* A leaf is held with the right hash, and its size or its neighbour's is wrong: it came as a hash alone, and its parent's
- * hash binds only the sum of two sizes; or it was damaged. The block itself settles them. */
+/* A leaf is held with the right hash, and its size or its neighbour's is wrong: it came as a hash alone, and its
+ * parent's hash binds only the sum of two sizes; or it was damaged. The block itself settles them. */
 static int put_sizes(datsync_feed *f, putting *p)
 {
-    datsync_node parent, sibling;
-    int r;
     if (!p->value.data || p->top.index != 2 * p->index)
         return DATSYNC_E_HASH;
+    datsync_node parent, sibling;
+    int r;
     if ((r = node_get_proven(f, datsync_flat_parent(p->top.index), &parent)) < 0 ||
         (r = tree_get(f, datsync_flat_sibling(p->top.index), &sibling)) < 0)
         return is_fatal(r) ? r : DATSYNC_E_HASH;
@@ -3597,7 +3637,7 @@ static int put_sizes(datsync_feed *f, putting *p)
 static int put_climb(datsync_feed *f, putting *p)
 {
     for (;;) {
-        datsync_node sibling, held, parent;
+        datsync_node held;
         uint64_t index = datsync_flat_sibling(p->top.index);
         int r;
         if (bits_get(&f->nodes, p->top.index)) {
@@ -3607,10 +3647,12 @@ static int put_climb(datsync_feed *f, putting *p)
                 return DATSYNC_E_HASH;
             if (p->top.index & 1 && held.size != p->top.size)
                 p->store[p->store_count++] = p->top; /* damaged: the hash covers this size, and not that one */
-            if (p->top.index & 1 || (held.size == p->top.size && (!p->value.data || (r = pair_agrees(f, p->index)) != 0)))
+            if (p->top.index & 1 ||
+                (held.size == p->top.size && (!p->value.data || (r = pair_agrees(f, p->index)) != 0)))
                 return r < 0 ? r : 1;
             return put_sizes(f, p);
         }
+        datsync_node sibling;
         if (bits_get(&f->nodes, index)) { /* what is held was verified, and is never replaced */
             if ((r = node_get_proven(f, index, &sibling)) < 0)
                 return r;
@@ -3628,6 +3670,7 @@ static int put_climb(datsync_feed *f, putting *p)
         if (p->store_count + 2 > 2 * DATSYNC_MAX_PROOF)
             return DATSYNC_E_HASH;
         p->store[p->store_count++] = p->top;
+        datsync_node parent;
         if (index < p->top.index)
             datsync_parent_hash(&parent, &sibling, &p->top);
         else
@@ -3639,17 +3682,17 @@ static int put_climb(datsync_feed *f, putting *p)
 /* The top is a root: with the other roots, which come from the proof or are held, it must be what was signed. */
 static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
 {
-    uint64_t index[64], right = datsync_flat_right_span(p->top.index);
-    uint8_t root[32];
-    size_t i;
-    int r, linked = 0;
+    uint64_t right = datsync_flat_right_span(p->top.index);
+    int linked = 0;
     if (p->node_count)
         right = MAX(right, datsync_flat_right_span(p->nodes[p->node_count - 1].index));
     p->length = right / 2 + 1;
     if (p->length > DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_TOO_BIG;
+    uint64_t index[64];
     p->root_count = datsync_flat_full_roots(index, p->length);
-    for (i = 0; i < p->root_count; i++) {
+    int r;
+    for (size_t i = 0; i < p->root_count; i++) {
         if (index[i] == p->top.index) {
             linked = 1;
             p->roots[i] = p->top;
@@ -3664,6 +3707,7 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
     }
     if (!linked) /* the signature, however good, would say nothing of this block */
         return DATSYNC_E_PROOF;
+    uint8_t root[32];
     datsync_root_hash(root, p->roots, p->root_count);
     if (!proof->has_signature) {
         if (f->is_static && p->length != f->length)
@@ -3682,9 +3726,8 @@ static int put_roots(datsync_feed *f, putting *p, const datsync_proof *proof)
 static int put_store(datsync_feed *f, putting *p)
 {
     uint64_t offset = 0, old = f->length;
-    size_t i;
     int r, fresh = 0;
-    for (i = 0; i < p->store_count; i++)
+    for (size_t i = 0; i < p->store_count; i++)
         if ((r = tree_put(f, &p->store[i])) < 0)
             return r;
     if (p->signature) {
@@ -3693,7 +3736,7 @@ static int put_store(datsync_feed *f, putting *p)
             return r;
         f->last.stored_length = p->length;
     }
-    for (i = 0; i < p->store_count; i++)
+    for (size_t i = 0; i < p->store_count; i++)
         if ((r = tree_claim(f, p->store[i].index)) < 0)
             return r;
     if ((r = tree_claim(f, 2 * p->index)) < 0)
@@ -3719,18 +3762,17 @@ static int put_store(datsync_feed *f, putting *p)
 
 int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const datsync_proof *proof)
 {
-    putting p;
-    size_t i;
-    int r;
     if (f->flags & DATSYNC_READ_ONLY)
         return DATSYNC_E_READ_ONLY;
     if (index >= DATSYNC_MAX_BLOCKS || proof->node_count > DATSYNC_MAX_PROOF || !f->has_key)
         return DATSYNC_E_INVALID;
     if (value.data && value.len > DATSYNC_MAX_FRAME)
         return DATSYNC_E_TOO_BIG;
-    for (i = 0; i < proof->node_count; i++)
-        if (proof->nodes[i].index >= 2 * DATSYNC_MAX_BLOCKS || proof->nodes[i].size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME)
+    for (size_t i = 0; i < proof->node_count; i++)
+        if (proof->nodes[i].index >= 2 * DATSYNC_MAX_BLOCKS ||
+            proof->nodes[i].size > DATSYNC_MAX_BLOCKS * DATSYNC_MAX_FRAME)
             return DATSYNC_E_TOO_BIG;
+    putting p;
     p.index = index;
     p.value = value;
     p.nodes = proof->nodes;
@@ -3747,7 +3789,7 @@ int datsync_feed_put(datsync_feed *f, uint64_t index, datsync_bytes value, const
         p.top = *p.nodes++;
         p.node_count--;
     }
-    r = put_climb(f, &p);
+    int r = put_climb(f, &p);
     if (r == 0) {
         f->stuck = p.top.index;
         r = put_roots(f, &p, proof);
@@ -3763,22 +3805,26 @@ static uint64_t feed_stuck(const datsync_feed *f)
 
 /* ================================================================ feed: verifying ================================ */
 
+/* Read everything and check it: each block against its leaf, each leaf up to the roots, the roots against a
+ * signature. What is false is claimed no more. */
+
 /* A node with nothing above it: is it one of the roots of a tree, of this length or an earlier one, whose signature
  * verifies? 1, 0, or the store's error. (A part of a growing feed may hang from the roots of its past.) */
 static int verify_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
 {
     uint64_t length = tree_verified_by(f, index) / 2;
-    datsync_node roots[64];
-    uint8_t root[32], signature[SIGNATURE_BYTES];
-    size_t count;
-    int r;
     if (length == *good_length)
         return 1;
     if (!length)
         return 0;
+    datsync_node roots[64];
+    size_t count;
+    int r;
     if ((r = roots_read(f, length, roots, &count)) < 0)
         return is_fatal(r) ? r : 0;
+    uint8_t root[32];
     datsync_root_hash(root, roots, count);
+    uint8_t signature[SIGNATURE_BYTES];
     if (f->is_static) {
         if (memcmp(root, f->key, 32) != 0)
             return 0;
@@ -3796,13 +3842,14 @@ static int verify_root(datsync_feed *f, uint64_t index, uint64_t *good_length)
  * DATSYNC_E_HASH, or the store's error. */
 static int verify_parent(datsync_feed *f, const datsync_node *node, uint64_t *parent)
 {
-    datsync_node sibling, want, got;
-    int r;
     *parent = datsync_flat_parent(node->index);
     if (!bits_get(&f->nodes, *parent) || !bits_get(&f->nodes, datsync_flat_sibling(node->index)))
         return 0;
+    datsync_node sibling, want;
+    int r;
     if ((r = tree_get(f, datsync_flat_sibling(node->index), &sibling)) < 0 || (r = tree_get(f, *parent, &want)) < 0)
         return is_fatal(r) ? r : DATSYNC_E_HASH;
+    datsync_node got;
     if (sibling.index < node->index)
         datsync_parent_hash(&got, &sibling, node);
     else
@@ -3831,8 +3878,7 @@ static int verify_climb(datsync_feed *f, uint64_t index, uint64_t *good_length, 
 /* The part in which block i is wrong, DATSYNC_PARTS if none is, or the store's error. */
 static int verify_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap, uint64_t *good_length, uint64_t *done)
 {
-    datsync_node want, got;
-    datsync_bytes block;
+    datsync_node want;
     uint64_t offset;
     int r;
     if ((r = tree_get(f, 2 * i, &want)) < 0 || (r = block_offset(f, i, &offset)) < 0 || want.size > DATSYNC_MAX_FRAME)
@@ -3841,8 +3887,10 @@ static int verify_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap,
         return r;
     if ((r = block_read_raw(f, i, *buf, (size_t)want.size)) < 0)
         return is_fatal(r) ? r : DATSYNC_PART_DATA;
+    datsync_bytes block;
     block.data = *buf;
     block.len = (size_t)want.size;
+    datsync_node got;
     datsync_leaf_hashes(&got, &block, 1);
     got.index = 2 * i;
     if (memcmp(got.hash, want.hash, 32) != 0) { /* if the parent agrees with the block, it is the leaf that is wrong */
@@ -3857,18 +3905,20 @@ static int verify_block(datsync_feed *f, uint64_t i, uint8_t **buf, size_t *cap,
 
 int64_t datsync_feed_verify(datsync_feed *f, datsync_fault_fn *fn, void *ctx)
 {
-    uint64_t i, good = 0, good_length = NONE, done = NONE;
+    uint64_t good = 0, good_length = NONE, done = NONE;
     uint8_t *buf = NULL;
     size_t cap = 0;
     int r = gather_flush(f);
     if (r < 0)
         return r;
-    for (i = claims_next_dropped(f, 0); i != NONE; i = claims_next_dropped(f, i + 1))
+    for (uint64_t i = claims_next_dropped(f, 0); i != NONE; i = claims_next_dropped(f, i + 1))
         fn(ctx, i, bits_get(&f->nodes, 2 * i) ? DATSYNC_PART_DATA : DATSYNC_PART_TREE);
     claims_forget_dropped(f);
-    if (claims_are_apart(f) && !feed_is_kept(f) && !feed_read_only(f) && f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
+    if (claims_are_apart(f) && !feed_is_kept(f) && !feed_read_only(f) &&
+        f->store.size(f->store.ctx, DATSYNC_PART_DATA) >= 0)
         r = claims_rejoin(f); /* a data part that is not there at all may be away; one that is cut off is damaged */
-    for (i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0; i = bits_next(&f->have, i + 1, f->length, 1)) {
+    for (uint64_t i = bits_next(&f->have, 0, f->length, 1); i < f->length && r >= 0;
+         i = bits_next(&f->have, i + 1, f->length, 1)) {
         r = verify_block(f, i, &buf, &cap, &good_length, &done);
         good += r == DATSYNC_PARTS;
         if (r < 0 || r == DATSYNC_PARTS)
@@ -3884,6 +3934,9 @@ int64_t datsync_feed_verify(datsync_feed *f, datsync_fault_fn *fn, void *ctx)
 }
 
 /* ================================================================ feed: wanting ================================= */
+
+/* What is to be downloaded, and what is on its way at some peer. All connections of a feed share this: a block is
+ * asked of one of them at a time. */
 
 int datsync_feed_want(datsync_feed *f, uint64_t start, uint64_t end)
 {
@@ -3917,10 +3970,10 @@ static uint64_t next_missing(const datsync_feed *f, uint64_t from, uint64_t end)
 
 uint64_t datsync_feed_missing(const datsync_feed *f)
 {
-    uint64_t n = 0, i;
+    uint64_t n = 0;
     if (f->wanting.all)
         return f->length - datsync_feed_count(f, 0, f->length);
-    for (i = next_missing(f, 0, f->length); i < f->length; i = next_missing(f, i + 1, f->length))
+    for (uint64_t i = next_missing(f, 0, f->length); i < f->length; i = next_missing(f, i + 1, f->length))
         n++;
     return n;
 }
@@ -3951,7 +4004,8 @@ static void feed_release(datsync_feed *f, uint64_t index)
 /* Is it to be asked for: wanted, not held and not in flight? */
 static int feed_asks_for(const datsync_feed *f, uint64_t index)
 {
-    return !bits_get(&f->have, index) && !bits_get(&f->wanting.reserved, index) && next_wanted(f, index, index + 1) == index;
+    return !bits_get(&f->have, index) && !bits_get(&f->wanting.reserved, index) &&
+           next_wanted(f, index, index + 1) == index;
 }
 
 /* Take a range into what is wanted, or out of it. */
@@ -3976,12 +4030,13 @@ static int feed_trusts(const datsync_feed *f)
     return !f->wanting.distrust;
 }
 
-/* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So the block
- * that was asked for when a connection ended is shunned: it is asked for last, when nothing else is on its way. */
+/* A peer may close when it is asked for a block that it told of (the deployed one does, where it lacks the hash). So
+ * the block that was asked for when a connection ended is shunned: it is asked for last, when nothing else is on its
+ * way. */
 static void feed_shun(datsync_feed *f, uint64_t index)
 {
-    unsigned i, n = 0;
-    for (i = 0; i < f->wanting.shunned_count; i++)
+    unsigned n = 0;
+    for (unsigned i = 0; i < f->wanting.shunned_count; i++)
         if (f->wanting.shunned[i] != index && !bits_get(&f->have, f->wanting.shunned[i]))
             f->wanting.shunned[n++] = f->wanting.shunned[i];
     if (n == SHUNNED)
@@ -3990,11 +4045,12 @@ static void feed_shun(datsync_feed *f, uint64_t index)
     f->wanting.shunned_count = n;
 }
 
-/* Keep the shunned blocks from the choice, as ones that are reserved. Returns which, a bit for each, the oldest first. */
+/* Keep the shunned blocks from the choice, as ones that are reserved. Returns which, a bit for each, the oldest
+ * first. */
 static unsigned shunned_reserve(datsync_feed *f)
 {
-    unsigned i, kept = 0;
-    for (i = 0; i < f->wanting.shunned_count; i++)
+    unsigned kept = 0;
+    for (unsigned i = 0; i < f->wanting.shunned_count; i++)
         if (!bits_get(&f->have, f->wanting.shunned[i]) && !bits_get(&f->wanting.reserved, f->wanting.shunned[i])) {
             if (feed_reserve(f, f->wanting.shunned[i]) < 0)
                 break;
@@ -4010,8 +4066,11 @@ static void shunned_release(datsync_feed *f, unsigned i)
 
 /* ================================================================ peer: state =================================== */
 
-/* A block that was asked for. Walking up from its leaf to `top`, every node and its sibling are promised: they come with
- * the answer, so that later requests need not ask for them again. */
+/* One connection: its channels, one for each feed that either side opened, and what is known of the remote on each.
+ * No other house names these members. */
+
+/* A block that was asked for. Walking up from its leaf to `top`, every node and its sibling are promised: they come
+ * with the answer, so that later requests need not ask for them again. */
 typedef struct flight {
     uint64_t index; /* NONE: answered */
     uint64_t sent, top;
@@ -4048,15 +4107,15 @@ typedef struct channel {
     unsigned mode;
     int remote_wants, remote_downloading;
 
-    bits offered;            /* what the remote has */
-    uint64_t remote_length;  /* behind the last of it */
-    uint64_t heard_end;      /* behind the last of what it told of after its Wants were answered */
-    bits late;               /* asked, given up, may still come */
-    bits asked;              /* of a peer of 2017 or 2018, on this channel */
-    promises promised;       /* nodes that come with answers */
-    uint64_t progress;       /* when the last answer came */
-    uint64_t ask_after;      /* no request before */
-    uint64_t last_bytes;     /* the last byte offset asked for: a repeat is dropped */
+    bits offered;           /* what the remote has */
+    uint64_t remote_length; /* behind the last of it */
+    uint64_t heard_end;     /* behind the last of what it told of after its Wants were answered */
+    bits late;              /* asked, given up, may still come */
+    bits asked;             /* of a peer of 2017 or 2018, on this channel */
+    promises promised;      /* nodes that come with answers */
+    uint64_t progress;      /* when the last answer came */
+    uint64_t ask_after;     /* no request before */
+    uint64_t last_bytes;    /* the last byte offset asked for: a repeat is dropped */
 
     struct {
         bits sent;                          /* by range */
@@ -4160,9 +4219,9 @@ struct datsync_peer {
 
 static void peer_event(datsync_peer *p, int type, channel *c, uint64_t index, uint64_t size, int error)
 {
-    datsync_peer_event e;
     if (!p->opt.on_event)
         return;
+    datsync_peer_event e;
     memset(&e, 0, sizeof e);
     e.type = type;
     e.feed = c ? c->feed : NULL;
@@ -4185,8 +4244,7 @@ static uint64_t later(uint64_t t, uint64_t ms)
 
 static channel *channel_by_feed(const datsync_peer *p, const datsync_feed *feed)
 {
-    size_t i;
-    for (i = 0; i < p->channel_count && feed; i++)
+    for (size_t i = 0; i < p->channel_count && feed; i++)
         if (p->channels[i]->feed == feed)
             return p->channels[i];
     return NULL;
@@ -4194,14 +4252,17 @@ static channel *channel_by_feed(const datsync_peer *p, const datsync_feed *feed)
 
 static channel *channel_by_key(const datsync_peer *p, const uint8_t discovery_key[32])
 {
-    size_t i;
-    for (i = 0; i < p->channel_count; i++)
+    for (size_t i = 0; i < p->channel_count; i++)
         if (memcmp(p->channels[i]->discovery_key, discovery_key, 32) == 0)
             return p->channels[i];
     return NULL;
 }
 
 /* ================================================================ peer: output ================================== */
+
+/* Frames are built at the end of the output and encrypted when they are taken. What is told of a feed (Have,
+ * acknowledgements), the answers to Wants and to Requests. No more is built than DATSYNC_MAX_OUTPUT: what is due
+ * waits in small tables until there is room. */
 
 static size_t out_pending(const datsync_peer *p)
 {
@@ -4221,10 +4282,9 @@ static uint8_t *out_room(datsync_peer *p, size_t n)
     }
     if (p->out.end + n > p->out.cap) {
         size_t cap = p->out.cap ? p->out.cap : 512;
-        uint8_t *out;
         while (cap < p->out.end + n)
             cap *= 2;
-        out = mem_resize(&p->env, p->out.buf, cap);
+        uint8_t *out = mem_resize(&p->env, p->out.buf, cap);
         if (!out)
             return NULL;
         p->out.buf = out;
@@ -4238,10 +4298,9 @@ static int out_message(datsync_peer *p, const datsync_message *m, uint8_t **gap)
 {
     int64_t n = datsync_encode(m, NULL, 0, NULL);
     size_t at = 0;
-    uint8_t *to;
     if (n < 0)
         return (int)n;
-    to = out_room(p, (size_t)n);
+    uint8_t *to = out_room(p, (size_t)n);
     if (!to)
         return DATSYNC_E_NOMEM;
     n = datsync_encode(m, to, (size_t)n, &at);
@@ -4264,7 +4323,8 @@ static void message_init(datsync_message *m, int type, const channel *c, uint32_
 static int out_range(channel *c, int type, uint64_t start, uint64_t length)
 {
     datsync_message m;
-    message_init(&m, type, c, length == 1 && type != DATSYNC_WANT ? DATSYNC_HAVE_START : DATSYNC_HAVE_START | DATSYNC_HAVE_LENGTH);
+    message_init(&m, type, c,
+                 length == 1 && type != DATSYNC_WANT ? DATSYNC_HAVE_START : DATSYNC_HAVE_START | DATSYNC_HAVE_LENGTH);
     m.u.have.start = start;
     m.u.have.length = length;
     c->news.told |= type == DATSYNC_HAVE;
@@ -4328,12 +4388,12 @@ static int out_added(channel *c)
     uint64_t end = feed_durable_end(f, c->news.end);
     int r = 0;
     while (c->news.start < end && r == 0 && out_pending(c->peer) < DATSYNC_MAX_OUTPUT) {
-        uint64_t i = feed_next_held(f, c->news.start, end), stop;
+        uint64_t i = feed_next_held(f, c->news.start, end);
         i = bits_next(&c->offered, i, end, 0);
         c->news.start = i;
         if (i >= end || !datsync_feed_has(f, i))
             continue;
-        stop = bits_next(&c->offered, i, feed_next_lacked(f, i, end), 1);
+        uint64_t stop = bits_next(&c->offered, i, feed_next_lacked(f, i, end), 1);
         r = out_range(c, DATSYNC_HAVE, i, stop - i);
         c->news.start = stop;
     }
@@ -4365,15 +4425,13 @@ static int out_acks(channel *c)
     return r;
 }
 
-/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 10.4, 10.5). */
+/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 10.4,
+ * 10.5). */
 static int out_bitfield(channel *c, uint64_t start, uint64_t length)
 {
     datsync_feed *f = c->feed;
     uint64_t held = feed_held_end(f);
     uint64_t end = length ? start + MIN(length, DATSYNC_MAX_BLOCKS) : held;
-    size_t bytes;
-    uint8_t *buf;
-    int64_t n;
     int r;
     if ((r = feed_make_durable(f)) < 0)
         return r;
@@ -4381,12 +4439,12 @@ static int out_bitfield(channel *c, uint64_t start, uint64_t length)
     end = MIN(end, start + (uint64_t)DATSYNC_WANT_RANGE * 32); /* never more than half a frame */
     if (!(c->mode & DATSYNC_UPLOAD))
         end = start;
-    bytes = end > start ? (size_t)((end - start + 7) / 8) : 0;
-    buf = mem_resize(&c->peer->env, NULL, 2 * bytes + bytes / 64 + 17);
+    size_t bytes = end > start ? (size_t)((end - start + 7) / 8) : 0;
+    uint8_t *buf = mem_resize(&c->peer->env, NULL, 2 * bytes + bytes / 64 + 17);
     if (!buf)
         return DATSYNC_E_NOMEM;
     feed_read_held(f, start, buf, bytes);
-    n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
+    int64_t n = datsync_rle_encode(buf, bytes, buf + bytes, bytes + bytes / 64 + 17);
     r = out_have_bitfield(c, start, length, buf + bytes, n > 0 ? (size_t)n : 0);
     mem_free(&c->peer->env, buf);
     return r;
@@ -4420,15 +4478,11 @@ static int answer_request(datsync_peer *p, request *q)
 {
     channel *c = q->channel;
     datsync_feed *f = c->feed;
-    datsync_proof proof;
-    datsync_message m;
-    uint64_t inside;
     uint8_t *gap = NULL;
-    size_t before;
-    int64_t size;
     int r;
     if ((r = feed_make_durable(f)) < 0)
         return r;
+    uint64_t inside;
     if (q->bytes) {
         if (datsync_feed_seek(f, q->bytes, &q->index, &inside) == 0) {
             if (c->last_bytes == q->bytes)
@@ -4439,12 +4493,14 @@ static int answer_request(datsync_peer *p, request *q)
     }
     if (!q->hash && !datsync_feed_has(f, q->index))
         return answer_unhave(c, q->index);
+    datsync_proof proof;
     r = datsync_feed_proof(f, q->index, q->nodes, q->hash, &proof);
     if (r == DATSYNC_E_NOT_FOUND || r == DATSYNC_E_NO_SIGNATURE || r == DATSYNC_E_CORRUPT)
         return answer_unhave(c, q->index);
-    size = r < 0 ? r : datsync_feed_block_size(f, q->index);
+    int64_t size = r < 0 ? r : datsync_feed_block_size(f, q->index);
     if (size < 0)
         return (int)size;
+    datsync_message m;
     message_init(&m, DATSYNC_DATA, c, DATSYNC_DATA_INDEX);
     m.u.data.index = q->index;
     m.u.data.nodes = proof.nodes;
@@ -4460,7 +4516,7 @@ static int answer_request(datsync_peer *p, request *q)
     }
     if ((r = out_message(p, &m, &gap)) < 0)
         return r == DATSYNC_E_TOO_BIG ? answer_unhave(c, q->index) : r;
-    before = p->out.end;
+    size_t before = p->out.end;
     if (!q->hash && (r = block_read_out(f, q->index, gap, (size_t)size)) < 0) {
         p->out.end = before - (size_t)datsync_encode(&m, NULL, 0, NULL);
         env_log(&p->env, DATSYNC_LOG_ERROR, "a block that is claimed could not be read");
@@ -4486,6 +4542,10 @@ static int answer_requests(datsync_peer *p)
 
 /* ================================================================ peer: flights ================================== */
 
+/* Requests that were sent and not answered. A request tells by its digest which nodes the remote need not send: those
+ * that are held, and those that answers on their way were promised to bring. An answer that comes before the nodes it
+ * needs is parked until they are here. How many are in flight follows the measured rate and delay. */
+
 /* ------------------------------------------------ promises */
 
 static size_t promise_slot(const promises *s, uint64_t index)
@@ -4495,10 +4555,9 @@ static size_t promise_slot(const promises *s, uint64_t index)
 
 static int promise_get(const promises *s, uint64_t index)
 {
-    size_t i;
     if (!s->count)
         return 0;
-    for (i = promise_slot(s, index); s->slots[i]; i = (i + 1) & (s->cap - 1))
+    for (size_t i = promise_slot(s, index); s->slots[i]; i = (i + 1) & (s->cap - 1))
         if (s->slots[i] == index + 1)
             return 1;
     return 0;
@@ -4518,11 +4577,10 @@ static int promise_add(const datsync_env *env, promises *s, uint64_t index)
 {
     if (2 * (s->count + 1) > s->cap) {
         promises bigger = {NULL, s->cap ? 2 * s->cap : 64, 0};
-        size_t i;
         bigger.slots = mem_zeroed(env, bigger.cap * sizeof *bigger.slots);
         if (!bigger.slots)
             return DATSYNC_E_NOMEM;
-        for (i = 0; i < s->cap; i++)
+        for (size_t i = 0; i < s->cap; i++)
             if (s->slots[i])
                 promise_insert(&bigger, s->slots[i] - 1);
         mem_free(env, s->slots);
@@ -4534,15 +4592,15 @@ static int promise_add(const datsync_env *env, promises *s, uint64_t index)
 
 static void promise_remove(promises *s, uint64_t index)
 {
-    size_t i, j, home;
     if (!s->count)
         return;
+    size_t i;
     for (i = promise_slot(s, index); s->slots[i] != index + 1; i = (i + 1) & (s->cap - 1))
         if (!s->slots[i])
             return;
     s->count--;
-    for (j = (i + 1) & (s->cap - 1); s->slots[j]; j = (j + 1) & (s->cap - 1)) { /* close the gap */
-        home = promise_slot(s, s->slots[j] - 1);
+    for (size_t j = (i + 1) & (s->cap - 1); s->slots[j]; j = (j + 1) & (s->cap - 1)) { /* close the gap */
+        size_t home = promise_slot(s, s->slots[j] - 1);
         if (((j - home) & (s->cap - 1)) >= ((j - i) & (s->cap - 1))) {
             s->slots[i] = s->slots[j];
             i = j;
@@ -4562,7 +4620,7 @@ static int node_coming(const channel *c, uint64_t index)
  * length that is verified here. */
 static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest)
 {
-    uint64_t length = datsync_feed_length(c->feed), next = 2 * index, bit = 2, sibling, parent;
+    uint64_t length = datsync_feed_length(c->feed), next = 2 * index, bit = 2;
     int r = 0, certain = index < length && feed_trusts(c->feed);
     fl->top = next;
     if (!certain) {
@@ -4574,10 +4632,11 @@ static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest
         *digest = 1;
         return 0;
     }
+    uint64_t parent;
     for (; datsync_flat_right_span(parent = datsync_flat_parent(next)) < 2 * length; next = parent, bit *= 2) {
         uint64_t left = datsync_flat_left_span(parent) / 2, right = datsync_flat_right_span(parent) / 2 + 1;
         int parent_coming = node_coming(c, parent);
-        sibling = datsync_flat_sibling(next);
+        uint64_t sibling = datsync_flat_sibling(next);
         if (node_coming(c, sibling))
             *digest |= bit;
         certain = certain && bits_next(&c->offered, left, right, 0) == right;
@@ -4599,8 +4658,7 @@ static int digest_ahead(channel *c, uint64_t index, flight *fl, uint64_t *digest
 
 static void promises_withdraw(channel *c, const flight *fl)
 {
-    uint64_t next;
-    for (next = 2 * fl->index; next != fl->top; next = datsync_flat_parent(next)) {
+    for (uint64_t next = 2 * fl->index; next != fl->top; next = datsync_flat_parent(next)) {
         promise_remove(&c->promised, next);
         promise_remove(&c->promised, datsync_flat_sibling(next));
     }
@@ -4629,16 +4687,15 @@ static int flights_have_room(const channel *c)
 static int flight_begin(channel *c, uint64_t index, uint64_t *digest)
 {
     datsync_peer *p = c->peer;
-    flight *fl;
-    int r;
     if (!c->flights.ring) {
         c->flights.ring = mem_resize(&p->env, NULL, DATSYNC_MAX_REQUESTS * sizeof *c->flights.ring);
         if (!c->flights.ring)
             return DATSYNC_E_NOMEM;
     }
-    fl = &c->flights.ring[(c->flights.head + c->flights.count) % DATSYNC_MAX_REQUESTS];
+    flight *fl = &c->flights.ring[(c->flights.head + c->flights.count) % DATSYNC_MAX_REQUESTS];
     fl->index = index;
     fl->sent = p->now;
+    int r;
     if ((r = digest_ahead(c, index, fl, digest)) < 0 || (r = feed_reserve(c->feed, index)) < 0)
         return r;
     if (c->flights.open == 0)
@@ -4665,8 +4722,7 @@ static void flight_end(channel *c, flight *fl)
 
 static flight *flight_find(channel *c, uint64_t index)
 {
-    size_t i;
-    for (i = 0; i < c->flights.count && index < DATSYNC_MAX_BLOCKS; i++) {
+    for (size_t i = 0; i < c->flights.count && index < DATSYNC_MAX_BLOCKS; i++) {
         flight *fl = &c->flights.ring[(c->flights.head + i) % DATSYNC_MAX_REQUESTS];
         if (fl->index == index)
             return fl;
@@ -4677,21 +4733,21 @@ static flight *flight_find(channel *c, uint64_t index)
 /* The remote has these blocks no more. */
 static void flights_end_range(channel *c, uint64_t start, uint64_t end)
 {
-    size_t i, n = c->flights.count, head = c->flights.head;
-    for (i = 0; i < n; i++) {
+    size_t n = c->flights.count, head = c->flights.head;
+    for (size_t i = 0; i < n; i++) {
         flight *fl = &c->flights.ring[(head + i) % DATSYNC_MAX_REQUESTS];
         if (fl->index != NONE && fl->index >= start && fl->index < end)
             flight_end(c, fl);
     }
 }
 
-/* The remote does not answer: its blocks may be asked for elsewhere, and a late answer is still welcome. What it said to have beyond
- * the verified length is not believed until that is there. */
+/* The remote does not answer: its blocks may be asked for elsewhere, and a late answer is still welcome. What it
+ * said to have beyond the verified length is not believed until that is there. */
 static int flights_give_up(channel *c)
 {
     datsync_peer *p = c->peer;
-    size_t i, n = c->flights.count, head = c->flights.head;
-    for (i = 0; i < n; i++) {
+    size_t n = c->flights.count, head = c->flights.head;
+    for (size_t i = 0; i < n; i++) {
         flight *fl = &c->flights.ring[(head + i) % DATSYNC_MAX_REQUESTS];
         if (fl->index == NONE)
             continue;
@@ -4732,26 +4788,27 @@ static void rate_learn(channel *c, uint64_t size, uint64_t delay)
     }
 }
 
-/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and with a
- * remote that answers out of order, no more than could be parked. */
+/* How many requests may be in flight: what the measured rate brings in a tenth of a second more than the delay; and
+ * with a remote that answers out of order, no more than could be parked. */
 static size_t flight_depth(const channel *c)
 {
     uint64_t bytes = 1048576 + c->rate.per_second * (c->rate.delay + 100) / 1000;
-    uint64_t depth = (c->parked.reorders ? MIN(bytes, PARKED_BYTES / 2) : bytes) / (c->rate.block_bytes ? c->rate.block_bytes : 65536);
+    uint64_t depth = (c->parked.reorders ? MIN(bytes, PARKED_BYTES / 2) : bytes) /
+                     (c->rate.block_bytes ? c->rate.block_bytes : 65536);
     return (size_t)MIN(MAX(depth, 16), DATSYNC_MAX_REQUESTS);
 }
 
 /* ------------------------------------------------ parked answers */
 
-/* Keep an answer whose nodes are not here yet; its promises and its reservation pass to what is parked. 0: there is no room. */
+/* Keep an answer whose nodes are not here yet; its promises and its reservation pass to what is parked. 0: there is
+ * no room. */
 static int park(channel *c, flight *fl, const datsync_message *m)
 {
     size_t len = m->body.len;
     uint64_t index = fl->index;
-    parked *k;
     if (c->parked.bytes + len > PARKED_BYTES || c->parked.count == PARKED_BLOCKS)
         return 0;
-    k = mem_resize(&c->peer->env, NULL, sizeof *k + len);
+    parked *k = mem_resize(&c->peer->env, NULL, sizeof *k + len);
     if (!k)
         return DATSYNC_E_NOMEM;
     c->parked.reorders = 1;
@@ -4793,8 +4850,13 @@ static int parked_have_room(const channel *c)
 
 /* ================================================================ peer: asking ================================== */
 
-/* Up to where what the remote offers is believed. A hypercore of before 6.22.1 that opened a bitfield of 3584-byte pages takes the
- * index for blocks: it offers what is none, and closes when asked for it. */
+/* Which block is asked of this remote next: runs of blocks in ascending order, apart from the runs of other
+ * connections; blocks at which a connection ended come last. A block behind the verified length is asked for alone,
+ * for its answer brings the roots that others need. And the ending (PROTOCOL 15): each side says when it wants
+ * nothing more. */
+
+/* Up to where what the remote offers is believed. A hypercore of before 6.22.1 that opened a bitfield of 3584-byte
+ * pages takes the index for blocks: it offers what is none, and closes when asked for it. */
 static uint64_t offered_end(const channel *c)
 {
     uint64_t end = MIN(c->remote_length, DATSYNC_MAX_BLOCKS);
@@ -4803,7 +4865,8 @@ static uint64_t offered_end(const channel *c)
     return believed ? end : MIN(end, MAX(length, c->heard_end));
 }
 
-/* The connections that ask for a feed's blocks: the first from this watcher on. A watcher that downloads is a channel's. */
+/* The connections that ask for a feed's blocks: the first from this watcher on. A watcher that downloads is a
+ * channel's. */
 static const channel *next_downloader(const watcher *w)
 {
     while (w && !w->downloads)
@@ -4820,11 +4883,10 @@ static void run_drop(channel *c)
 static int choose_ascending(channel *c, uint64_t *index)
 {
     datsync_feed *f = c->feed;
-    uint64_t length = datsync_feed_length(f), end = offered_end(c), i, spare = NONE, run = RUN_BLOCKS;
+    uint64_t length = datsync_feed_length(f), end = offered_end(c), spare = NONE, run = RUN_BLOCKS;
     unsigned others = 0;
-    const channel *o;
     if (c->run.at < c->run.end) {
-        i = next_candidate(f, &c->offered, c->run.at, MIN(c->run.end, end));
+        uint64_t i = next_candidate(f, &c->offered, c->run.at, MIN(c->run.end, end));
         c->run.at = i + 1;
         if (i < MIN(c->run.end, end)) {
             *index = i;
@@ -4832,12 +4894,13 @@ static int choose_ascending(channel *c, uint64_t *index)
         }
         run_drop(c);
     }
+    const channel *o;
     for (o = next_downloader(feed_watchers(f)); o; o = next_downloader(o->watch.next))
         others += o != c;
     if (others && length)
         run = MAX(16, MIN(RUN_BLOCKS, (length - datsync_feed_count(f, 0, length)) / (4 * ((uint64_t)others + 1))));
     /* a new run, outside of those of the others if there is such a place */
-    for (i = next_candidate(f, &c->offered, 0, end); i < end; i = next_candidate(f, &c->offered, i, end)) {
+    for (uint64_t i = next_candidate(f, &c->offered, 0, end); i < end; i = next_candidate(f, &c->offered, i, end)) {
         uint64_t stop = i + run;
         for (o = next_downloader(feed_watchers(f)); o; o = next_downloader(o->watch.next)) {
             if (o == c || o->run.at >= o->run.end)
@@ -4872,9 +4935,9 @@ static int choose(channel *c, uint64_t *index)
 /* The shunned blocks last, and one by one. */
 static int choose_wary(channel *c, uint64_t *index)
 {
-    unsigned i, kept = shunned_reserve(c->feed);
+    unsigned kept = shunned_reserve(c->feed);
     int found = choose(c, index);
-    for (i = 0; kept >> i; i++)
+    for (unsigned i = 0; kept >> i; i++)
         if (kept >> i & 1) {
             shunned_release(c->feed, i);
             found = found || (!flights_open(c) && choose(c, index));
@@ -4882,8 +4945,8 @@ static int choose_wary(channel *c, uint64_t *index)
     return found;
 }
 
-/* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 21.5): one of before 6.10.3 any Have, or it crashes; one
- * of before 6.18.2 sends a block once on a channel, and again only where that was denied. */
+/* What a peer of 2017 or 2018 must have heard before a Request (PROTOCOL 21.5): one of before 6.10.3 any Have, or it
+ * crashes; one of before 6.18.2 sends a block once on a channel, and again only where that was denied. */
 static int ask_old(channel *c, uint64_t index)
 {
     int r = c->news.told ? 0 : out_have_bitfield(c, 0, 0, (const uint8_t *)"", 0);
@@ -4894,12 +4957,13 @@ static int ask_old(channel *c, uint64_t index)
 
 static int ask_block(channel *c, uint64_t index)
 {
-    datsync_message m;
     uint64_t digest;
     int r = c->wants.whole ? ask_old(c, index) : 0;
     if (r < 0 || (r = flight_begin(c, index, &digest)) < 0)
         return r;
-    message_init(&m, DATSYNC_REQUEST, c, digest ? DATSYNC_REQUEST_INDEX | DATSYNC_REQUEST_NODES : DATSYNC_REQUEST_INDEX);
+    datsync_message m;
+    message_init(&m, DATSYNC_REQUEST, c,
+                 digest ? DATSYNC_REQUEST_INDEX | DATSYNC_REQUEST_NODES : DATSYNC_REQUEST_INDEX);
     m.u.request.index = index;
     m.u.request.nodes = digest;
     return out_message(c->peer, &m, NULL);
@@ -4915,7 +4979,8 @@ static int ask_blocks(channel *c)
     int r = 0;
     if (p->now < c->ask_after)
         return 0;
-    while (r == 0 && flights_open(c) < depth && flights_have_room(c) && parked_have_room(c) && out_pending(p) < DATSYNC_MAX_OUTPUT) {
+    while (r == 0 && flights_open(c) < depth && flights_have_room(c) && parked_have_room(c) &&
+           out_pending(p) < DATSYNC_MAX_OUTPUT) {
         uint64_t at = c->run.at, end = c->run.end;
         if (!choose_wary(c, &index))
             break;
@@ -4929,15 +4994,16 @@ static int ask_blocks(channel *c)
     return r;
 }
 
-/* Wants: the first range always, then those up to the remote's length that anything is wanted of. Who tells its whole bitfield
- * has told of the later ones too, and sends every Have from then on. */
+/* Wants: the first range always, then those up to the remote's length that anything is wanted of. Who tells its
+ * whole bitfield has told of the later ones too, and sends every Have from then on. */
 static int ask_ranges(channel *c)
 {
-    uint64_t range, count = MAX(1, (c->remote_length + DATSYNC_WANT_RANGE - 1) / DATSYNC_WANT_RANGE);
+    uint64_t count = MAX(1, (c->remote_length + DATSYNC_WANT_RANGE - 1) / DATSYNC_WANT_RANGE);
     int r = 0;
     if (c->wants.whole)
         count = 1;
-    for (range = bits_next(&c->wants.sent, 0, count, 0); range < count && r == 0 && c->wants.out < DATSYNC_MAX_WANTS;
+    for (uint64_t range = bits_next(&c->wants.sent, 0, count, 0);
+         range < count && r == 0 && c->wants.out < DATSYNC_MAX_WANTS;
          range = bits_next(&c->wants.sent, range + 1, count, 0)) {
         uint64_t start = range * DATSYNC_WANT_RANGE;
         if (range && next_wanted(c->feed, start, start + DATSYNC_WANT_RANGE) == start + DATSYNC_WANT_RANGE)
@@ -4953,12 +5019,12 @@ static int ask_ranges(channel *c)
 /* Is anything left that this remote offers and that is wanted, also if another peer was asked for it? */
 static int channel_idle(const channel *c)
 {
-    uint64_t end = offered_end(c), i = 0, j;
+    uint64_t end = offered_end(c), i = 0;
     if (flights_open(c) || c->parked.first)
         return 0;
     for (;;) {
         i = next_missing(c->feed, i, end);
-        j = bits_next(&c->offered, i, end, 1);
+        uint64_t j = bits_next(&c->offered, i, end, 1);
         if (j >= end)
             return 1;
         if (j == i)
@@ -4996,11 +5062,10 @@ static int channel_end(channel *c)
 /* Everything that there may be to do on the open channels. */
 static int peer_work(datsync_peer *p)
 {
-    size_t i, open = 0, finished = 0;
+    size_t open = 0, finished = 0;
     int r = 0;
-    for (i = 0; i < p->channel_count && r == 0; i++) {
+    for (size_t i = 0; i < p->channel_count && r == 0; i++) {
         channel *c = p->channels[i];
-        const channel *other;
         if (!c->feed)
             continue;
         if (c->parked.first && !flights_open(c)) { /* what they lack was promised and did not come */
@@ -5015,7 +5080,7 @@ static int peer_work(datsync_peer *p)
         }
         if (r == 0 && p->handshaken)
             r = channel_end(c);
-        other = feed_companion(c->feed) ? channel_by_feed(p, feed_companion(c->feed)) : c;
+        const channel *other = feed_companion(c->feed) ? channel_by_feed(p, feed_companion(c->feed)) : c;
         open += c->remote >= 0 || c->local == 0;
         finished += c->ending.finished && other && other->ending.finished;
     }
@@ -5040,18 +5105,21 @@ int datsync_peer_wants(const datsync_peer *p, const datsync_feed *feed, uint64_t
 
 /* ================================================================ peer: messages ================================ */
 
+/* What each message does (PROTOCOL 4 to 6, 10 and 11). A function here returns 0, or the error that ends the
+ * connection. Nothing here allocates by a number that the remote chose: what it says to have is kept in a sparse set
+ * with a limit. */
+
 /* Try an answer. 1: stored, or of no use any more; 0: its nodes are not here yet; or an error that ends the
  * connection. */
 static int data_put(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
     datsync_proof proof;
-    uint64_t index = m->u.data.index, old = datsync_feed_length(c->feed), length;
+    uint64_t index = m->u.data.index, old = datsync_feed_length(c->feed);
     size_t at = 0;
-    int r;
     proof.node_count = 0;
     proof.has_signature = (m->has & DATSYNC_DATA_SIGNATURE) != 0;
-    r = proof.has_signature && m->u.data.signature.len != SIGNATURE_BYTES ? DATSYNC_E_SIGNATURE : 0;
+    int r = proof.has_signature && m->u.data.signature.len != SIGNATURE_BYTES ? DATSYNC_E_SIGNATURE : 0;
     if (r == 0 && proof.has_signature)
         memcpy(proof.signature, m->u.data.signature.data, SIGNATURE_BYTES);
     while (r == 0) {
@@ -5077,6 +5145,7 @@ static int data_put(channel *c, const datsync_message *m)
             return DATSYNC_E_NOMEM;
         peer_event(p, DATSYNC_PEER_BLOCK, c, index, m->u.data.value.len, 0);
     }
+    uint64_t length;
     if ((length = datsync_feed_length(c->feed)) > old) {
         for (old = bits_next(&c->late, old, length, 1); old < length; old = bits_next(&c->late, old + 1, length, 1))
             if (bits_set(&p->env, &c->offered, old, 1) < 0) /* so it was true */
@@ -5093,11 +5162,12 @@ static int parked_retry(channel *c)
     int r = 0;
     while (*at && r >= 0) {
         parked *k = *at;
-        datsync_message m;
-        if (!datsync_feed_has_node(c->feed, k->stuck) && !datsync_feed_has_node(c->feed, datsync_flat_sibling(k->stuck))) {
+        if (!datsync_feed_has_node(c->feed, k->stuck) &&
+            !datsync_feed_has_node(c->feed, datsync_flat_sibling(k->stuck))) {
             at = &k->next; /* what it lacks is still not here */
             continue;
         }
+        datsync_message m;
         memset(&m, 0, sizeof m);
         m.type = DATSYNC_DATA;
         m.body.data = (const uint8_t *)(k + 1);
@@ -5136,8 +5206,8 @@ static enum data_kind data_kind(const channel *c, const datsync_message *m, cons
     return fl ? DATA_IS_AN_ANSWER : DATA_LATE;
 }
 
-/* An answer that lacks nodes. While others are on their way, these may bring them. Else it was let off what it was to bring: it is
- * asked for again, and nothing is counted on; after that it is a false one. */
+/* An answer that lacks nodes. While others are on their way, these may bring them. Else it was let off what it was
+ * to bring: it is asked for again, and nothing is counted on; after that it is a false one. */
 static int on_data_lacking(channel *c, const datsync_message *m, flight *fl)
 {
     int r;
@@ -5161,7 +5231,6 @@ static int on_data(channel *c, const datsync_message *m)
     datsync_peer *p = c->peer;
     uint64_t index = m->u.data.index;
     flight *fl = flight_find(c, index);
-    int r;
 
     switch (data_kind(c, m, fl)) {
     case DATA_OF_NO_USE:
@@ -5179,7 +5248,7 @@ static int on_data(channel *c, const datsync_message *m)
         break;
     }
 
-    r = data_put(c, m);
+    int r = data_put(c, m);
     if (r == 0 && fl)
         return on_data_lacking(c, m, fl);
     if (r <= 0)
@@ -5189,8 +5258,8 @@ static int on_data(channel *c, const datsync_message *m)
     return c->parked.first ? parked_retry(c) : 0;
 }
 
-/* What the remote has. Beyond the bound on memory nothing more is believed, and what it withdraws goes by whole pages, which
- * frees memory instead of taking it. */
+/* What the remote has. Beyond the bound on memory nothing more is believed, and what it withdraws goes by whole
+ * pages, which frees memory instead of taking it. */
 static int offered_fill(channel *c, uint64_t start, uint64_t end, int value)
 {
     if (c->offered.owned >= DATSYNC_MAX_REMOTE_KIB && start < end) {
@@ -5202,47 +5271,50 @@ static int offered_fill(channel *c, uint64_t start, uint64_t end, int value)
     return bits_fill(&c->peer->env, &c->offered, start, end, value);
 }
 
-/* A bitfield leaves off the zeros at its end. One that answers a Want tells of all below `least`; another only of what is in it. */
+/* A bitfield leaves off the zeros at its end. One that answers a Want tells of all below `least`; another only of
+ * what is in it. */
 static int offered_bitfield(channel *c, uint64_t start, datsync_bytes code, uint64_t least)
 {
     const datsync_env *env = &c->peer->env;
-    uint64_t at = start, pad;
-    size_t pos = 0, k;
-    rle_run run;
+    uint64_t at = start;
+    size_t pos = 0;
     if (start & 7 || start >= DATSYNC_MAX_BLOCKS)
         return 0; /* it fits nowhere */
+    rle_run run;
     while (pos < code.len && at < DATSYNC_MAX_BLOCKS) {
         if (rle_next(code.data, code.len, &pos, &run) < 0)
             return 0; /* cut short: what was said so far counts */
         if (!run.literal) {
-            uint64_t end = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : MIN(at + 8 * run.len, DATSYNC_MAX_BLOCKS);
+            uint64_t end =
+                run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : MIN(at + 8 * run.len, DATSYNC_MAX_BLOCKS);
             if (offered_fill(c, at, end, run.fill != 0) < 0)
                 return DATSYNC_E_NOMEM;
             at = run.len > DATSYNC_MAX_BLOCKS / 8 ? DATSYNC_MAX_BLOCKS : at + 8 * run.len;
             continue;
         }
-        for (k = 0; k < run.len && at < DATSYNC_MAX_BLOCKS; k++, at += 8)
+        for (size_t k = 0; k < run.len && at < DATSYNC_MAX_BLOCKS; k++, at += 8)
             if (c->offered.owned < DATSYNC_MAX_REMOTE_KIB && bits_write(env, &c->offered, at, 255, run.literal[k]) < 0)
                 return DATSYNC_E_NOMEM;
     }
-    pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
+    uint64_t pad = ((at - start + 31) & ~(uint64_t)31) + start; /* decoded bitfields are padded to 4 bytes */
     if (offered_fill(c, at, MIN(pad, DATSYNC_MAX_BLOCKS), 0) < 0)
         return DATSYNC_E_NOMEM;
-    if (c->offered.owned >= DATSYNC_MAX_REMOTE_KIB) /* then it is forgotten by whole pages: not by that which was just filled */
+    if (c->offered.owned >=
+        DATSYNC_MAX_REMOTE_KIB) /* then it is forgotten by whole pages: not by that which was just filled */
         pad = (pad + TABLE_BITS - 1) / TABLE_BITS * TABLE_BITS;
     return offered_fill(c, pad, least, 0);
 }
 
-/* Which of the open Wants does a Have answer? One with a Want's length that of its own start. A bitfield without a length (it
- * reads as 0 or 1) is the whole one, from its start on: so every Want was answered to version 6.22.0 (PROTOCOL 21.1).
- * Returns how many were counted off. */
+/* Which of the open Wants does a Have answer? One with a Want's length that of its own start. A bitfield without a
+ * length (it reads as 0 or 1) is the whole one, from its start on: so every Want was answered to version 6.22.0
+ * (PROTOCOL 21.1). Returns how many were counted off. */
 static unsigned wants_count_off(channel *c, uint64_t start, int whole)
 {
-    unsigned i, open = 0, answered;
-    for (i = 0; i < c->wants.out; i++)
+    unsigned open = 0;
+    for (unsigned i = 0; i < c->wants.out; i++)
         if (whole ? c->wants.starts[i] < start : c->wants.starts[i] != start)
             c->wants.starts[open++] = c->wants.starts[i];
-    answered = c->wants.out - open;
+    unsigned answered = c->wants.out - open;
     c->wants.out = open;
     if (answered)
         c->wants.answered = 1;
@@ -5251,8 +5323,9 @@ static unsigned wants_count_off(channel *c, uint64_t start, int whole)
     return answered;
 }
 
-/* The deployed versions 6.22.1 to 6.25.1 tell of their last block before they answer the first Want, also if they lack it, and
- * close when asked for it. So a lone block waits for the answer, or for anything that tells more, but not for ever. */
+/* The deployed versions 6.22.1 to 6.25.1 tell of their last block before they answer the first Want, also if they
+ * lack it, and close when asked for it. So a lone block waits for the answer, or for anything that tells more, but
+ * not for ever. */
 static void hint_judge(channel *c, int lone)
 {
     if (lone && c->wants.hint == HINT_NONE) {
@@ -5288,9 +5361,10 @@ static int on_have(channel *c, const datsync_message *m)
 
 static int on_unhave(channel *c, const datsync_message *m)
 {
-    uint64_t start = m->u.have.start, end;
+    uint64_t start = m->u.have.start;
     if (start >= DATSYNC_MAX_BLOCKS)
         return 0;
+    uint64_t end;
     end = start + MIN(MAX(m->u.have.length, 1), DATSYNC_MAX_BLOCKS - start);
     if (start == 0 && end >= c->remote_length)
         c->remote_length = 0;
@@ -5305,8 +5379,9 @@ static int on_want(channel *c, const datsync_message *m)
     int r = 0;
     if ((m->u.have.start | m->u.have.length) & (PAGE_BITS - 1))
         return 0;
-    /* The last block goes ahead of a range's bits. Not where all is asked for without a length, as older versions do: the answer
-     * tells it anyway, and 6.12.7, told of one block first, never asks for a range in order that doesn't begin with it. */
+    /* The last block goes ahead of a range's bits. Not where all is asked for without a length, as older versions
+     * do: the answer tells it anyway, and 6.12.7, told of one block first, never asks for a range in order that
+     * doesn't begin with it. */
     if (!c->remote_wants && (c->mode & DATSYNC_UPLOAD) && (m->u.have.start || m->u.have.length)) {
         r = feed_make_durable(f);
         if (r == 0 && length && datsync_feed_has(f, length - 1))
@@ -5325,22 +5400,21 @@ static int on_want(channel *c, const datsync_message *m)
 static int on_request(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
-    request *q;
     if (!(c->mode & DATSYNC_UPLOAD))
         return 0;
     if (p->queue.count == p->queue.cap) {
-        size_t cap = p->queue.cap ? 2 * p->queue.cap : 16, i;
+        size_t cap = p->queue.cap ? 2 * p->queue.cap : 16;
         request *bigger = mem_resize(&p->env, NULL, cap * sizeof *bigger);
         if (!bigger)
             return DATSYNC_E_NOMEM;
-        for (i = 0; i < p->queue.count; i++)
+        for (size_t i = 0; i < p->queue.count; i++)
             bigger[i] = p->queue.ring[(p->queue.head + i) & (p->queue.cap - 1)];
         mem_free(&p->env, p->queue.ring);
         p->queue.ring = bigger;
         p->queue.cap = cap;
         p->queue.head = 0;
     }
-    q = &p->queue.ring[(p->queue.head + p->queue.count++) & (p->queue.cap - 1)];
+    request *q = &p->queue.ring[(p->queue.head + p->queue.count++) & (p->queue.cap - 1)];
     q->channel = c;
     q->index = m->u.request.index;
     q->bytes = m->u.request.bytes;
@@ -5352,8 +5426,7 @@ static int on_request(channel *c, const datsync_message *m)
 static int on_cancel(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
-    size_t i;
-    for (i = 0; i < p->queue.count; i++) {
+    for (size_t i = 0; i < p->queue.count; i++) {
         request *q = &p->queue.ring[(p->queue.head + i) & (p->queue.cap - 1)];
         if (q->channel == c && q->index == m->u.request.index && q->bytes == m->u.request.bytes &&
             q->hash == (m->u.request.hash != 0))
@@ -5364,8 +5437,7 @@ static int on_cancel(channel *c, const datsync_message *m)
 
 static int on_handshake(datsync_peer *p, const datsync_message *m)
 {
-    size_t at = 0, i;
-    datsync_bytes name;
+    size_t at = 0;
     if (p->handshaken)
         return 0; /* only the first counts */
     p->handshaken = 1;
@@ -5374,9 +5446,10 @@ static int on_handshake(datsync_peer *p, const datsync_message *m)
         memcpy(p->remote_id, m->u.handshake.id.data, 32);
     p->remote_live = m->u.handshake.live != 0;
     p->remote_ack = m->u.handshake.ack != 0;
+    datsync_bytes name;
     while (p->extensions.remote_count < DATSYNC_MAX_EXTENSIONS && datsync_next_extension(m, &at, &name) == 1) {
         int found = -1;
-        for (i = 0; i < p->extensions.count; i++)
+        for (size_t i = 0; i < p->extensions.count; i++)
             if (strlen(p->extensions.names[i]) == name.len && memcmp(p->extensions.names[i], name.data, name.len) == 0)
                 found = (int)i;
         p->extensions.remote[p->extensions.remote_count++] = found;
@@ -5390,9 +5463,10 @@ static int on_handshake(datsync_peer *p, const datsync_message *m)
 static int on_extension(channel *c, const datsync_message *m)
 {
     datsync_peer *p = c->peer;
-    datsync_peer_event e;
-    if (m->u.extension.id >= p->extensions.remote_count || p->extensions.remote[m->u.extension.id] < 0 || !p->opt.on_event)
+    if (m->u.extension.id >= p->extensions.remote_count || p->extensions.remote[m->u.extension.id] < 0 ||
+        !p->opt.on_event)
         return 0;
+    datsync_peer_event e;
     memset(&e, 0, sizeof e);
     e.type = DATSYNC_PEER_EXTENSION;
     e.feed = c->feed;
@@ -5405,10 +5479,9 @@ static int on_extension(channel *c, const datsync_message *m)
 
 static channel *channel_new(datsync_peer *p, const uint8_t discovery_key[32])
 {
-    channel *c;
     if (mem_grow(&p->env, &p->channels, &p->channel_cap, p->channel_count + 1, sizeof *p->channels) < 0)
         return NULL;
-    c = mem_zeroed(&p->env, sizeof *c);
+    channel *c = mem_zeroed(&p->env, sizeof *c);
     if (!c)
         return NULL;
     c->peer = p;
@@ -5426,10 +5499,9 @@ static channel *channel_new(datsync_peer *p, const uint8_t discovery_key[32])
 /* Both sides' first feeds are known: from the byte after the remote's first frame on, its stream is encrypted. */
 static int peer_meet(datsync_peer *p)
 {
-    size_t i;
     if (!p->cipher.has_nonce || p->cipher.in_ready)
         return 0;
-    for (i = 0; i < p->channel_count; i++) {
+    for (size_t i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
         if (c->local != 0)
             continue;
@@ -5444,7 +5516,6 @@ static int peer_meet(datsync_peer *p)
 
 static int on_feed(datsync_peer *p, const datsync_message *m)
 {
-    channel *c;
     if (m->channel >= DATSYNC_MAX_CHANNELS || m->u.feed.discovery_key.len != 32 || p->by_number[m->channel])
         return DATSYNC_E_PROTOCOL;
     if ((m->has & DATSYNC_FEED_NONCE) && m->u.feed.nonce.len != 24)
@@ -5454,11 +5525,11 @@ static int on_feed(datsync_peer *p, const datsync_message *m)
             return DATSYNC_E_PROTOCOL;
         memcpy(p->cipher.nonce, m->u.feed.nonce.data, 24);
         p->cipher.has_nonce = 1;
-        c = channel_by_key(p, m->u.feed.discovery_key.data);
+        channel *c = channel_by_key(p, m->u.feed.discovery_key.data);
         if (p->local_count && (!c || c->local != 0))
             return DATSYNC_E_FIRST_FEED;
     }
-    c = channel_by_key(p, m->u.feed.discovery_key.data);
+    channel *c = channel_by_key(p, m->u.feed.discovery_key.data);
     if (c && c->remote >= 0)
         return DATSYNC_E_PROTOCOL;
     if (!c && !(c = channel_new(p, m->u.feed.discovery_key.data)))
@@ -5483,7 +5554,8 @@ static int on_channel_message(channel *c, const datsync_message *m)
     case DATSYNC_WANT:
         return on_want(c, m);
     case DATSYNC_UNWANT:
-        if (m->u.have.start == 0 && (!(m->has & DATSYNC_HAVE_LENGTH) || m->u.have.length >= datsync_feed_length(c->feed)))
+        if (m->u.have.start == 0 &&
+            (!(m->has & DATSYNC_HAVE_LENGTH) || m->u.have.length >= datsync_feed_length(c->feed)))
             c->remote_wants = 0;
         return 0;
     case DATSYNC_REQUEST:
@@ -5519,7 +5591,6 @@ static int on_frame(datsync_peer *p, const uint8_t *frame, size_t len)
 {
     datsync_message m;
     size_t skip = 0;
-    channel *c;
     int64_t r = datsync_decode(&m, frame, len, &skip);
     if (m.type == DATSYNC_KEEP_ALIVE)
         return 0;
@@ -5534,7 +5605,7 @@ static int on_frame(datsync_peer *p, const uint8_t *frame, size_t len)
         return DATSYNC_E_PROTOCOL;
     if (m.type == DATSYNC_FEED)
         return on_feed(p, &m);
-    c = p->by_number[m.channel];
+    channel *c = p->by_number[m.channel];
     if (!c)
         return DATSYNC_E_PROTOCOL;
     if (m.type == DATSYNC_HANDSHAKE)
@@ -5546,6 +5617,10 @@ static int on_frame(datsync_peer *p, const uint8_t *frame, size_t len)
 
 /* ================================================================ peer: session ================================= */
 
+/* The peer as a program meets it: bytes in and out, time, deadlines. The first frame of each side is in the clear and
+ * names a feed; all behind it is encrypted with that feed's key (PROTOCOL 3). A frame larger than the usual buffer
+ * takes its place from a pool that all connections share. This room begins and ends peers and their channels. */
+
 static int name_compare(const void *a, const void *b)
 {
     const char *const *x = a, *const *y = b;
@@ -5555,7 +5630,6 @@ static int name_compare(const void *a, const void *b)
 /* What the options point to and the handshake will need. */
 static int peer_copy_options(datsync_peer *p, const datsync_peer_options *o)
 {
-    size_t i;
     if (o->user_data.data) {
         if (o->user_data.len > DATSYNC_MAX_USER_DATA)
             return DATSYNC_E_TOO_BIG;
@@ -5572,7 +5646,7 @@ static int peer_copy_options(datsync_peer *p, const datsync_peer_options *o)
     p->extensions.names = mem_zeroed(&p->env, o->extension_count * sizeof *p->extensions.names);
     if (!p->extensions.names)
         return DATSYNC_E_NOMEM;
-    for (i = 0; i < o->extension_count; i++) {
+    for (size_t i = 0; i < o->extension_count; i++) {
         size_t n = strlen(o->extensions[i]) + 1;
         if (n > DATSYNC_MAX_EXTENSION_NAME)
             return DATSYNC_E_TOO_BIG;
@@ -5589,14 +5663,12 @@ static int peer_copy_options(datsync_peer *p, const datsync_peer_options *o)
 
 int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t now)
 {
-    datsync_env env;
-    datsync_peer *p;
-    int r;
     *out = NULL;
     if (sodium_init() < 0)
         return DATSYNC_E_RANDOM;
+    datsync_env env;
     env_init(&env, o->env);
-    p = mem_zeroed(&env, sizeof *p);
+    datsync_peer *p = mem_zeroed(&env, sizeof *p);
     if (!p)
         return DATSYNC_E_NOMEM;
     p->env = env;
@@ -5605,6 +5677,7 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
     memcpy(p->id, o->id, 32);
     if (all_zero(p->id, 32))
         env.random(env.ctx, p->id, 32);
+    int r;
     if ((r = peer_copy_options(p, o)) < 0) {
         datsync_peer_free(p);
         return r;
@@ -5613,12 +5686,11 @@ int datsync_peer_new(datsync_peer **out, const datsync_peer_options *o, uint64_t
     return 0;
 }
 
-/* The connection has ended: was that the answer to a Request for a block behind a verified length? One that is cut in the midst of a
- * block, or after a while, says nothing of it. */
+/* The connection has ended: was that the answer to a Request for a block behind a verified length? One that is cut
+ * in the midst of a block, or after a while, says nothing of it. */
 static OPTIONAL int peer_refused_beyond(const datsync_peer *p, uint64_t now)
 {
-    size_t i;
-    for (i = 0; i < p->channel_count && p->in.start == p->in.end; i++) {
+    for (size_t i = 0; i < p->channel_count && p->in.start == p->in.end; i++) {
         const channel *c = p->channels[i];
         const flight *fl = flight_oldest(c);
         uint64_t length = fl ? datsync_feed_length(c->feed) : 0;
@@ -5655,15 +5727,13 @@ static void pool_release(datsync_peer *p)
 
 void datsync_peer_free(datsync_peer *p)
 {
-    datsync_env env;
-    size_t i;
     if (!p)
         return;
-    env = p->env;
-    for (i = 0; i < p->channel_count; i++)
+    datsync_env env = p->env;
+    for (size_t i = 0; i < p->channel_count; i++)
         channel_free(p->channels[i]);
     pool_release(p);
-    for (i = 0; i < p->extensions.count; i++)
+    for (size_t i = 0; i < p->extensions.count; i++)
         mem_free(&env, p->extensions.names[i]);
     mem_free(&env, p->extensions.names);
     mem_free(&env, p->user_data);
@@ -5678,9 +5748,7 @@ void datsync_peer_free(datsync_peer *p)
 static int out_handshake(channel *c)
 {
     datsync_peer *p = c->peer;
-    datsync_bytes names[DATSYNC_MAX_EXTENSIONS];
     datsync_message m;
-    size_t i;
     message_init(&m, DATSYNC_HANDSHAKE, c, DATSYNC_HANDSHAKE_ID | DATSYNC_HANDSHAKE_LIVE | DATSYNC_HANDSHAKE_ACK);
     if (p->opt.user_data.data)
         m.has |= DATSYNC_HANDSHAKE_USER_DATA;
@@ -5689,7 +5757,8 @@ static int out_handshake(channel *c)
     m.u.handshake.live = p->opt.live != 0;
     m.u.handshake.ack = p->opt.ack != 0;
     m.u.handshake.user_data = p->opt.user_data;
-    for (i = 0; i < p->extensions.count; i++) {
+    datsync_bytes names[DATSYNC_MAX_EXTENSIONS];
+    for (size_t i = 0; i < p->extensions.count; i++) {
         names[i].data = (const uint8_t *)p->extensions.names[i];
         names[i].len = strlen(p->extensions.names[i]);
     }
@@ -5701,18 +5770,18 @@ static int out_handshake(channel *c)
 static int channel_announce(channel *c)
 {
     datsync_peer *p = c->peer;
-    uint8_t nonce[24];
     datsync_message m;
-    int r;
     message_init(&m, DATSYNC_FEED, c, DATSYNC_FEED_DISCOVERY_KEY);
     m.u.feed.discovery_key.data = c->discovery_key;
     m.u.feed.discovery_key.len = 32;
     if (c->local > 0)
         return out_message(p, &m, NULL);
+    uint8_t nonce[24];
     p->env.random(p->env.ctx, nonce, sizeof nonce);
     m.has |= DATSYNC_FEED_NONCE;
     m.u.feed.nonce.data = nonce;
     m.u.feed.nonce.len = sizeof nonce;
+    int r;
     if ((r = out_message(p, &m, NULL)) < 0)
         return r;
     p->out.crypt = p->out.end; /* the one frame in the clear */
@@ -5740,7 +5809,6 @@ int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
 {
     const uint8_t *discovery_key = datsync_feed_discovery_key(feed);
     channel *c = channel_by_key(p, discovery_key);
-    int r;
     if (p->error)
         return p->error;
     if (!feed_has_key(feed) || (c && c->feed))
@@ -5759,7 +5827,7 @@ int datsync_peer_open(datsync_peer *p, datsync_feed *feed, unsigned mode)
     c->local = (int)p->local_count++;
     c->watch.downloads = (mode & DATSYNC_DOWNLOAD) != 0;
     feed_watch(feed, &c->watch);
-    r = channel_announce(c);
+    int r = channel_announce(c);
     if (r == 0)
         r = peer_meet(p);
     if (r == 0 && c->early.len)
@@ -5776,14 +5844,13 @@ static int peer_parse(datsync_peer *p)
 {
     int r = 0;
     while (r == 0) {
-        int64_t size;
         if (p->cipher.has_nonce && !p->cipher.in_ready)
             return 0; /* the rest is encrypted with a key that we don't have yet */
         if (p->cipher.in_ready && p->in.clear < p->in.end) {
             datsync_cipher_xor(&p->cipher.in, p->in.buf + p->in.clear, p->in.end - p->in.clear);
             p->in.clear = p->in.end;
         }
-        size = datsync_frame_size(bytes_at(p->in.buf, p->in.start), p->in.end - p->in.start);
+        int64_t size = datsync_frame_size(bytes_at(p->in.buf, p->in.start), p->in.end - p->in.start);
         if (size == DATSYNC_E_MORE)
             break;
         if (size < 0)
@@ -5804,10 +5871,9 @@ static int peer_parse(datsync_peer *p)
 
 static int peer_step(datsync_peer *p)
 {
-    int r;
     if (p->error)
         return p->error;
-    r = peer_parse(p);
+    int r = peer_parse(p);
     if (r == 0)
         r = peer_work(p);
     if (r < 0 && !p->error)
@@ -5820,13 +5886,12 @@ static int in_grow(datsync_peer *p)
 {
     struct datsync_pool *pool = p->opt.pool;
     int64_t size = datsync_frame_size(bytes_at(p->in.buf, p->in.start), p->in.end - p->in.start);
-    size_t want = p->in.cap ? 2 * p->in.cap : INPUT_FIRST, more;
-    uint8_t *in;
+    size_t want = p->in.cap ? 2 * p->in.cap : INPUT_FIRST;
     if (p->in.cap >= INPUT_BYTES) {
         if (size <= (int64_t)p->in.cap)
             return 0;
         want = MIN(want, (size_t)size);
-        more = want - p->in.cap;
+        size_t more = want - p->in.cap;
         if (pool && pool->used + more > pool->limit && pool->owner && pool->owner != p) {
             p->in.starved = 1; /* another one's frame comes first */
             return 0;
@@ -5836,7 +5901,7 @@ static int in_grow(datsync_peer *p)
         if (pool)
             pool->used += more;
     }
-    in = mem_resize(&p->env, p->in.buf, want);
+    uint8_t *in = mem_resize(&p->env, p->in.buf, want);
     if (!in) {
         if (pool && p->in.cap >= INPUT_BYTES)
             pool->used -= want - p->in.cap;
@@ -5851,12 +5916,11 @@ static int in_grow(datsync_peer *p)
 /* Give the memory of a large frame, or of an idle connection, back. */
 static void in_shrink(datsync_peer *p, size_t to)
 {
-    uint8_t *in;
     if (p->in.start != p->in.end || p->in.cap <= to)
         return;
     pool_release(p);
     p->in.start = p->in.clear = p->in.end = 0;
-    in = mem_resize(&p->env, p->in.buf, to);
+    uint8_t *in = mem_resize(&p->env, p->in.buf, to);
     if (!in && to)
         in = p->in.buf; /* could not shrink: it is still there */
     p->in.buf = in;
@@ -5903,11 +5967,10 @@ int64_t datsync_peer_input(datsync_peer *p, const uint8_t *buf, size_t len, uint
     while (done < len) {
         uint8_t *place = NULL;
         size_t room = datsync_peer_space(p, &place), n = MIN(room, len - done);
-        int r;
         if (!n)
             break;
         memcpy(place, buf + done, n);
-        r = datsync_peer_received(p, n, now);
+        int r = datsync_peer_received(p, n, now);
         if (r < 0)
             return r;
         done += n;
@@ -5917,10 +5980,9 @@ int64_t datsync_peer_input(datsync_peer *p, const uint8_t *buf, size_t len, uint
 
 size_t datsync_peer_output(datsync_peer *p, const uint8_t **buf, uint64_t now)
 {
-    size_t i;
     int r = 0;
     p->now = MAX(p->now, now);
-    for (i = 0; i < p->channel_count && r == 0 && !p->error; i++) {
+    for (size_t i = 0; i < p->channel_count && r == 0 && !p->error; i++) {
         channel *c = p->channels[i];
         if (!c->feed)
             continue;
@@ -5967,10 +6029,9 @@ int datsync_peer_want_read(const datsync_peer *p)
 
 int datsync_peer_want_write(const datsync_peer *p)
 {
-    size_t i;
     if (out_pending(p) || p->queue.count)
         return 1;
-    for (i = 0; i < p->channel_count; i++) {
+    for (size_t i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
         if (c->feed && (c->due.count || c->news.start < feed_durable_end(c->feed, c->news.end) || c->news.acks_end))
             return 1;
@@ -5982,10 +6043,9 @@ uint64_t datsync_peer_deadline(const datsync_peer *p)
 {
     uint32_t t = peer_timeout(p);
     uint64_t at = NONE;
-    size_t i;
     if (p->wake)
         return p->now;
-    for (i = 0; i < p->channel_count; i++) {
+    for (size_t i = 0; i < p->channel_count; i++) {
         const channel *c = p->channels[i];
         if (flights_open(c) && t != UINT32_MAX)
             at = MIN(at, later(c->progress, (uint64_t)t * 3 / 2));
@@ -6011,7 +6071,6 @@ static int peer_keep_alive(datsync_peer *p)
 int datsync_peer_tick(datsync_peer *p, uint64_t now)
 {
     uint32_t t = peer_timeout(p);
-    size_t i;
     int r = 0;
     p->now = MAX(p->now, now);
     p->wake = 0;
@@ -6024,7 +6083,7 @@ int datsync_peer_tick(datsync_peer *p, uint64_t now)
             return p->error = DATSYNC_E_TIMEOUT;
         if (p->local_count && p->now - p->last_out >= (uint64_t)t * 3 / 4)
             r = peer_keep_alive(p);
-        for (i = 0; i < p->channel_count && r == 0; i++) {
+        for (size_t i = 0; i < p->channel_count && r == 0; i++) {
             channel *c = p->channels[i];
             if (p->in.end - p->in.start > 1024) /* a large frame is on its way */
                 c->progress = MAX(c->progress, p->last_in);
@@ -6109,8 +6168,7 @@ static OPTIONAL void peer_be_wary(datsync_peer *p, uint64_t until)
 /* Before it is closed from here: nothing more is wanted, nothing more is given. */
 static OPTIONAL void peer_say_goodbye(datsync_peer *p)
 {
-    size_t i;
-    for (i = 0; i < p->channel_count && p->handshaken; i++)
+    for (size_t i = 0; i < p->channel_count && p->handshaken; i++)
         if (p->channels[i]->feed)
             (void)out_info(p->channels[i], 0, 0);
 }
@@ -6128,16 +6186,17 @@ int datsync_peer_remote_live(const datsync_peer *p)
 int datsync_peer_extension(datsync_peer *p, datsync_feed *feed, const char *name, datsync_bytes payload)
 {
     channel *c = channel_by_feed(p, feed);
-    datsync_message m;
-    size_t i, k;
     if (!c || p->error)
         return DATSYNC_E_STATE;
+    size_t i;
     for (i = 0; i < p->extensions.count && strcmp(p->extensions.names[i], name) != 0; i++)
         continue;
+    size_t k;
     for (k = 0; k < p->extensions.remote_count && (i == p->extensions.count || p->extensions.remote[k] != (int)i); k++)
         continue;
     if (k == p->extensions.remote_count)
         return DATSYNC_E_UNSUPPORTED;
+    datsync_message m;
     message_init(&m, DATSYNC_EXTENSION, c, 0);
     m.u.extension.id = i;
     m.u.extension.payload = payload;
@@ -6165,6 +6224,9 @@ uint64_t datsync_peer_bytes_out(const datsync_peer *p)
 
 /* ================================================================ networks in memory ============================ */
 
+/* A datsync_net without an operating system: pairs of pipes with names, for tests and for embedders. A step never
+ * blocks. */
+
 #define MEMORY_PIPE 262144u /* bytes on their way in one direction */
 
 typedef struct memory_end {
@@ -6189,13 +6251,12 @@ static memory_end *memory_end_of(datsync_memory_net *n, intptr_t handle)
 
 static memory_end *memory_end_new(datsync_memory_net *n, intptr_t *handle)
 {
-    memory_end *e;
     size_t i;
     for (i = 0; i < n->count && n->ends[i]; i++)
         continue;
     if (i == n->count && mem_grow(&n->env, &n->ends, &n->cap, n->count + 1, sizeof *n->ends) < 0)
         return NULL;
-    e = mem_zeroed(&n->env, sizeof *e);
+    memory_end *e = mem_zeroed(&n->env, sizeof *e);
     if (!e)
         return NULL;
     n->ends[i] = e;
@@ -6206,8 +6267,7 @@ static memory_end *memory_end_new(datsync_memory_net *n, intptr_t *handle)
 
 static void memory_end_drop(datsync_memory_net *n, memory_end *e)
 {
-    size_t i;
-    for (i = 0; i < n->count; i++)
+    for (size_t i = 0; i < n->count; i++)
         if (n->ends[i] == e)
             n->ends[i] = NULL;
     mem_free(&n->env, e->buf);
@@ -6217,10 +6277,11 @@ static void memory_end_drop(datsync_memory_net *n, memory_end *e)
 static void memory_net_close(void *ctx, intptr_t handle)
 {
     datsync_memory_net *n = ctx;
-    memory_end *e = memory_end_of(n, handle), *w, *next;
+    memory_end *e = memory_end_of(n, handle);
     if (!e)
         return;
-    for (w = e->listens ? e->next : NULL; w; w = next) { /* nobody will take these */
+    memory_end *next;
+    for (memory_end *w = e->listens ? e->next : NULL; w; w = next) { /* nobody will take these */
         next = w->next;
         if (w->other)
             w->other->other = NULL;
@@ -6233,8 +6294,7 @@ static void memory_net_close(void *ctx, intptr_t handle)
 
 static memory_end *memory_listener(datsync_memory_net *n, const char *name)
 {
-    size_t i;
-    for (i = 0; i < n->count; i++)
+    for (size_t i = 0; i < n->count; i++)
         if (n->ends[i] && n->ends[i]->listens && strcmp(n->ends[i]->name, name) == 0)
             return n->ends[i];
     return NULL;
@@ -6260,12 +6320,12 @@ static int memory_net_listen(void *ctx, const char *address, intptr_t *listener,
 static int memory_net_connect(void *ctx, const char *address, intptr_t *stream)
 {
     datsync_memory_net *n = ctx;
-    memory_end *listener = memory_listener(n, address), *a, *b, **last;
-    intptr_t other;
+    memory_end *listener = memory_listener(n, address);
     if (!listener)
         return DATSYNC_E_REFUSED;
-    a = memory_end_new(n, stream);
-    b = a ? memory_end_new(n, &other) : NULL;
+    memory_end *a = memory_end_new(n, stream);
+    intptr_t other;
+    memory_end *b = a ? memory_end_new(n, &other) : NULL;
     if (b) {
         a->buf = mem_resize(&n->env, NULL, MEMORY_PIPE);
         b->buf = mem_resize(&n->env, NULL, MEMORY_PIPE);
@@ -6279,6 +6339,7 @@ static int memory_net_connect(void *ctx, const char *address, intptr_t *stream)
     }
     a->other = b;
     b->other = a;
+    memory_end **last;
     for (last = &listener->next; *last; last = &(*last)->next)
         continue;
     *last = b;
@@ -6289,11 +6350,11 @@ static int memory_net_accept(void *ctx, intptr_t listener, intptr_t *stream, cha
 {
     datsync_memory_net *n = ctx;
     memory_end *l = memory_end_of(n, listener), *e = l ? l->next : NULL;
-    size_t i;
     if (!e)
         return DATSYNC_E_AGAIN;
     l->next = e->next;
     e->next = NULL;
+    size_t i;
     for (i = 0; n->ends[i] != e; i++)
         continue;
     *stream = (intptr_t)i + 1;
@@ -6309,9 +6370,9 @@ static int memory_net_connected(void *ctx, intptr_t stream)
 static int64_t memory_net_recv(void *ctx, intptr_t stream, void *buf, size_t len)
 {
     memory_end *e = memory_end_of(ctx, stream);
-    size_t n;
     if (!e || (!e->len && !e->other))
         return DATSYNC_E_CLOSED;
+    size_t n;
     n = MIN(MIN(len, e->len), MEMORY_PIPE - e->start);
     if (!n)
         return DATSYNC_E_AGAIN;
@@ -6324,10 +6385,10 @@ static int64_t memory_net_recv(void *ctx, intptr_t stream, void *buf, size_t len
 static int64_t memory_net_send(void *ctx, intptr_t stream, const void *buf, size_t len)
 {
     memory_end *e = memory_end_of(ctx, stream), *o = e ? e->other : NULL;
-    size_t at, n;
     if (!o)
         return DATSYNC_E_CLOSED;
-    at = (o->start + o->len) % MEMORY_PIPE;
+    size_t at = (o->start + o->len) % MEMORY_PIPE;
+    size_t n;
     n = MIN(MIN(len, MEMORY_PIPE - o->len), MEMORY_PIPE - at);
     if (!n)
         return DATSYNC_E_AGAIN;
@@ -6338,10 +6399,9 @@ static int64_t memory_net_send(void *ctx, intptr_t stream, const void *buf, size
 
 static int memory_net_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms)
 {
-    size_t i;
     int ready = 0;
     (void)timeout_ms; /* nobody else can run meanwhile */
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const memory_end *e = memory_end_of(ctx, fds[i].handle);
         fds[i].revents = 0;
         if (!e)
@@ -6377,12 +6437,10 @@ int datsync_memory_net_new(datsync_memory_net **out, const datsync_env *env, dat
 
 void datsync_memory_net_free(datsync_memory_net *n)
 {
-    datsync_env env;
-    size_t i;
     if (!n)
         return;
-    env = n->env;
-    for (i = 0; i < n->count; i++)
+    datsync_env env = n->env;
+    for (size_t i = 0; i < n->count; i++)
         if (n->ends[i])
             memory_end_drop(n, n->ends[i]);
     mem_free(&env, n->ends);
@@ -6394,8 +6452,9 @@ void datsync_memory_net_free(datsync_memory_net *n)
 
 /* ================================================================ drive: entries ================================ */
 
-/* hyperdrive 9 (PROTOCOL 18): metadata block 0 is the header, each other one a Node of append-tree 2: a name, a Stat (none: what was
- * there is deleted) and `paths`, which lists, for each folder on the way to the name, the newest entry of each of its children. */
+/* A drive is metadata as hyperdrive 9 writes it (PROTOCOL 18): block 0 is the header, each other one a Node of
+ * append-tree 2: a name, a Stat (none: what was there is deleted) and `paths`, which lists, for each folder on the
+ * way to the name, the newest entry of each of its children. */
 
 #define DRIVE_TYPE "hyperdrive"
 #define MODE_TYPE 0170000u
@@ -6429,9 +6488,9 @@ typedef struct raw_stat {
 } raw_stat;
 
 static const field fields_stat[] = {
-    {1, F_UINT, 1, offsetof(raw_stat, mode)},   {2, F_UINT, 0, offsetof(raw_stat, uid)},
-    {3, F_UINT, 0, offsetof(raw_stat, gid)},    {4, F_UINT, 0, offsetof(raw_stat, size)},
-    {5, F_UINT, 0, offsetof(raw_stat, blocks)}, {6, F_UINT, 0, offsetof(raw_stat, offset)},
+    {1, F_UINT, 1, offsetof(raw_stat, mode)},        {2, F_UINT, 0, offsetof(raw_stat, uid)},
+    {3, F_UINT, 0, offsetof(raw_stat, gid)},         {4, F_UINT, 0, offsetof(raw_stat, size)},
+    {5, F_UINT, 0, offsetof(raw_stat, blocks)},      {6, F_UINT, 0, offsetof(raw_stat, offset)},
     {7, F_UINT, 0, offsetof(raw_stat, byte_offset)}, {8, F_UINT, 0, offsetof(raw_stat, mtime)},
     {9, F_UINT, 0, offsetof(raw_stat, ctime)},
 };
@@ -6462,12 +6521,12 @@ typedef struct name_table {
 /* What all entries up to a version tell, one after the other. */
 typedef struct drive_history {
     uint64_t version, deletions; /* NONE: not read yet */
-    int whole;   /* every entry was here */
-    int broken;  /* one does not decode: who knows what it says */
-    int differs; /* the index says something else; the history is right */
+    int whole;                   /* every entry was here */
+    int broken;                  /* one does not decode: who knows what it says */
+    int differs;                 /* the index says something else; the history is right */
     name_table newest;
-    bits live; /* the newest entry of each name, if it is not a deletion */
-    bits agrees; /* versions of which the index says the same */
+    bits live;            /* the newest entry of each name, if it is not a deletion */
+    bits agrees;          /* versions of which the index says the same */
     uint64_t lost, shown; /* living files that the index loses, and deleted ones that it shows */
 } drive_history;
 
@@ -6486,11 +6545,11 @@ typedef struct drive_file {
 /* A file that is being downloaded. */
 typedef struct target {
     uint64_t seq, offset, blocks, missing, saved; /* saved: how many were missing when its bitmap was written */
-    uint64_t at, size; /* bytes */
-    uint64_t mtime, was_size, was_mtime; /* was: what stood in its place when we began */
+    uint64_t at, size;                            /* bytes */
+    uint64_t mtime, was_size, was_mtime;          /* was: what stood in its place when we began */
     uint32_t mode;
     int error, was_there, has_bits;
-    int copy; /* its blocks are in the content store: copy them when they are all there */
+    int copy;     /* its blocks are in the content store: copy them when they are all there */
     int given_up; /* and what was laid aside of it is gone */
 } target;
 
@@ -6549,8 +6608,8 @@ struct datsync_drive {
     struct {
         uint64_t version; /* the one that `live` is of, NONE: not yet */
         bits live;
-        int partial;  /* entries were missing */
-        bits older;   /* entries of other versions whose bytes are claimed; `places` has those of both */
+        int partial; /* entries were missing */
+        bits older;  /* entries of other versions whose bytes are claimed; `places` has those of both */
         drive_place *places;
         size_t place_count, place_cap;
         uint64_t refused; /* entries */
@@ -6567,8 +6626,8 @@ struct datsync_drive {
     } doubts;
 
     struct {
-        bits away;          /* files that are not as recorded */
-        uint64_t looked_at; /* when they were looked at */
+        bits away;               /* files that are not as recorded */
+        uint64_t looked_at;      /* when they were looked at */
         uint64_t seq, block, at; /* the file that is being read, and how far */
         int bad;
         datsync_file_info info;
@@ -6581,7 +6640,7 @@ struct datsync_drive {
     } download;
 
     struct {
-        target *v; /* in the order of their blocks */
+        target *v;              /* in the order of their blocks */
         size_t count, ended;    /* ended: whole, or failed */
         uint64_t wanted;        /* blocks */
         uint64_t now, progress; /* when one came last */
@@ -6595,8 +6654,8 @@ struct datsync_drive {
     struct {
         int made;
         uint64_t version, cursor;
-        uint64_t ahead; /* blocks wanted beyond DRIVE_AHEAD, since those are not to be had */
-        named_entry *old;     /* the path's hash and number of each entry that is live no more */
+        uint64_t ahead;   /* blocks wanted beyond DRIVE_AHEAD, since those are not to be had */
+        named_entry *old; /* the path's hash and number of each entry that is live no more */
         size_t old_count, old_cap;
         int has_old;
         char folder[DATSYNC_MAX_PATH + 2]; /* that was made last */
@@ -6637,8 +6696,8 @@ static datsync_bytes path_name(const char *path)
 
 static size_t name_depth(datsync_bytes name)
 {
-    size_t n = name.len > 0, i;
-    for (i = 0; i < name.len; i++)
+    size_t n = name.len > 0;
+    for (size_t i = 0; i < name.len; i++)
         n += name.data[i] == '/';
     return n;
 }
@@ -6646,10 +6705,9 @@ static size_t name_depth(datsync_bytes name)
 /* Bytes of the first `depth` names. */
 static size_t name_prefix(datsync_bytes name, size_t depth)
 {
-    size_t i;
     if (depth == 0)
         return 0;
-    for (i = 0; i < name.len; i++)
+    for (size_t i = 0; i < name.len; i++)
         if (name.data[i] == '/' && --depth == 0)
             return i;
     return name.len;
@@ -6695,10 +6753,11 @@ static uint64_t name_hash(const datsync_drive *d, datsync_bytes name)
 /* May a drive have an entry of this name? */
 static int name_check(const datsync_drive *d, datsync_bytes name)
 {
-    size_t depth = name_depth(name), i, at = 0;
-    if (name.len == 0 || name.len >= DATSYNC_MAX_PATH || memchr(name.data, 0, name.len) || !utf8_valid(name.data, name.len))
+    size_t depth = name_depth(name), at = 0;
+    if (name.len == 0 || name.len >= DATSYNC_MAX_PATH || memchr(name.data, 0, name.len) ||
+        !utf8_valid(name.data, name.len))
         return DATSYNC_E_PATH;
-    for (i = 0; i < depth; i++) {
+    for (size_t i = 0; i < depth; i++) {
         const uint8_t *part = name.data + at;
         const uint8_t *slash = memchr(part, '/', name.len - at);
         size_t len = slash ? (size_t)(slash - part) : name.len - at;
@@ -6718,8 +6777,8 @@ static int name_check(const datsync_drive *d, datsync_bytes name)
 static int header_decode(datsync_bytes block, const uint8_t metadata_key[32], uint8_t content_key[32])
 {
     drive_header h;
-    uint32_t has;
     memset(&h, 0, sizeof h);
+    uint32_t has;
     if (fields_decode(fields_header, 2, block, &h, &has) < 0 || h.type.len != sizeof DRIVE_TYPE - 1 ||
         memcmp(h.type.data, DRIVE_TYPE, h.type.len) != 0 || h.content.len != 32)
         return DATSYNC_E_HEADER;
@@ -6731,15 +6790,14 @@ static int header_decode(datsync_bytes block, const uint8_t metadata_key[32], ui
 
 static int metadata_block(datsync_drive *d, uint64_t seq, datsync_bytes *out)
 {
-    int64_t size;
-    int r;
     if (!datsync_feed_has(d->metadata, seq)) {
         d->entry.needed = seq;
         return DATSYNC_E_MORE;
     }
-    size = datsync_feed_block_size(d->metadata, seq);
+    int64_t size = datsync_feed_block_size(d->metadata, seq);
     if (size < 0)
         return (int)size;
+    int r;
     if ((r = mem_grow(&d->env, &d->entry.buf, &d->entry.cap, (size_t)size + 1, 1)) < 0)
         return r;
     size = datsync_feed_get(d->metadata, seq, d->entry.buf, d->entry.cap);
@@ -6751,15 +6809,15 @@ static int metadata_block(datsync_drive *d, uint64_t seq, datsync_bytes *out)
 /* What it says is valid until the next node is loaded. */
 static int node_load(datsync_drive *d, uint64_t seq, drive_node *n)
 {
-    datsync_bytes block;
-    uint32_t has;
-    int r;
     if (seq == 0 || seq >= DATSYNC_MAX_BLOCKS)
         return DATSYNC_E_INDEX;
+    datsync_bytes block;
+    int r;
     if ((r = metadata_block(d, seq, &block)) < 0)
         return r;
     memset(n, 0, sizeof *n);
     n->seq = seq;
+    uint32_t has;
     if (fields_decode(fields_entry, 3, block, n, &has) < 0)
         return DATSYNC_E_ENTRY;
     n->name = name_trim(n->name);
@@ -6774,17 +6832,21 @@ static int seqs_add(datsync_drive *d, seqs *s, uint64_t seq)
     return r;
 }
 
-/* The list of one level of a node's index: 1, 0 if it has no such level, DATSYNC_E_INDEX if it points forward or is cut. */
+/* The list of one level of a node's index: 1, 0 if it has no such level, DATSYNC_E_INDEX if it points forward or is
+ * cut. */
 static int node_level(datsync_drive *d, const drive_node *n, size_t want, seqs *out)
 {
-    size_t at = 0, i;
-    uint64_t header = 0, count, delta, seq, depth;
-    int k = datsync_varint_decode(n->paths.data, n->paths.len, &header), r;
+    size_t at = 0;
+    uint64_t header = 0;
+    int k = datsync_varint_decode(n->paths.data, n->paths.len, &header);
     out->count = 0;
     if (k < 0)
         return DATSYNC_E_INDEX;
     at = (size_t)k;
-    for (depth = 0; at < n->paths.len; depth++) {
+    size_t i;
+    uint64_t count, delta, seq;
+    int r;
+    for (uint64_t depth = 0; at < n->paths.len; depth++) {
         if ((k = datsync_varint_decode(n->paths.data + at, n->paths.len - at, &count)) < 0)
             return DATSYNC_E_INDEX;
         at += (size_t)k;
@@ -6811,9 +6873,8 @@ static int node_level(datsync_drive *d, const drive_node *n, size_t want, seqs *
 static int stat_decode(datsync_bytes value, datsync_stat *out)
 {
     raw_stat raw;
-    uint32_t has;
-    uint64_t type;
     memset(&raw, 0, sizeof raw);
+    uint32_t has;
     if (fields_decode(fields_stat, STAT_FIELDS, value, &raw, &has) < 0)
         return DATSYNC_E_ENTRY;
     out->mode = (uint32_t)raw.mode;
@@ -6827,7 +6888,7 @@ static int stat_decode(datsync_bytes value, datsync_stat *out)
     out->ctime = raw.ctime;
     if (raw.mode >> 32 || raw.uid >> 32 || raw.gid >> 32)
         return DATSYNC_E_ENTRY;
-    type = raw.mode & MODE_TYPE;
+    uint64_t type = raw.mode & MODE_TYPE;
     if (type == MODE_FOLDER)
         return 0;
     if (type != 0 && type != MODE_FILE)
@@ -6847,10 +6908,10 @@ static int is_folder(const datsync_entry *e)
 /* A node as callers see it. */
 static void entry_fill(datsync_drive *d, const drive_node *n, datsync_entry *out)
 {
-    size_t len = MIN(n->name.len, (size_t)DATSYNC_MAX_PATH), i;
+    size_t len = MIN(n->name.len, (size_t)DATSYNC_MAX_PATH);
     memset(out, 0, sizeof *out);
     d->entry.path[0] = '/';
-    for (i = 0; i < len; i++)
+    for (size_t i = 0; i < len; i++)
         d->entry.path[i + 1] = (char)(n->name.data[i] ? n->name.data[i] : '?');
     d->entry.path[len + 1] = 0;
     out->path = d->entry.path;
@@ -6894,22 +6955,21 @@ static int64_t list_find(datsync_drive *d, const seqs *list, uint64_t below, siz
     return 0;
 }
 
-/* From the head of a version to the newest entry at or beneath a path; *list is what its index says of the level at which the two
- * paths part. Returns how many names they have in common, or an error. */
+/* From the head of a version to the newest entry at or beneath a path; *list is what its index says of the level at
+ * which the two paths part. Returns how many names they have in common, or an error. */
 static int64_t index_descend(datsync_drive *d, uint64_t seq, datsync_bytes name, drive_node *n, seqs *list)
 {
-    size_t depth = name_depth(name), common;
-    int64_t next;
+    size_t depth = name_depth(name);
     int r;
     for (;;) {
         if ((r = node_load(d, seq, n)) < 0)
             return r;
-        common = name_common(n->name, name);
+        size_t common = name_common(n->name, name);
         if ((r = node_level(d, n, common, list)) < 0)
             return r;
         if (common == depth)
             return (int64_t)common;
-        next = r ? list_find(d, list, seq, common, name_part(name, common)) : 0;
+        int64_t next = r ? list_find(d, list, seq, common, name_part(name, common)) : 0;
         if (next <= 0)
             return next < 0 ? next : DATSYNC_E_NOT_FOUND;
         seq = (uint64_t)next;
@@ -6918,12 +6978,13 @@ static int64_t index_descend(datsync_drive *d, uint64_t seq, datsync_bytes name,
 
 static int index_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out)
 {
-    datsync_bytes name = path_name(path), none;
+    datsync_bytes name = path_name(path);
     seqs list;
-    drive_node n;
     int64_t r = 0;
     memset(&list, 0, sizeof list);
+    datsync_bytes none;
     memset(&none, 0, sizeof none);
+    drive_node n;
     while (r == 0) {
         r = index_descend(d, version, name, &n, &list);
         if (r < 0)
@@ -6948,8 +7009,8 @@ typedef struct walk {
     bits seen;
     datsync_entry_fn *fn;
     void *ctx;
-    int deep, told, stopped; /* stopped: what fn returned last */
-    size_t len, top; /* top: the depth of the folder that was asked for */
+    int deep, told, stopped;          /* stopped: what fn returned last */
+    size_t len, top;                  /* top: the depth of the folder that was asked for */
     uint8_t folder[DATSYNC_MAX_PATH]; /* the folder that is being listed, without slashes at its ends */
     uint8_t part[DATSYNC_MAX_PATH];
 } walk;
@@ -6984,12 +7045,11 @@ static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth);
 /* A folder's own entry, where something in it is newer, is found among its children: 1 if it has one. */
 static int walk_own_entry(walk *w, const seqs *below, uint64_t owner, size_t depth, datsync_entry *e)
 {
-    drive_node n;
-    int64_t found;
     datsync_bytes none;
     int r = 0;
     memset(&none, 0, sizeof none);
-    found = list_find(w->d, below, owner, depth, none);
+    int64_t found = list_find(w->d, below, owner, depth, none);
+    drive_node n;
     if (found > 0 && (r = node_load(w->d, (uint64_t)found, &n)) == 0 && n.value.data) {
         entry_fill(w->d, &n, e);
         r = walk_tell(w, e);
@@ -7000,22 +7060,23 @@ static int walk_own_entry(walk *w, const seqs *below, uint64_t owner, size_t dep
 /* One child of the folder: tell it, and what is beneath it. */
 static int walk_child(walk *w, const drive_node *n, uint64_t owner, size_t depth, seqs *below)
 {
-    datsync_bytes part;
-    datsync_entry e;
     size_t len = w->len, names = name_depth(n->name);
-    int r, more, exact = names == depth + 1;
-    if (len && (n->name.len < len || memcmp(n->name.data, w->folder, len) != 0 || (n->name.len > len && n->name.data[len] != '/')))
+    int exact = names == depth + 1;
+    if (len && (n->name.len < len || memcmp(n->name.data, w->folder, len) != 0 ||
+                (n->name.len > len && n->name.data[len] != '/')))
         return DATSYNC_E_INDEX; /* it lies in another folder */
     if (names <= depth && (names < depth || depth == w->top || n->seq == owner || !n->value.data))
         return 0;
+    datsync_entry e;
     if (names == depth || n->name.len >= DATSYNC_MAX_PATH) {
         entry_fill(w->d, n, &e);
         return walk_tell(w, &e);
     }
+    int r;
     if ((r = node_level(w->d, n, depth + 1, below)) < 0)
         return r;
-    more = below->count > (size_t)(exact && below->count && below->v[below->count - 1] == n->seq);
-    part = name_part(n->name, depth);
+    int more = below->count > (size_t)(exact && below->count && below->v[below->count - 1] == n->seq);
+    datsync_bytes part = name_part(n->name, depth);
     r = 0;
     memset(&e, 0, sizeof e);
     if (exact && n->value.data) {
@@ -7045,11 +7106,10 @@ static int walk_child(walk *w, const drive_node *n, uint64_t owner, size_t depth
 static int walk_list(walk *w, uint64_t owner, const seqs *list, size_t depth)
 {
     seqs below;
-    drive_node n;
-    size_t i;
     int r = 0;
     memset(&below, 0, sizeof below);
-    for (i = 0; i < list->count && r == 0; i++) {
+    drive_node n;
+    for (size_t i = 0; i < list->count && r == 0; i++) {
         if (list->v[i] != owner) {
             r = bits_set(&w->d->env, &w->seen, list->v[i], 1);
             r = r == 0 ? DATSYNC_E_INDEX : r < 0 ? r : 0;
@@ -7067,10 +7127,8 @@ static int index_list(datsync_drive *d, uint64_t version, const char *path, int 
 {
     datsync_bytes name = path_name(path);
     walk w;
-    seqs list;
-    drive_node n;
-    int64_t r;
     memset(&w, 0, sizeof w);
+    seqs list;
     memset(&list, 0, sizeof list);
     w.d = d;
     w.fn = fn;
@@ -7079,7 +7137,8 @@ static int index_list(datsync_drive *d, uint64_t version, const char *path, int 
     w.len = name.len;
     w.top = name_depth(name);
     memcpy(w.folder, name.data, name.len);
-    r = index_descend(d, version, name, &n, &list);
+    drive_node n;
+    int64_t r = index_descend(d, version, name, &n, &list);
     if (r >= 0)
         r = bits_set(&d->env, &w.seen, n.seq, 1) < 0 ? DATSYNC_E_NOMEM : walk_list(&w, n.seq, &list, name_depth(name));
     if (r == 0 && !w.told && name.len)
@@ -7123,11 +7182,12 @@ static int drive_is_owner(const datsync_drive *d)
 
 /* ================================================================ drive: history ================================ */
 
-/* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there, and if that is a
- * deletion, nothing is. But deletions by append-tree before 2.3.5 carry wrong paths, and those after it still lose some files
- * (PROTOCOL 18.7). So where all entries are here and something was ever deleted, the two are checked against each other, and where they
- * differ the history is right; so it is where the index leads nowhere. Where entries are missing, the index leads to those that are needed; what can be known without
- * them is what the history of the others says. */
+/* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there,
+ * and if that is a deletion, nothing is. But deletions by append-tree before 2.3.5 carry wrong paths, and those
+ * after it still lose some files (PROTOCOL 18.7). So where all entries are here and something was ever deleted, the
+ * two are checked against each other, and where they differ the history is right; so it is where the index leads
+ * nowhere. Where entries are missing, the index leads to those that are needed; what can be known without them is
+ * what the history of the others says. */
 
 static named_entry *names_slot(const name_table *t, uint64_t name)
 {
@@ -7140,22 +7200,19 @@ static named_entry *names_slot(const name_table *t, uint64_t name)
 /* A name's newest entry is this one: the number of the one before, 0 if there is none. */
 static int64_t names_set(const datsync_env *env, name_table *t, uint64_t name, uint64_t seq)
 {
-    named_entry *slot;
-    uint64_t before;
     if (2 * (t->count + 1) > t->cap) {
         name_table bigger = {NULL, t->count, t->cap ? 2 * t->cap : 64};
-        size_t i;
         bigger.v = mem_zeroed(env, bigger.cap * sizeof *bigger.v);
         if (!bigger.v)
             return DATSYNC_E_NOMEM;
-        for (i = 0; i < t->cap; i++)
+        for (size_t i = 0; i < t->cap; i++)
             if (t->v[i].seq)
                 *names_slot(&bigger, t->v[i].name) = t->v[i];
         mem_free(env, t->v);
         *t = bigger;
     }
-    slot = names_slot(t, name);
-    before = slot->seq;
+    named_entry *slot = names_slot(t, name);
+    uint64_t before = slot->seq;
     t->count += before == 0;
     slot->name = name;
     slot->seq = seq;
@@ -7176,15 +7233,16 @@ static int history_add(datsync_drive *d, uint64_t seq)
 {
     drive_history *h = &d->history;
     drive_node n;
-    int64_t before;
     int r = node_load(d, seq, &n);
     h->whole = h->whole && r != DATSYNC_E_MORE;
     h->broken = h->broken || r == DATSYNC_E_ENTRY;
     if (r == DATSYNC_E_MORE || r == DATSYNC_E_ENTRY)
         return 0;
+    int64_t before;
     if (r < 0 || (before = names_set(&d->env, &h->newest, name_hash(d, n.name), seq)) < 0)
         return r < 0 ? r : DATSYNC_E_NOMEM;
-    if ((before && bits_set(&d->env, &h->live, (uint64_t)before, 0) < 0) || (n.value.data && bits_set(&d->env, &h->live, seq, 1) < 0))
+    if ((before && bits_set(&d->env, &h->live, (uint64_t)before, 0) < 0) ||
+        (n.value.data && bits_set(&d->env, &h->live, seq, 1) < 0))
         return DATSYNC_E_NOMEM;
     h->deletions += n.value.data == NULL;
     return 0;
@@ -7199,8 +7257,8 @@ static int history_mark(void *ctx, const datsync_entry *e)
 /* Members of one set that another one has not. */
 static uint64_t bits_without(const bits *a, const bits *b)
 {
-    uint64_t i, n = 0, end = bits_length(a);
-    for (i = bits_next(a, 0, end, 1); i < end; i = bits_next(a, i + 1, end, 1))
+    uint64_t n = 0, end = bits_length(a);
+    for (uint64_t i = bits_next(a, 0, end, 1); i < end; i = bits_next(a, i + 1, end, 1))
         n += !bits_get(b, i);
     return n;
 }
@@ -7210,12 +7268,11 @@ static int history_compare(datsync_drive *d)
 {
     drive_history *h = &d->history;
     bits told;
-    bits_env marks;
-    int r;
     memset(&told, 0, sizeof told);
+    bits_env marks;
     marks.env = &d->env;
     marks.b = &told;
-    r = index_list(d, h->version, "/", 1, history_mark, &marks);
+    int r = index_list(d, h->version, "/", 1, history_mark, &marks);
     h->lost = bits_without(&h->live, &told);
     h->shown = bits_without(&told, &h->live);
     h->differs = r == DATSYNC_E_INDEX || h->lost || h->shown;
@@ -7228,7 +7285,6 @@ static int history_read(datsync_drive *d, uint64_t version)
 {
     drive_history *h = &d->history;
     int r = 0, compared = h->version != NONE && h->deletions;
-    uint64_t seq;
     if (h->version == version && h->whole)
         return 0;
     if (h->version == NONE || !h->whole || h->version > version) {
@@ -7237,10 +7293,11 @@ static int history_read(datsync_drive *d, uint64_t version)
         h->whole = 1;
         compared = 0;
     }
-    for (seq = h->version + 1; seq <= version && r == 0; seq++)
+    for (uint64_t seq = h->version + 1; seq <= version && r == 0; seq++)
         r = history_add(d, seq);
     h->version = version;
-    if (r == 0 && h->whole && h->deletions && !h->broken && !bits_get(&h->agrees, version) && !(compared && datsync_drive_writable(d))) /* one's own writing changes nothing of it */
+    if (r == 0 && h->whole && h->deletions && !h->broken && !bits_get(&h->agrees, version) &&
+        !(compared && datsync_drive_writable(d))) /* one's own writing changes nothing of it */
         r = history_compare(d);
     if (r == 0 && h->whole && !h->differs)
         r = bits_put(&d->env, &h->agrees, version, 1);
@@ -7265,7 +7322,6 @@ static int history_decides(datsync_drive *d, uint64_t version)
 /* A folder that is only known by what lies in it. */
 static int history_tell_folder(datsync_drive *d, datsync_bytes name, name_table *told, datsync_entry_fn *fn, void *ctx)
 {
-    datsync_entry e;
     uint64_t hash = name_hash(d, name);
     const named_entry *own = names_slot(&d->history.newest, hash);
     int64_t r = names_set(&d->env, told, hash, 1);
@@ -7275,6 +7331,7 @@ static int history_tell_folder(datsync_drive *d, datsync_bytes name, name_table 
     memmove(d->entry.path + 1, name.data, len);
     d->entry.path[0] = '/';
     d->entry.path[1 + len] = 0;
+    datsync_entry e;
     memset(&e, 0, sizeof e);
     e.error = name_check(d, path_name(d->entry.path));
     if (own->seq && bits_get(&d->history.live, own->seq)) {
@@ -7290,19 +7347,19 @@ static int history_tell_folder(datsync_drive *d, datsync_bytes name, name_table 
 
 static int history_list(datsync_drive *d, const char *path, int deep, datsync_entry_fn *fn, void *ctx)
 {
-    datsync_bytes folder = path_name(path), name;
-    size_t depth = name_depth(folder), common;
-    char copy[DATSYNC_MAX_PATH + 2];
+    datsync_bytes folder = path_name(path);
+    size_t depth = name_depth(folder);
     name_table told;
-    datsync_entry e;
-    uint64_t seq, end = bits_length(&d->history.live);
+    uint64_t end = bits_length(&d->history.live);
     int r = 0, any = folder.len == 0;
     memset(&told, 0, sizeof told);
-    for (seq = 0; r == 0 && (seq = bits_next(&d->history.live, seq, end, 1)) < end; seq++) {
+    char copy[DATSYNC_MAX_PATH + 2];
+    datsync_entry e;
+    for (uint64_t seq = 0; r == 0 && (seq = bits_next(&d->history.live, seq, end, 1)) < end; seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
-        name = path_name(e.path);
-        common = name_common(name, folder);
+        datsync_bytes name = path_name(e.path);
+        size_t common = name_common(name, folder);
         if (common < depth || name_depth(name) <= depth)
             continue;
         any = 1;
@@ -7337,16 +7394,15 @@ int datsync_drive_entry(datsync_drive *d, uint64_t number, datsync_entry *out, u
 
 int datsync_drive_find(datsync_drive *d, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed)
 {
-    int r;
     if (version > datsync_drive_version(d))
         return DATSYNC_E_INVALID;
     if (version == 0)
         return DATSYNC_E_NOT_FOUND;
     if (history_is_here(d, version)) {
-        r = history_decides(d, version);
+        int r = history_decides(d, version);
         return r < 0 ? r : r ? history_find(d, path, out) : index_find(d, version, path, out);
     }
-    r = index_find(d, version, path, out);
+    int r = index_find(d, version, path, out);
     if (r != DATSYNC_E_MORE || needed)
         return drive_needed(d, r, needed);
     memset(out, 0, sizeof *out);
@@ -7359,12 +7415,12 @@ int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int
                        uint64_t *needed)
 {
     size_t len = path_name(path).len;
-    int r, here = history_is_here(d, version);
+    int here = history_is_here(d, version);
     if (version > datsync_drive_version(d) || len >= DATSYNC_MAX_PATH)
         return DATSYNC_E_INVALID;
     if (version == 0)
         return len ? DATSYNC_E_NOT_FOUND : 0;
-    r = here ? history_decides(d, version) : needed ? 0 : history_read(d, version);
+    int r = here ? history_decides(d, version) : needed ? 0 : history_read(d, version);
     if (r < 0)
         return r;
     if (r == 0 && (here || needed))
@@ -7377,6 +7433,10 @@ int datsync_drive_list(datsync_drive *d, uint64_t version, const char *path, int
 
 /* ================================================================ drive: files ================================== */
 
+/* What is open beneath the root, and the targets: files that are on their way. A target knows the range of its blocks
+ * and how many of them are missing; blocks that come and go are counted here as the content feed tells of them.
+ * `metadata.latest` is read and written here. */
+
 static uint64_t time_apart(uint64_t a, uint64_t b)
 {
     return a > b ? a - b : b - a;
@@ -7385,7 +7445,8 @@ static uint64_t time_apart(uint64_t a, uint64_t b)
 /* Times are compared to the millisecond; some write them rounded, some cut. */
 static int looks_same(const datsync_file_info *info, const datsync_stat *stat)
 {
-    return (info->mode & MODE_TYPE) == MODE_FILE && info->size == stat->size && time_apart(info->mtime, stat->mtime) <= 1;
+    return (info->mode & MODE_TYPE) == MODE_FILE && info->size == stat->size &&
+           time_apart(info->mtime, stat->mtime) <= 1;
 }
 
 static int files_sync(datsync_drive *d)
@@ -7405,8 +7466,7 @@ static void aside_name(char out[48], uint64_t seq, const char *suffix)
 
 static void file_close(datsync_drive *d, uint64_t seq)
 {
-    size_t i;
-    for (i = 0; i < DRIVE_FILES; i++)
+    for (size_t i = 0; i < DRIVE_FILES; i++)
         if (d->handles.open[i].open && (seq == NONE || d->handles.open[i].seq == seq)) {
             d->files.close_file(d->files.ctx, d->handles.open[i].handle);
             d->handles.open[i].open = 0;
@@ -7416,11 +7476,8 @@ static void file_close(datsync_drive *d, uint64_t seq)
 /* The file of an entry, in its place or aside, opened or still open. */
 static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path, intptr_t *handle)
 {
-    char name[48];
     drive_file *f = &d->handles.open[0];
-    size_t i;
-    int r;
-    for (i = 0; i < DRIVE_FILES; i++) {
+    for (size_t i = 0; i < DRIVE_FILES; i++) {
         if (d->handles.open[i].open && d->handles.open[i].seq == seq && d->handles.open[i].aside == aside) {
             d->handles.open[i].used = ++d->handles.clock;
             *handle = d->handles.open[i].handle;
@@ -7432,8 +7489,9 @@ static int file_open(datsync_drive *d, uint64_t seq, int aside, const char *path
     if (f->open)
         d->files.close_file(d->files.ctx, f->handle);
     f->open = 0;
+    char name[48];
     aside_name(name, seq, "");
-    r = d->files.open_file(d->files.ctx, aside ? name : path, aside, &f->handle);
+    int r = d->files.open_file(d->files.ctx, aside ? name : path, aside, &f->handle);
     if (r == DATSYNC_E_NO_ENTRY && aside && (r = d->files.mkdir(d->files.ctx, ".dat/partial")) == 0)
         r = d->files.open_file(d->files.ctx, name, 1, &f->handle);
     if (r < 0)
@@ -7503,9 +7561,8 @@ static void target_fail(datsync_drive *d, target *t, int error)
 static void content_added(watcher *w, uint64_t start, uint64_t end)
 {
     datsync_drive *d = (datsync_drive *)w;
-    size_t i;
     d->targets.progress = d->targets.now;
-    for (i = target_at(d, start); i < d->targets.count && d->targets.v[i].offset < end; i++) {
+    for (size_t i = target_at(d, start); i < d->targets.count && d->targets.v[i].offset < end; i++) {
         target *t = &d->targets.v[i];
         uint64_t n = MIN(end, target_end(t)) - MAX(start, t->offset);
         t->missing -= MIN(n, t->missing);
@@ -7518,9 +7575,8 @@ static void content_added(watcher *w, uint64_t start, uint64_t end)
 static void content_cleared(watcher *w, uint64_t start, uint64_t end)
 {
     datsync_drive *d = (datsync_drive *)w;
-    size_t i;
     d->block.index = NONE;
-    for (i = target_at(d, start); i < d->targets.count && d->targets.v[i].offset < end; i++) {
+    for (size_t i = target_at(d, start); i < d->targets.count && d->targets.v[i].offset < end; i++) {
         target *t = &d->targets.v[i];
         uint64_t missing = t->blocks - datsync_feed_count(d->content, t->offset, target_end(t));
         if (missing && !t->missing && !t->error)
@@ -7538,14 +7594,13 @@ static void content_committed(watcher *w)
 /* `metadata.latest`: NONE if there is no such file. */
 static int latest_load(datsync_drive *d, uint64_t *version)
 {
-    uint8_t buf[8];
     intptr_t handle;
-    int64_t n;
     int r = d->has_files ? d->files.open_file(d->files.ctx, ".dat/metadata.latest", 0, &handle) : DATSYNC_E_NO_ENTRY;
     *version = NONE;
     if (r < 0)
         return r == DATSYNC_E_NO_ENTRY ? 0 : r;
-    n = d->files.read(d->files.ctx, handle, 0, buf, 8);
+    uint8_t buf[8];
+    int64_t n = d->files.read(d->files.ctx, handle, 0, buf, 8);
     d->files.close_file(d->files.ctx, handle);
     if (n == 8)
         *version = get_u64(buf);
@@ -7561,11 +7616,11 @@ static uint64_t latest_read(datsync_drive *d)
 
 static int latest_write(datsync_drive *d, uint64_t version)
 {
-    uint8_t buf[8];
     intptr_t handle;
     int r = d->files.open_file(d->files.ctx, ".dat/metadata.latest", 1, &handle);
     if (r < 0)
         return r;
+    uint8_t buf[8];
     put_u64(buf, version);
     r = d->files.write(d->files.ctx, handle, 0, buf, 8);
     d->files.close_file(d->files.ctx, handle);
@@ -7574,6 +7629,10 @@ static int latest_write(datsync_drive *d, uint64_t version)
 }
 
 /* ================================================================ drive: where the bytes are ==================== */
+
+/* The survey: which version is here, which of its entries live, and which place in the content's bytes is whose. From
+ * it follow both questions: whose is this block, and where does its file lie. It is made when it is first needed,
+ * kept while the owner writes, and dropped when it is no longer true. */
 
 static int place_compare(const void *a, const void *b)
 {
@@ -7606,12 +7665,12 @@ static const drive_place *place_find(const datsync_drive *d, uint64_t at)
 /* Living files of one version and not of the other which the folder seems to hold. */
 static int64_t version_votes(datsync_drive *d, const bits *of, const bits *without, int timed)
 {
-    uint64_t seq, end = bits_length(of);
+    uint64_t end = bits_length(of);
     int64_t n = 0;
     datsync_entry e;
     datsync_file_info info;
     int r = 0;
-    for (seq = 0; r == 0 && (seq = bits_next(of, seq, end, 1)) < end; seq++) {
+    for (uint64_t seq = 0; r == 0 && (seq = bits_next(of, seq, end, 1)) < end; seq++) {
         if (bits_get(without, seq) || (r = entry_load(d, seq, &e)) < 0)
             continue;
         if (!e.error && !is_folder(&e) && e.stat.size && d->files.stat(d->files.ctx, e.path + 1, &info) == 0)
@@ -7620,23 +7679,24 @@ static int64_t version_votes(datsync_drive *d, const bits *of, const bits *witho
     return r < 0 ? r : n;
 }
 
-/* The version whose files are to be found here: `metadata.latest` says so, if the files don't say that it is the newest. */
+/* The version whose files are to be found here: `metadata.latest` says so, if the files don't say that it is the
+ * newest. */
 static int version_here(datsync_drive *d, uint64_t *version)
 {
     uint64_t newest = datsync_drive_version(d), latest = drive_is_owner(d) || !d->has_files ? NONE : latest_read(d);
-    int64_t for_latest, for_newest;
-    bits live;
-    int r, timed = 1;
+    int timed = 1;
     *version = MIN(latest, newest);
     if (latest >= newest)
         return 0;
+    bits live;
     memset(&live, 0, sizeof live);
-    r = history_read(d, latest);
+    int r = history_read(d, latest);
     live = d->history.live;
     memset(&d->history.live, 0, sizeof live);
     history_clear(d);
     if (r == 0)
         r = history_read(d, newest);
+    int64_t for_latest, for_newest;
     for (for_latest = for_newest = 0; r == 0 && for_latest == for_newest && timed >= 0; timed--) {
         for_latest = version_votes(d, &live, &d->history.live, timed);
         for_newest = version_votes(d, &d->history.live, &live, timed);
@@ -7650,9 +7710,9 @@ static int version_here(datsync_drive *d, uint64_t *version)
 
 uint64_t datsync_drive_laid_out(datsync_drive *d)
 {
-    uint64_t version;
     if (latest_read(d) == NONE && d->has_files && !drive_is_owner(d))
         return 0;
+    uint64_t version;
     (void)version_here(d, &version);
     return version;
 }
@@ -7663,11 +7723,11 @@ uint64_t datsync_drive_laid_out(datsync_drive *d)
 static int survey_retract(datsync_drive *d, const bits *alive)
 {
     datsync_feed *c = d->content;
-    uint64_t i = 0, j, end = DATSYNC_MAX_BLOCKS;
+    uint64_t i = 0, end = DATSYNC_MAX_BLOCKS;
     int r = 0;
     while (r == 0 && (i = MIN(feed_next_held(c, i, end), feed_next_claimed(c, i, end))) < end) {
         i = bits_next(alive, i, end, 0);
-        j = bits_next(alive, i, end, 1);
+        uint64_t j = bits_next(alive, i, end, 1);
         if (i < end)
             r = feed_retract(c, i, j);
         i = j;
@@ -7677,11 +7737,11 @@ static int survey_retract(datsync_drive *d, const bits *alive)
 
 static int survey_place(datsync_drive *d, uint64_t seq, const datsync_stat *stat, bits *alive)
 {
-    drive_place *p;
-    int r = mem_grow(&d->env, &d->survey.places, &d->survey.place_cap, d->survey.place_count + 1, sizeof *d->survey.places);
+    int r =
+        mem_grow(&d->env, &d->survey.places, &d->survey.place_cap, d->survey.place_count + 1, sizeof *d->survey.places);
     if (r < 0)
         return r;
-    p = &d->survey.places[d->survey.place_count++];
+    drive_place *p = &d->survey.places[d->survey.place_count++];
     p->at = stat->byte_offset;
     p->size = stat->size;
     p->seq = seq;
@@ -7704,9 +7764,9 @@ static int survey_refuse(datsync_drive *d, const bits *bad)
 {
     char path[DATSYNC_MAX_PATH + 2];
     datsync_entry e;
-    uint64_t seq, end = bits_length(bad);
+    uint64_t end = bits_length(bad);
     int r = 0;
-    for (seq = 0; r == 0 && (seq = bits_next(bad, seq, end, 1)) < end; seq++)
+    for (uint64_t seq = 0; r == 0 && (seq = bits_next(bad, seq, end, 1)) < end; seq++)
         if ((r = entry_load(d, seq, &e)) == 0) {
             strcpy(path, e.path);
             drive_refuse(d, seq, path, e.error);
@@ -7718,19 +7778,17 @@ static int survey_refuse(datsync_drive *d, const bits *bad)
 static int survey_live(datsync_drive *d, uint64_t version, int planning, bits *alive)
 {
     survey_marks marks;
-    datsync_entry e;
-    uint64_t seq;
-    int r;
     memset(&marks, 0, sizeof marks);
     marks.d = d;
-    r = datsync_drive_list(d, version, "/", 1, survey_mark, &marks, NULL);
+    int r = datsync_drive_list(d, version, "/", 1, survey_mark, &marks, NULL);
     d->survey.partial = r == DATSYNC_E_MORE;
     if (r == DATSYNC_E_MORE && !planning)
         r = 0;
     if (r == 0 && planning)
         r = survey_refuse(d, &marks.bad);
     bits_free(&d->env, &marks.bad);
-    for (seq = 0; r == 0 && (seq = bits_next(&d->survey.live, seq, version + 1, 1)) <= version; seq++)
+    datsync_entry e;
+    for (uint64_t seq = 0; r == 0 && (seq = bits_next(&d->survey.live, seq, version + 1, 1)) <= version; seq++)
         if ((r = entry_load(d, seq, &e)) == 0 && !is_folder(&e) && e.stat.size)
             r = survey_place(d, seq, &e.stat, alive);
     return r;
@@ -7741,39 +7799,39 @@ static int survey_live(datsync_drive *d, uint64_t version, int planning, bits *a
 static int survey_older(datsync_drive *d, bits *alive)
 {
     const bits *claimed = feed_claims(d->content);
-    uint64_t seq, newest = datsync_drive_version(d), end;
-    datsync_entry e;
+    uint64_t newest = datsync_drive_version(d);
     int r = 0;
     if (!bits_without(claimed, alive))
         return 0;
-    for (seq = 1; seq <= newest && r >= 0; seq++) {
+    datsync_entry e;
+    for (uint64_t seq = 1; seq <= newest && r >= 0; seq++) {
         if (bits_get(&d->survey.live, seq) || !datsync_feed_has(d->metadata, seq))
             continue;
         r = entry_load(d, seq, &e);
         if (r == DATSYNC_E_ENTRY)
             r = 0;
         else if (r == 0 && !e.deleted && !e.error && !is_folder(&e)) {
-            end = e.stat.offset + e.stat.blocks;
-            if (bits_next(claimed, e.stat.offset, end, 1) < end && (r = bits_set(&d->env, &d->survey.older, seq, 1)) >= 0)
+            uint64_t end = e.stat.offset + e.stat.blocks;
+            if (bits_next(claimed, e.stat.offset, end, 1) < end &&
+                (r = bits_set(&d->env, &d->survey.older, seq, 1)) >= 0)
                 r = survey_place(d, seq, &e.stat, alive);
         }
     }
     return r < 0 ? r : 0;
 }
 
-/* Find out which entries are live in a version, and where the bytes of each are. When a version is planned, what is not live in it
- * is going to be nowhere. */
+/* Find out which entries are live in a version, and where the bytes of each are. When a version is planned, what is
+ * not live in it is going to be nowhere. */
 static int drive_survey(datsync_drive *d, uint64_t version, int planning)
 {
     bits alive;
-    int r;
     memset(&alive, 0, sizeof alive);
     bits_free(&d->env, &d->survey.live);
     bits_free(&d->env, &d->survey.older);
     d->survey.place_count = 0;
     d->survey.version = NONE;
     d->survey.refused = 0;
-    r = survey_live(d, version, planning, &alive);
+    int r = survey_live(d, version, planning, &alive);
     if (r == 0 && !d->archive && d->content)
         r = planning ? survey_retract(d, &alive) : survey_older(d, &alive);
     if (r == 0) {
@@ -7859,7 +7917,8 @@ static int survey_add(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
     d->survey.version = MAX(d->survey.version, seq);
     if (!stat->size || (stat->mode & MODE_TYPE) == MODE_FOLDER)
         return 0;
-    if (mem_grow(&d->env, &d->survey.places, &d->survey.place_cap, d->survey.place_count + 1, sizeof *d->survey.places) < 0)
+    if (mem_grow(&d->env, &d->survey.places, &d->survey.place_cap, d->survey.place_count + 1,
+                 sizeof *d->survey.places) < 0)
         return DATSYNC_E_NOMEM;
     d->survey.places[d->survey.place_count].at = stat->byte_offset;
     d->survey.places[d->survey.place_count].size = stat->size;
@@ -7870,11 +7929,13 @@ static int survey_add(datsync_drive *d, uint64_t seq, const datsync_stat *stat)
 /* An entry is live no more. */
 static void survey_remove(datsync_drive *d, uint64_t seq, uint64_t at)
 {
-    drive_place *p, key;
     (void)bits_set(&d->env, &d->survey.live, seq, 0);
+    drive_place key;
     key.at = at;
     key.seq = seq;
-    p = d->survey.place_count ? bsearch(&key, d->survey.places, d->survey.place_count, sizeof key, place_compare) : NULL;
+    drive_place *p = d->survey.place_count
+                         ? bsearch(&key, d->survey.places, d->survey.place_count, sizeof key, place_compare)
+                         : NULL;
     if (p) {
         size_t i = (size_t)(p - d->survey.places);
         memmove(p, p + 1, (d->survey.place_count - i - 1) * sizeof *p);
@@ -7884,8 +7945,13 @@ static void survey_remove(datsync_drive *d, uint64_t seq, uint64_t at)
 
 /* ================================================================ drive: stores ================================= */
 
-/* The content's bytes out of the files. What is read is checked against the tree before it is used, so a file that was changed does
- * no harm. Stops early where a file is not all there; what keeps the first from being read is an error. */
+/* The stores of the two feeds. The metadata's is the caller's. The content's bytes lie in the files themselves
+ * (PROTOCOL 20): read from where the survey says, and blocks that come are laid aside in .dat/partial until their
+ * file is whole. */
+
+/* The content's bytes out of the files. What is read is checked against the tree before it is used, so a file that
+ * was changed does no harm. Stops early where a file is not all there; what keeps the first from being read is an
+ * error. */
 static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, size_t len)
 {
     size_t done = 0;
@@ -7894,25 +7960,26 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
         return r;
     while (done < len) {
         const target *t = target_of_byte(d, at + done);
-        const drive_place *p = t ? NULL : d->putting.place.size && at + done >= d->putting.place.at ? &d->putting.place : place_find(d, at + done);
+        const drive_place *p = t                                                           ? NULL
+                               : d->putting.place.size && at + done >= d->putting.place.at ? &d->putting.place
+                                                                                           : place_find(d, at + done);
         uint64_t begin = t ? t->at : p ? p->at : 0, size = t ? t->size : p ? p->size : 0, inside = at + done - begin;
         size_t n = (size_t)MIN((uint64_t)(len - done), size > inside ? size - inside : 0);
-        char path[DATSYNC_MAX_PATH + 2];
-        datsync_entry e;
-        intptr_t handle;
-        int64_t got;
         if (!t && !p)
             break;
+        char path[DATSYNC_MAX_PATH + 2];
         path[0] = 0;
         if (inside >= size)
             break;
+        datsync_entry e;
         if (p == &d->putting.place)
             strcpy(path, d->putting.path + 1);
         else if (p && (r = entry_load(d, p->seq, &e)) == 0)
             memcpy(path, e.path + 1, strlen(e.path));
+        intptr_t handle;
         if (r < 0 || (r = file_open(d, t ? t->seq : p->seq, t != NULL, path, &handle)) < 0)
             break;
-        got = d->files.read(d->files.ctx, handle, inside, buf + done, n);
+        int64_t got = d->files.read(d->files.ctx, handle, inside, buf + done, n);
         if (got > 0)
             done += (size_t)got;
         r = got < 0 ? (int)got : 0;
@@ -7922,19 +7989,20 @@ static int64_t content_files_read(datsync_drive *d, uint64_t at, uint8_t *buf, s
     return !done && is_fatal(r) && r != DATSYNC_E_NO_ENTRY ? r : (int64_t)done;
 }
 
-/* A block that came is laid aside. It belongs to the file that has its number, whatever entries claim of bytes. What can't be written
- * is the matter of its file alone. */
+/* A block that came is laid aside. It belongs to the file that has its number, whatever entries claim of bytes. What
+ * can't be written is the matter of its file alone. */
 static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes block)
 {
     datsync_drive *d = ctx;
     target *t = target_of_block(d, index);
-    intptr_t handle;
-    int r;
     if (!d->download.on)
         return 1; /* an owner's bytes lie in his files already */
     if (!t || t->error)
         return 0;
-    r = at < t->at || at - t->at > t->size || block.len > t->size - (at - t->at) ? DATSYNC_E_RANGE : file_open(d, t->seq, 1, "", &handle);
+    intptr_t handle;
+    int r = at < t->at || at - t->at > t->size || block.len > t->size - (at - t->at)
+                ? DATSYNC_E_RANGE
+                : file_open(d, t->seq, 1, "", &handle);
     if (r == 0)
         r = d->files.write(d->files.ctx, handle, at - t->at, block.data, block.len);
     if (r < 0)
@@ -7944,8 +8012,10 @@ static int content_keep(void *ctx, uint64_t index, uint64_t at, datsync_bytes bl
     return r == 0;
 }
 
-/* ------------------------------------------------ the two feeds' stores: the given ones, but for the content's bytes, which lie in
- * the files, and the secret keys, which don't lie in the folder */
+/* ------------------------------------------------ the two feeds' stores */
+
+/* The given ones, but for the content's bytes, which lie in the files, and the secret keys, which don't lie in the
+ * folder. */
 
 static int in_files(const datsync_drive *d, int part)
 {
@@ -8013,7 +8083,9 @@ static int content_sync(void *ctx, int part)
 static int content_punch(void *ctx, int part, uint64_t offset, uint64_t len)
 {
     datsync_drive *d = ctx;
-    return in_files(d, part) || !d->content_store.punch ? 0 : d->content_store.punch(d->content_store.ctx, part, offset, len);
+    return in_files(d, part) || !d->content_store.punch
+               ? 0
+               : d->content_store.punch(d->content_store.ctx, part, offset, len);
 }
 
 static int content_lock(void *ctx)
@@ -8048,11 +8120,11 @@ static int owner_mark(datsync_drive *d)
 static int metadata_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
 {
     datsync_drive *d = ctx;
-    uint8_t discovery_key[32];
-    int r;
     if (part != DATSYNC_PART_SECRET_KEY || !d->secrets.load)
         return d->metadata_store.write(d->metadata_store.ctx, part, offset, buf, len);
+    uint8_t discovery_key[32];
     datsync_discovery_key(discovery_key, (const uint8_t *)buf + 32);
+    int r;
     if ((r = d->secrets.save(d->secrets.ctx, discovery_key, buf)) < 0 || (r = owner_mark(d)) < 0)
         return r;
     d->secret_saved = 1;
@@ -8100,6 +8172,9 @@ static int stores_flush(datsync_drive *d, int r)
 
 /* ================================================================ drive: opening ================================ */
 
+/* Keys, header, and which kind of drive this is: with files, an archive, or neither. The content's key follows from
+ * the metadata's secret key as hyperdrive derives it (PROTOCOL 18). This room begins and ends every part of a drive. */
+
 static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], const uint8_t metadata_secret_key[64])
 {
     uint8_t seed[crypto_sign_SEEDBYTES];
@@ -8112,13 +8187,11 @@ static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], c
 static int drive_free(datsync_drive *d)
 {
     datsync_env env = d->env;
-    size_t i;
-    int r, k;
     file_close(d, NONE);
-    r = datsync_feed_close(d->metadata);
+    int r = datsync_feed_close(d->metadata);
     if (d->content)
         feed_unwatch(d->content, &d->watch);
-    k = datsync_feed_close(d->content);
+    int k = datsync_feed_close(d->content);
     if (d->metadata_store.close)
         d->metadata_store.close(d->metadata_store.ctx);
     if (d->content_store.close)
@@ -8127,7 +8200,7 @@ static int drive_free(datsync_drive *d)
         d->files.close(d->files.ctx);
     if (d->secrets.close)
         d->secrets.close(d->secrets.ctx);
-    for (i = 0; i < d->writer.level_cap; i++)
+    for (size_t i = 0; i < d->writer.level_cap; i++)
         mem_free(&env, d->writer.levels[i].v);
     mem_free(&env, d->writer.levels);
     mem_free(&env, d->entry.buf);
@@ -8173,15 +8246,16 @@ static void drive_keeps(datsync_drive *d)
 static int drive_open_content(datsync_drive *d)
 {
     datsync_feed_options o;
-    datsync_bytes block;
-    uint8_t key[32], secret[64];
     const uint8_t *own = datsync_feed_secret_key(d->metadata);
-    int r;
     memset(&o, 0, sizeof o);
+    uint8_t key[32], secret[64];
     if (own)
         derive_content_key(key, secret, own);
+    datsync_bytes block;
+    int r;
     if (datsync_feed_has(d->metadata, 0)) {
-        if ((r = metadata_block(d, 0, &block)) < 0 || (r = header_decode(block, datsync_feed_key(d->metadata), key)) < 0)
+        if ((r = metadata_block(d, 0, &block)) < 0 ||
+            (r = header_decode(block, datsync_feed_key(d->metadata), key)) < 0)
             return r;
         if (own && memcmp(key, secret + 32, 32) != 0)
             own = NULL; /* another key than the derived one: it can be read, and not be written */
@@ -8193,7 +8267,8 @@ static int drive_open_content(datsync_drive *d)
     o.env = &d->env;
     o.key = key;
     o.secret_key = own ? secret : NULL;
-    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE)) | (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
+    o.flags = (d->flags & (DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE)) |
+              (d->flags & DATSYNC_READ_ONLY ? 0 : DATSYNC_CREATE);
     o.store.ctx = d;
     o.store.read = content_read;
     o.store.write = content_write;
@@ -8220,49 +8295,48 @@ static int drive_open_content(datsync_drive *d)
 
 static int drive_write_header(datsync_drive *d)
 {
-    uint8_t buf[64], *p;
     datsync_bytes b;
-    int64_t r;
     b.data = (const uint8_t *)DRIVE_TYPE;
     b.len = sizeof DRIVE_TYPE - 1;
-    p = bytes_encode(buf, BYTES_KEY(1), b);
+    uint8_t buf[64];
+    uint8_t *p = bytes_encode(buf, BYTES_KEY(1), b);
     b.data = datsync_feed_key(d->content);
     b.len = 32;
     p = bytes_encode(p, BYTES_KEY(2), b);
     b.data = buf;
     b.len = (size_t)(p - buf);
-    r = datsync_feed_append(d->metadata, &b, 1);
+    int64_t r = datsync_feed_append(d->metadata, &b, 1);
     return r < 0 ? (int)r : datsync_feed_flush(d->metadata);
 }
 
 static int drive_open(datsync_drive *d, const datsync_drive_options *given)
 {
-    datsync_feed_options o;
-    uint8_t key[32], secret[64], discovery_key[32];
-    datsync_file_info info;
-    int64_t n, size;
-    int r, exists;
+    int r;
     if (!d->metadata_store.read && (r = datsync_memory_store(&d->env, &d->metadata_store)) < 0)
         return r;
     if (!d->content_store.read && (r = datsync_memory_store(&d->env, &d->content_store)) < 0)
         return r;
-    n = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32);
+    uint8_t key[32];
+    int64_t n = d->metadata_store.read(d->metadata_store.ctx, DATSYNC_PART_KEY, 0, key, 32);
     if (n < 0 && n != DATSYNC_E_NO_ENTRY)
         return (int)n;
-    exists = n == 32;
-    size = d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA);
+    int exists = n == 32;
+    int64_t size = d->content_store.size(d->content_store.ctx, DATSYNC_PART_DATA);
     if (size < 0 && size != DATSYNC_E_NO_ENTRY)
         return (int)size;
     d->archive = !d->has_files || (!exists && (d->flags & DATSYNC_ARCHIVE)) || size >= 0;
+    datsync_feed_options o;
     memset(&o, 0, sizeof o);
     o.env = &d->env;
     o.key = given->key;
     o.secret_key = given->secret_key;
     o.flags = d->flags & (DATSYNC_CREATE | DATSYNC_READ_ONLY | DATSYNC_NO_SYNC | DATSYNC_SALVAGE);
+    datsync_file_info info;
     memset(&info, 0, sizeof info);
     r = d->has_files ? d->files.stat(d->files.ctx, ".dat/metadata.ogd", &info) : 0;
     if (r < 0 && r != DATSYNC_E_NO_ENTRY)
         return r;
+    uint8_t secret[64], discovery_key[32];
     if (r == 0 && (info.size || !d->has_files) && exists && !o.secret_key && d->secrets.load) {
         datsync_discovery_key(discovery_key, key);
         r = d->secrets.load(d->secrets.ctx, discovery_key, secret);
@@ -8291,14 +8365,12 @@ static int drive_open(datsync_drive *d, const datsync_drive_options *given)
 
 int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
 {
-    datsync_env env;
-    datsync_drive *d;
-    int r;
     *out = NULL;
     if (sodium_init() < 0)
         return DATSYNC_E_RANDOM;
+    datsync_env env;
     env_init(&env, o->env);
-    d = mem_zeroed(&env, sizeof *d);
+    datsync_drive *d = mem_zeroed(&env, sizeof *d);
     if (!d) {
         if (o->metadata.close)
             o->metadata.close(o->metadata.ctx);
@@ -8319,7 +8391,7 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
     d->flags = o->flags;
     d->survey.version = d->block.index = d->aside.since = d->history.version = NONE;
     env.random(env.ctx, d->hash_key, sizeof d->hash_key);
-    r = drive_open(d, o);
+    int r = drive_open(d, o);
     if (r < 0) {
         (void)drive_free(d);
         return r;
@@ -8330,14 +8402,17 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
 
 /* ================================================================ drive: what is here =========================== */
 
+/* Does a file hold what its entry says? Size and time tell in most cases, its bytes in the others; a verdict is
+ * remembered by entry, size and time, so that no file is read twice for it. Looking changes nothing on the disk. */
+
 /* A content block, checked against the tree, into the drive's buffer: its size. */
 static int64_t content_block(datsync_drive *d, uint64_t index)
 {
     int64_t size = datsync_feed_block_size(d->content, index);
-    int r;
     if (size < 0 || d->block.index == index)
         return size;
     d->block.index = NONE;
+    int r;
     if ((r = mem_grow(&d->env, &d->block.bytes, &d->block.cap, (size_t)size + 1, 1)) < 0 ||
         (r = block_read_checked(d->content, index, d->block.bytes, (size_t)size)) < 0)
         return r == DATSYNC_E_CORRUPT ? DATSYNC_E_HASH : r;
@@ -8345,35 +8420,36 @@ static int64_t content_block(datsync_drive *d, uint64_t index)
     return size;
 }
 
-/* One block of an entry, read from the file in its place (whatever else is known of it), against the tree: 1, 0 or an error. */
+/* One block of an entry, read from the file in its place (whatever else is known of it), against the tree: 1, 0 or
+ * an error. */
 static int file_block_good(datsync_drive *d, intptr_t handle, uint64_t index, uint64_t *at)
 {
-    datsync_node want, got;
-    datsync_bytes block;
-    int64_t n;
+    datsync_node want;
     int r;
     if ((r = tree_get(d->content, 2 * index, &want)) < 0 || want.size > DATSYNC_MAX_FRAME)
         return is_fatal(r) ? r : 0;
     d->block.index = NONE;
     if ((r = mem_grow(&d->env, &d->block.bytes, &d->block.cap, (size_t)want.size + 1, 1)) < 0)
         return r;
-    n = d->files.read(d->files.ctx, handle, *at, d->block.bytes, (size_t)want.size);
+    int64_t n = d->files.read(d->files.ctx, handle, *at, d->block.bytes, (size_t)want.size);
     *at += want.size;
     if (n < (int64_t)want.size)
         return n < 0 ? (int)n : 0;
+    datsync_bytes block;
     block.data = d->block.bytes;
     block.len = (size_t)want.size;
+    datsync_node got;
     datsync_leaf_hashes(&got, &block, 1);
     return memcmp(got.hash, want.hash, 32) == 0;
 }
 
-/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or why it can't be read.
- * `turn` (may be NULL) is called with the bytes that were read, between blocks; an error of its ends it. */
-static int file_compare(datsync_drive *d, const char *path, const datsync_stat *stat, int (*turn)(void *ctx, uint64_t done), void *ctx)
+/* Is every byte of the file at this path what the entry says? 1, 0 (also if the tree does not tell), or why it can't
+ * be read. `turn` (may be NULL) is called with the bytes that were read, between blocks; an error of its ends it. */
+static int file_compare(datsync_drive *d, const char *path, const datsync_stat *stat,
+                        int (*turn)(void *ctx, uint64_t done), void *ctx)
 {
     datsync_file_info info;
-    intptr_t handle;
-    uint64_t i, at = 0;
+    uint64_t at = 0;
     int r = d->files.stat(d->files.ctx, path, &info);
     if (r < 0)
         return r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER ? 0 : r;
@@ -8383,8 +8459,10 @@ static int file_compare(datsync_drive *d, const char *path, const datsync_stat *
         return 1;
     if (!d->content)
         return 0;
+    intptr_t handle;
     if ((r = d->files.open_file(d->files.ctx, path, 0, &handle)) < 0)
         return r;
+    uint64_t i;
     for (i = 0, r = 1; i < stat->blocks && r > 0; i++) {
         int told = turn ? turn(ctx, at) : 0;
         r = told < 0 ? told : file_block_good(d, handle, stat->offset + i, &at);
@@ -8398,17 +8476,19 @@ static int file_matches(datsync_drive *d, const char *path, const datsync_stat *
     return file_compare(d, path, stat, NULL, NULL);
 }
 
-/* ------------------------------------------------ what reading a file told: until its size or time changes it need not be read again */
+/* ------------------------------------------------ what reading a file told */
+
+/* Until its size or time changes it need not be read again. */
 
 enum { VERDICT_BAD = 1, VERDICT_GOOD = 2, VERDICTS_SPARE = 1024 };
 
 static uint64_t verdict_name(const datsync_drive *d, uint64_t seq, const datsync_file_info *info)
 {
     uint8_t words[24];
-    datsync_bytes name;
     put_u64(words, seq);
     put_u64(words + 8, info->size);
     put_u64(words + 16, (uint64_t)info->mtime);
+    datsync_bytes name;
     name.data = words;
     name.len = sizeof words;
     return name_hash(d, name);
@@ -8431,7 +8511,9 @@ static int verdict_note(datsync_drive *d, uint64_t seq, const datsync_file_info 
 {
     if (d->verdicts.count > 2 * datsync_drive_version(d) + VERDICTS_SPARE) /* most are of times that have passed */
         verdicts_forget(d);
-    return names_set(&d->env, &d->verdicts, verdict_name(d, seq, info), good ? VERDICT_GOOD : VERDICT_BAD) < 0 ? DATSYNC_E_NOMEM : 0;
+    return names_set(&d->env, &d->verdicts, verdict_name(d, seq, info), good ? VERDICT_GOOD : VERDICT_BAD) < 0
+               ? DATSYNC_E_NOMEM
+               : 0;
 }
 
 /* ------------------------------------------------ is a file as recorded? */
@@ -8448,9 +8530,9 @@ static int entry_claimed(const datsync_drive *d, const datsync_stat *stat, int w
 /* The file that is in its place is what the entry says, also if it was never claimed, or not all of it. */
 static int entry_claim(datsync_drive *d, const datsync_stat *stat)
 {
-    uint64_t i, end = stat->offset + stat->blocks;
+    uint64_t end = stat->offset + stat->blocks;
     int r = 0;
-    for (i = stat->offset; i < end && r >= 0; i++)
+    for (uint64_t i = stat->offset; i < end && r >= 0; i++)
         if ((r = block_claim(d->content, i, 1)) > 0)
             tell_added(d->content, i, i + 1);
     if (r >= 0 && feed_is_kept(d->content))
@@ -8458,8 +8540,8 @@ static int entry_claim(datsync_drive *d, const datsync_stat *stat)
     return r < 0 ? r : 0;
 }
 
-/* What a look at an entry's place tells: 0 if all is as recorded, DATSYNC_E_AGAIN if only the bytes can tell, else what is wrong.
- * DATSYNC_E_PARTIAL: it was never here whole. */
+/* What a look at an entry's place tells: 0 if all is as recorded, DATSYNC_E_AGAIN if only the bytes can tell, else
+ * what is wrong. DATSYNC_E_PARTIAL: it was never here whole. */
 static int entry_look(const datsync_drive *d, const datsync_entry *e, datsync_file_info *info)
 {
     int r = d->files.stat(d->files.ctx, e->path + 1, info), type = (int)(info->mode & MODE_TYPE);
@@ -8487,16 +8569,18 @@ static int entry_hide(datsync_drive *d, const datsync_stat *stat)
     return feed_hide(d->content, stat->offset, stat->offset + stat->blocks);
 }
 
-/* A file of which the deployed implementation has written a part: DATSYNC_E_PARTIAL if the blocks that are claimed are good. */
+/* A file of which the deployed implementation has written a part: DATSYNC_E_PARTIAL if the blocks that are claimed
+ * are good. */
 static int entry_part(datsync_drive *d, const datsync_entry *e)
 {
     datsync_feed *c = d->content;
-    uint64_t i, end = e->stat.offset + e->stat.blocks, at = 0, offset;
+    uint64_t end = e->stat.offset + e->stat.blocks, at = 0;
     intptr_t handle;
     int r = d->files.open_file(d->files.ctx, e->path + 1, 0, &handle), good = 1;
     if (r < 0)
         return r;
-    for (i = e->stat.offset; r >= 0 && (i = bits_next(feed_claims(c), i, end, 1)) < end; i++) {
+    uint64_t offset;
+    for (uint64_t i = e->stat.offset; r >= 0 && (i = bits_next(feed_claims(c), i, end, 1)) < end; i++) {
         if ((r = block_offset(c, i, &offset)) == 0 && offset >= e->stat.byte_offset) {
             at = offset - e->stat.byte_offset;
             r = file_block_good(d, handle, i, &at);
@@ -8525,8 +8609,8 @@ static int entry_stored(datsync_drive *d, const datsync_entry *e, int deep)
     return n < 0 ? (int)n : deep && sum != e->stat.size ? DATSYNC_E_RANGE : 0;
 }
 
-/* Is what stands in an entry's place what the entry says: by size and time, and by its bytes where these don't tell, or with `deep`? 0,
- * or what is wrong. */
+/* Is what stands in an entry's place what the entry says: by size and time, and by its bytes where these don't tell,
+ * or with `deep`? 0, or what is wrong. */
 static int entry_judge(datsync_drive *d, const datsync_entry *e, int deep)
 {
     datsync_file_info info;
@@ -8540,17 +8624,16 @@ static int entry_judge(datsync_drive *d, const datsync_entry *e, int deep)
 /* The same, and offer it or not. */
 static int entry_check(datsync_drive *d, const datsync_entry *e, int deep)
 {
-    int wrong, r;
     if (!d->has_files || !d->content)
         return entry_stored(d, e, deep);
-    wrong = entry_judge(d, e, deep);
+    int wrong = entry_judge(d, e, deep);
     if (is_folder(e))
         return wrong;
     if (wrong == DATSYNC_E_CHANGED && entry_claimed(d, &e->stat, 0) && !entry_claimed(d, &e->stat, 1))
         return entry_part(d, e);
     if (d->archive)
         return wrong;
-    r = wrong ? entry_hide(d, &e->stat) : entry_show(d, &e->stat);
+    int r = wrong ? entry_hide(d, &e->stat) : entry_show(d, &e->stat);
     return r < 0 ? r : wrong;
 }
 
@@ -8564,10 +8647,11 @@ static int is_empty_file(const datsync_entry *e)
 static int64_t drive_check(datsync_drive *d, const datsync_drive_check *how)
 {
     char path[DATSYNC_MAX_PATH + 2];
-    uint64_t seq, good = 0;
+    uint64_t good = 0;
     datsync_entry e;
     int r = 0;
-    for (seq = 0; r >= 0 && (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++) {
+    for (uint64_t seq = 0; r >= 0 && (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d);
+         seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
         strcpy(path, e.path);
@@ -8594,10 +8678,10 @@ static int state_add(datsync_drive *d, const datsync_entry *e, datsync_drive_sta
 {
     datsync_file_info info;
     uint64_t end = e->stat.offset + e->stat.blocks;
-    int r = d->has_files && d->content ? entry_look(d, e, &info) : entry_check(d, e, 0), whole;
+    int r = d->has_files && d->content ? entry_look(d, e, &info) : entry_check(d, e, 0);
     if (is_folder(e))
         return r;
-    whole = entry_claimed(d, &e->stat, 1) || !e->stat.blocks;
+    int whole = entry_claimed(d, &e->stat, 1) || !e->stat.blocks;
     if (r == DATSYNC_E_AGAIN)
         r = whole || (info.size == e->stat.size && !entry_claimed(d, &e->stat, 0)) ? 0 : DATSYNC_E_PARTIAL;
     s->files++;
@@ -8615,20 +8699,18 @@ static int state_add(datsync_drive *d, const datsync_entry *e, datsync_drive_sta
 static int64_t state_of(datsync_drive *d, uint64_t version, datsync_drive_state *s, const datsync_drive_check *how)
 {
     int64_t faults = 0;
-    char path[DATSYNC_MAX_PATH + 2];
-    uint64_t seq;
-    datsync_entry e;
     int r = drive_survey(d, version, 0);
     s->files = s->bytes = s->blocks = s->whole = s->held = 0;
-    for (seq = 0; r == 0 && (seq = survey_next_live(d, seq, version + 1)) <= version; seq++) {
-        int fault;
+    char path[DATSYNC_MAX_PATH + 2];
+    datsync_entry e;
+    for (uint64_t seq = 0; r == 0 && (seq = survey_next_live(d, seq, version + 1)) <= version; seq++) {
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
         strcpy(path, e.path);
         e.path = path;
         if (d->layout.select && !d->layout.select(d->layout.ctx, path))
             continue;
-        fault = state_add(d, &e, s);
+        int fault = state_add(d, &e, s);
         if (fault == DATSYNC_E_NOMEM)
             return fault;
         if (fault == 0 || (fault == DATSYNC_E_NO_ENTRY && is_empty_file(&e)))
@@ -8642,21 +8724,22 @@ static int64_t state_of(datsync_drive *d, uint64_t version, datsync_drive_state 
 
 int datsync_drive_look(datsync_drive *d, datsync_drive_state *out, const datsync_drive_check *check)
 {
-    uint64_t here, version, newest = datsync_drive_version(d);
-    int64_t faults, of_older = 1;
-    int r = version_here(d, &here), whole;
+    uint64_t here, newest = datsync_drive_version(d);
+    int64_t of_older = 1;
+    int r = version_here(d, &here);
     memset(out, 0, sizeof *out);
     if (r < 0)
         return r;
-    version = d->layout.version && d->layout.version <= newest ? d->layout.version : newest;
+    uint64_t version = d->layout.version && d->layout.version <= newest ? d->layout.version : newest;
     if (here != version && (of_older = state_of(d, here, out, NULL)) < 0)
         return (int)of_older;
+    int64_t faults;
     if ((faults = state_of(d, version, out, check)) < 0)
         return (int)faults;
     out->version = newest;
     out->has_header = datsync_feed_has(d->metadata, 0);
     out->missing = newest - datsync_feed_count(d->metadata, 1, newest + 1);
-    whole = here == version && faults == 0 && out->has_header && !out->missing;
+    int whole = here == version && faults == 0 && out->has_header && !out->missing;
     out->complete = whole && version == newest;
     out->laid_out = whole ? version : of_older == 0 ? here : 0;
     out->lost = d->history.lost;
@@ -8672,9 +8755,8 @@ int64_t datsync_drive_verify(datsync_drive *d, const datsync_drive_check *check)
 
 int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t offset, void *buf, size_t len)
 {
-    uint64_t at, index = 0, inside = 0;
+    uint64_t index = 0, inside = 0;
     size_t done = 0;
-    int r;
     if (e->deleted || e->error || is_folder(e))
         return e->error ? e->error : DATSYNC_E_INVALID;
     if (offset >= e->stat.size)
@@ -8682,18 +8764,20 @@ int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t of
     if (!d->content)
         return DATSYNC_E_NOT_FOUND;
     len = (size_t)MIN((uint64_t)len, e->stat.size - offset);
-    at = e->stat.byte_offset + offset;
+    uint64_t at = e->stat.byte_offset + offset;
+    int r;
     if ((r = datsync_feed_seek(d->content, at, &index, &inside)) < 0)
         return r;
     for (; done < len; index++, inside = 0) {
-        int64_t size = datsync_feed_has(d->content, index) || feed_is_kept(d->content) ? content_block(d, index) : DATSYNC_E_NOT_FOUND;
-        size_t n;
+        int64_t size = datsync_feed_has(d->content, index) || feed_is_kept(d->content) ? content_block(d, index)
+                                                                                       : DATSYNC_E_NOT_FOUND;
         if (size == DATSYNC_E_HASH && !datsync_feed_has(d->content, index))
             size = DATSYNC_E_NOT_FOUND; /* it was not said to be here */
         if (size < 0)
             return size;
         if (index < e->stat.offset || index - e->stat.offset >= e->stat.blocks || (uint64_t)size < inside)
             return DATSYNC_E_RANGE;
+        size_t n;
         n = (size_t)MIN((uint64_t)(len - done), (uint64_t)size - inside);
         memcpy((uint8_t *)buf + done, d->block.bytes + inside, n);
         done += n;
@@ -8702,6 +8786,10 @@ int64_t datsync_drive_read(datsync_drive *d, const datsync_entry *e, uint64_t of
 }
 
 /* ================================================================ drive: writing ================================ */
+
+/* New entries, as append-tree 2 writes them: each entry lists, for each folder on its way, the newest entry of each
+ * child (PROTOCOL 18). So the writer keeps one level for each folder of the last path. Content blocks and entries are
+ * gathered into batches with one signature each; the content is committed before the metadata that speaks of it. */
 
 static int batch_flush(datsync_drive *d)
 {
@@ -8747,7 +8835,9 @@ static int batch_room(datsync_drive *d)
 {
     if (!d->writer.batch && !(d->writer.batch = mem_resize(&d->env, NULL, DRIVE_BATCH_BYTES)))
         return DATSYNC_E_NOMEM;
-    return d->writer.batch_count == DRIVE_BATCH_BLOCKS || d->writer.batch_used + DATSYNC_FILE_BLOCK > DRIVE_BATCH_BYTES ? batch_flush(d) : 0;
+    return d->writer.batch_count == DRIVE_BATCH_BLOCKS || d->writer.batch_used + DATSYNC_FILE_BLOCK > DRIVE_BATCH_BYTES
+               ? batch_flush(d)
+               : 0;
 }
 
 static level *level_at(datsync_drive *d, size_t i)
@@ -8781,8 +8871,8 @@ static uint64_t level_find(const level *l, uint64_t name)
 
 static void level_remove(level *l, uint64_t name)
 {
-    size_t i, n = 0;
-    for (i = 0; i < l->count; i++)
+    size_t n = 0;
+    for (size_t i = 0; i < l->count; i++)
         if (l->v[i].name != name)
             l->v[n++] = l->v[i];
     l->count = n;
@@ -8792,15 +8882,13 @@ static void level_remove(level *l, uint64_t name)
 static int level_load(datsync_drive *d, level *l, uint64_t seq, size_t depth)
 {
     seqs list;
-    drive_node n;
-    size_t i;
-    int r;
     memset(&list, 0, sizeof list);
     l->count = 0;
-    r = node_load(d, seq, &n);
+    drive_node n;
+    int r = node_load(d, seq, &n);
     if (r == 0)
         r = node_level(d, &n, depth, &list);
-    for (i = 0; i < list.count && r >= 0; i++) {
+    for (size_t i = 0; i < list.count && r >= 0; i++) {
         r = node_load(d, list.v[i], &n);
         if (r == 0) /* the folder may have an entry of its own: a child without a name */
             r = level_add(d, l, list.v[i], name_hash(d, name_part(n.name, depth)));
@@ -8812,17 +8900,17 @@ static int level_load(datsync_drive *d, level *l, uint64_t seq, size_t depth)
 /* Have the folders on the way to a name at hand; those that it shares with the name before are. */
 static int levels_seek(datsync_drive *d, datsync_bytes name)
 {
-    size_t depth = name_depth(name), common = name_common(path_name(d->writer.level_path), name), i;
+    size_t depth = name_depth(name), common = name_common(path_name(d->writer.level_path), name);
     int r = 0;
     if (d->writer.level_count > common + 1)
         d->writer.level_count = common + 1;
-    for (i = d->writer.level_count; i <= depth && r == 0; i++) {
+    for (size_t i = d->writer.level_count; i <= depth && r == 0; i++) {
         level *l = level_at(d, i);
-        uint64_t seq;
         if (!l)
             return DATSYNC_E_NOMEM;
         l->count = 0;
-        seq = i ? level_find(&d->writer.levels[i - 1], name_hash(d, name_part(name, i - 1))) : datsync_drive_version(d);
+        uint64_t seq =
+            i ? level_find(&d->writer.levels[i - 1], name_hash(d, name_part(name, i - 1))) : datsync_drive_version(d);
         if (seq && d->writer.node_count)
             r = batch_flush(d); /* what is looked up must be in the feed */
         if (seq && r == 0)
@@ -8840,12 +8928,11 @@ static int levels_seek(datsync_drive *d, datsync_bytes name)
 static size_t list_encode(uint8_t *out, const level *l, uint64_t without, uint64_t self)
 {
     uint64_t prev = 0, count = self != 0;
-    size_t i;
     uint8_t *p = out;
-    for (i = 0; i < l->count; i++)
+    for (size_t i = 0; i < l->count; i++)
         count += l->v[i].name != without;
     p += datsync_varint_encode(p, count);
-    for (i = 0; i < l->count; i++)
+    for (size_t i = 0; i < l->count; i++)
         if (l->v[i].name != without) {
             p += datsync_varint_encode(p, l->v[i].seq - prev);
             prev = l->v[i].seq;
@@ -8855,13 +8942,13 @@ static size_t list_encode(uint8_t *out, const level *l, uint64_t without, uint64
     return (size_t)(p - out);
 }
 
-/* `paths` of an entry (PROTOCOL 18.6). A put lists all levels, and each list ends with its own number, which is left out. A deletion
- * lists them down to the deepest folder that has another child, and is itself in all but the last. */
+/* `paths` of an entry (PROTOCOL 18.6). A put lists all levels, and each list ends with its own number, which is left
+ * out. A deletion lists them down to the deepest folder that has another child, and is itself in all but the last. */
 static size_t paths_encode(datsync_drive *d, datsync_bytes name, int deleted, size_t levels, uint64_t seq, uint8_t *out)
 {
-    size_t i, at = 1;
+    size_t at = 1;
     out[0] = !deleted;
-    for (i = 0; i < levels; i++) {
+    for (size_t i = 0; i < levels; i++) {
         uint64_t own = name_hash(d, name_part(name, i));
         at += list_encode(out + at, &d->writer.levels[i], own, deleted && i + 1 < levels ? seq : 0);
     }
@@ -8871,10 +8958,10 @@ static size_t paths_encode(datsync_drive *d, datsync_bytes name, int deleted, si
 static size_t stat_encode(uint8_t *out, const datsync_stat *s)
 {
     int folder = (s->mode & MODE_TYPE) == MODE_FOLDER;
-    const uint64_t v[STAT_FIELDS] = {s->mode, s->uid, s->gid, s->size, s->blocks, s->offset, s->byte_offset, s->mtime, s->ctime};
+    const uint64_t v[STAT_FIELDS] = {s->mode,   s->uid,         s->gid,   s->size, s->blocks,
+                                     s->offset, s->byte_offset, s->mtime, s->ctime};
     uint8_t *p = out;
-    size_t i;
-    for (i = 0; i < STAT_FIELDS; i++) {
+    for (size_t i = 0; i < STAT_FIELDS; i++) {
         if (folder && i >= 1 && i <= 4 && !v[i]) /* the deployed mkdir writes none of these */
             continue;
         *p++ = (uint8_t)((i + 1) << 3);
@@ -8898,31 +8985,32 @@ static size_t levels_listed(datsync_drive *d, datsync_bytes name, int deleted)
 /* Append an entry to the batch, and bring the levels up to it: its number. */
 static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_stat *stat)
 {
-    uint64_t seq;
-    uint8_t value[STAT_FIELDS * 11], *paths, *p;
-    size_t levels, need = 64 + name.len, i, n;
-    datsync_bytes b;
-    char full[DATSYNC_MAX_PATH + 2];
+    size_t need = 64 + name.len;
     int r;
     if ((r = levels_seek(d, name)) < 0)
         return r;
-    if ((d->writer.node_count == DRIVE_BATCH_BLOCKS || d->writer.nodes_used > DRIVE_BATCH_BYTES) && (r = batch_flush(d)) < 0)
+    if ((d->writer.node_count == DRIVE_BATCH_BLOCKS || d->writer.nodes_used > DRIVE_BATCH_BYTES) &&
+        (r = batch_flush(d)) < 0)
         return r;
-    seq = datsync_drive_version(d) + 1;
-    levels = levels_listed(d, name, stat == NULL);
-    for (i = 0; i < levels; i++)
+    uint64_t seq = datsync_drive_version(d) + 1;
+    size_t levels = levels_listed(d, name, stat == NULL);
+    for (size_t i = 0; i < levels; i++)
         need += 11 * (d->writer.levels[i].count + 2);
-    paths = mem_resize(&d->env, NULL, need);
-    if (!paths || mem_grow(&d->env, &d->writer.nodes, &d->writer.nodes_cap, d->writer.nodes_used + 2 * need + sizeof value, 1) < 0) {
+    uint8_t *paths = mem_resize(&d->env, NULL, need);
+    uint8_t value[STAT_FIELDS * 11];
+    if (!paths || mem_grow(&d->env, &d->writer.nodes, &d->writer.nodes_cap,
+                           d->writer.nodes_used + 2 * need + sizeof value, 1) < 0) {
         mem_free(&d->env, paths);
         return DATSYNC_E_NOMEM;
     }
-    n = paths_encode(d, name, stat == NULL, levels, seq, paths);
+    size_t n = paths_encode(d, name, stat == NULL, levels, seq, paths);
+    char full[DATSYNC_MAX_PATH + 2];
     full[0] = '/';
     memcpy(full + 1, name.data, name.len);
+    datsync_bytes b;
     b.data = (const uint8_t *)full;
     b.len = name.len + 1;
-    p = bytes_encode(d->writer.nodes + d->writer.nodes_used, BYTES_KEY(1), b);
+    uint8_t *p = bytes_encode(d->writer.nodes + d->writer.nodes_used, BYTES_KEY(1), b);
     if (stat) {
         b.data = value;
         b.len = stat_encode(value, stat);
@@ -8936,7 +9024,7 @@ static int64_t entry_append(datsync_drive *d, datsync_bytes name, const datsync_
         return DATSYNC_E_TOO_BIG;
     d->writer.nodes_used = (size_t)(p - d->writer.nodes);
     d->writer.node_ends[d->writer.node_count++] = d->writer.nodes_used;
-    for (i = 0; i < levels; i++) {
+    for (size_t i = 0; i < levels; i++) {
         uint64_t child_name = name_hash(d, name_part(name, i));
         level_remove(&d->writer.levels[i], child_name);
         if ((stat || i + 1 < levels) && (r = level_add(d, &d->writer.levels[i], seq, child_name)) < 0)
@@ -8962,15 +9050,16 @@ static int entry_forget(datsync_drive *d, uint64_t seq, const datsync_stat *stat
 static int content_put_blocks(datsync_drive *d, datsync_read_fn *read, void *ctx, datsync_stat *stat)
 {
     int64_t n = 1;
-    int r;
     stat->offset = batch_end(d);
     stat->byte_offset = batch_byte_end(d);
     stat->size = stat->blocks = 0;
+    int r;
     while (read && n > 0) {
         size_t got = 0;
         if ((r = batch_room(d)) < 0)
             return r;
-        while (got < DATSYNC_FILE_BLOCK && (n = read(ctx, d->writer.batch + d->writer.batch_used + got, DATSYNC_FILE_BLOCK - got)) > 0)
+        while (got < DATSYNC_FILE_BLOCK &&
+               (n = read(ctx, d->writer.batch + d->writer.batch_used + got, DATSYNC_FILE_BLOCK - got)) > 0)
             got += (size_t)n;
         if (got) {
             d->writer.batch_sizes[d->writer.batch_count++] = got;
@@ -8989,12 +9078,11 @@ static int content_put_blocks(datsync_drive *d, datsync_read_fn *read, void *ctx
 
 static int content_put(datsync_drive *d, const char *path, datsync_read_fn *read, void *ctx, datsync_stat *stat)
 {
-    int r;
     d->putting.path = path;
     d->putting.place.at = batch_byte_end(d);
     d->putting.place.size = read ? (uint64_t)INT64_MAX : 0;
     d->putting.place.seq = NONE - 1;
-    r = content_put_blocks(d, read, ctx, stat);
+    int r = content_put_blocks(d, read, ctx, stat);
     d->putting.place.size = 0;
     file_close(d, NONE - 1);
     return r;
@@ -9007,17 +9095,16 @@ static int drive_can_write(datsync_drive *d, const char *path)
     return path[0] == '/' ? name_check(d, path_name(path)) : DATSYNC_E_PATH;
 }
 
-static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat *given, datsync_read_fn *read, void *ctx,
-                         uint64_t old_seq, const datsync_stat *old)
+static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat *given, datsync_read_fn *read,
+                         void *ctx, uint64_t old_seq, const datsync_stat *old)
 {
     datsync_stat stat = *given;
-    int64_t seq;
     int r = content_put(d, path, (stat.mode & MODE_TYPE) == MODE_FOLDER ? NULL : read, ctx, &stat);
     if (r < 0)
         return r;
     if (!(stat.mode & MODE_TYPE))
         stat.mode |= MODE_FILE;
-    seq = entry_append(d, path_name(path), &stat);
+    int64_t seq = entry_append(d, path_name(path), &stat);
     if (seq < 0)
         return seq;
     if ((r = entry_forget(d, old_seq, old)) < 0 || (r = survey_add(d, (uint64_t)seq, &stat)) < 0)
@@ -9025,17 +9112,17 @@ static int64_t put_entry(datsync_drive *d, const char *path, const datsync_stat 
     return seq;
 }
 
-int64_t datsync_drive_put(datsync_drive *d, const char *path, const datsync_stat *stat, datsync_read_fn *read, void *ctx)
+int64_t datsync_drive_put(datsync_drive *d, const char *path, const datsync_stat *stat, datsync_read_fn *read,
+                          void *ctx)
 {
-    datsync_entry old;
-    int64_t seq;
     int r = drive_can_write(d, path);
     if (r < 0)
         return r;
+    datsync_entry old;
     r = datsync_drive_find(d, datsync_drive_version(d), path, &old, NULL);
     if (r < 0 && r != DATSYNC_E_NOT_FOUND)
         return r;
-    seq = put_entry(d, path, stat, read, ctx, r == 0 ? old.version : 0, &old.stat);
+    int64_t seq = put_entry(d, path, stat, read, ctx, r == 0 ? old.version : 0, &old.stat);
     r = batch_flush(d);
     return r < 0 ? r : seq;
 }
@@ -9043,13 +9130,12 @@ int64_t datsync_drive_put(datsync_drive *d, const char *path, const datsync_stat
 int64_t datsync_drive_remove(datsync_drive *d, const char *path)
 {
     datsync_entry old;
-    int64_t seq;
     int r = drive_can_write(d, path);
     if (r == 0)
         r = datsync_drive_find(d, datsync_drive_version(d), path, &old, NULL);
     if (r < 0)
         return r;
-    seq = entry_append(d, path_name(path), NULL);
+    int64_t seq = entry_append(d, path_name(path), NULL);
     if (seq >= 0 && (r = entry_forget(d, old.version, &old.stat)) < 0)
         return r;
     r = batch_flush(d);
@@ -9058,9 +9144,13 @@ int64_t datsync_drive_remove(datsync_drive *d, const char *path)
 
 /* ================================================================ drive: importing ============================== */
 
+/* The folder against the drive, name by name in order: what is new or changed is put, what is gone is removed. Size
+ * and time tell what is unchanged; where only the time differs, the bytes do. A file that changes while it is read is
+ * read again. */
+
 /* Names of a folder, on disk or in the drive, ordered. */
 typedef struct listed {
-    size_t name; /* offset in the text */
+    size_t name;             /* offset in the text */
     int is_entry, is_parent; /* in the drive: it has an entry of its own, files beneath it */
     uint64_t seq;
     datsync_stat stat;
@@ -9093,11 +9183,10 @@ typedef struct importing {
 static int listing_add(listing *l, const char *name, const datsync_entry *e)
 {
     size_t n = strlen(name) + 1;
-    listed *one;
     if (mem_grow(&l->d->env, &l->text, &l->text_cap, l->used + n, 1) < 0 ||
         mem_grow(&l->d->env, &l->v, &l->cap, l->count + 1, sizeof *l->v) < 0)
         return DATSYNC_E_NOMEM;
-    one = &l->v[l->count++];
+    listed *one = &l->v[l->count++];
     memset(one, 0, sizeof *one);
     one->name = l->used;
     memcpy(l->text + l->used, name, n);
@@ -9138,34 +9227,33 @@ static void listed_sift(listing *l, size_t i, size_t end)
 {
     for (;;) {
         size_t k = 2 * i + 1;
-        listed swap;
         if (k >= end)
             return;
         if (k + 1 < end && listed_less(l, k, k + 1))
             k++;
         if (!listed_less(l, i, k))
             return;
-        swap = l->v[i];
+        listed swap = l->v[i];
         l->v[i] = l->v[k];
         l->v[k] = swap;
         i = k;
     }
 }
 
-/* Heapsort, for qsort gives its comparison no context; a name that comes twice (an entry and the folder of the same name) is
- * made one. */
+/* Heapsort, for qsort gives its comparison no context; a name that comes twice (an entry and the folder of the same
+ * name) is made one. */
 static void listing_sort(listing *l)
 {
-    size_t i, n = 0;
-    for (i = l->count / 2; i-- > 0;)
+    size_t n = 0;
+    for (size_t i = l->count / 2; i-- > 0;)
         listed_sift(l, i, l->count);
-    for (i = l->count; i-- > 1;) {
+    for (size_t i = l->count; i-- > 1;) {
         listed swap = l->v[0];
         l->v[0] = l->v[i];
         l->v[i] = swap;
         listed_sift(l, 0, i);
     }
-    for (i = 0; i < l->count; i++) {
+    for (size_t i = 0; i < l->count; i++) {
         if (n && strcmp(l->text + l->v[n - 1].name, l->text + l->v[i].name) == 0) {
             l->v[n - 1].is_parent |= l->v[i].is_parent;
             if (l->v[i].is_entry) {
@@ -9182,9 +9270,9 @@ static void listing_sort(listing *l)
 
 static int import_tell(importing *im, int change, const char *path, uint64_t size, uint64_t done, int error)
 {
-    datsync_import_event e;
     if (!im->o->on_event)
         return 0;
+    datsync_import_event e;
     e.change = change;
     e.path = path;
     e.size = size;
@@ -9210,8 +9298,9 @@ static int64_t import_read(void *ctx, void *buf, size_t len)
 
 static int is_file_fault(int error) /* of one file, and not of the drive */
 {
-    return error == DATSYNC_E_BUSY || error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_ACCESS || error == DATSYNC_E_LINK ||
-           error == DATSYNC_E_NOT_FOLDER || error == DATSYNC_E_IS_FOLDER || error == DATSYNC_E_NAME || error == DATSYNC_E_PATH;
+    return error == DATSYNC_E_BUSY || error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_ACCESS ||
+           error == DATSYNC_E_LINK || error == DATSYNC_E_NOT_FOLDER || error == DATSYNC_E_IS_FOLDER ||
+           error == DATSYNC_E_NAME || error == DATSYNC_E_PATH;
 }
 
 static int import_refuse(importing *im, int error)
@@ -9230,16 +9319,16 @@ static void stat_of_info(datsync_stat *stat, const datsync_file_info *info)
 static int import_put(importing *im, const datsync_file_info *first, const listed *old)
 {
     datsync_drive *d = im->d;
-    datsync_file_info info = *first, after;
-    datsync_stat stat;
+    datsync_file_info info = *first;
     int64_t seq = DATSYNC_E_BUSY;
-    int tries, r;
     im->change = old && old->is_entry ? DATSYNC_UPDATED : DATSYNC_ADDED;
     im->changes++;
     if (im->o->dry_run)
         return import_tell(im, im->change, im->path, info.size, info.size, 0);
-    for (tries = 0; tries < 3 && seq == DATSYNC_E_BUSY; tries++) {
-        uint64_t end;
+    datsync_file_info after;
+    datsync_stat stat;
+    int r;
+    for (int tries = 0; tries < 3 && seq == DATSYNC_E_BUSY; tries++) {
         if ((r = d->files.open_file(d->files.ctx, im->path + 1, 0, &im->handle)) < 0) {
             seq = r;
             break;
@@ -9248,8 +9337,9 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
         im->size = info.size;
         stat_of_info(&stat, &info);
         if ((r = content_put(d, im->path, import_read, im, &stat)) == 0 &&
-            ((r = d->files.stat(d->files.ctx, im->path + 1, &after)) < 0 || after.size != stat.size || after.mtime != info.mtime)) {
-            end = batch_end(d);
+            ((r = d->files.stat(d->files.ctx, im->path + 1, &after)) < 0 || after.size != stat.size ||
+             after.mtime != info.mtime)) {
+            uint64_t end = batch_end(d);
             r = batch_flush(d); /* what was read is neither the old nor the new file */
             r = r < 0 ? r : feed_retract(d->content, stat.offset, end);
             r = r < 0 ? r : DATSYNC_E_BUSY;
@@ -9276,11 +9366,11 @@ static int import_put(importing *im, const datsync_file_info *first, const liste
 static int import_reclaim(importing *im, const datsync_stat *stat)
 {
     datsync_feed *c = im->d->content;
-    uint64_t i, end = stat->offset + stat->blocks;
+    uint64_t end = stat->offset + stat->blocks;
     int r = 0;
     if (im->o->dry_run || end > datsync_feed_length(c))
         return 0;
-    for (i = feed_next_lacked(c, stat->offset, end); i < end && r >= 0; i = feed_next_lacked(c, i, end))
+    for (uint64_t i = feed_next_lacked(c, stat->offset, end); i < end && r >= 0; i = feed_next_lacked(c, i, end))
         if (datsync_feed_has_node(c, 2 * i) && (r = block_claim(c, i, 1)) > 0)
             tell_added(c, i, i + 1);
         else if (r >= 0)
@@ -9307,28 +9397,28 @@ static int import_turn(void *ctx, uint64_t done)
 static int import_compare(importing *im, const datsync_file_info *info, const listed *old)
 {
     datsync_drive *d = im->d;
-    datsync_file_info after;
     int r = verdict_find(d, old->seq, info);
     if (r != DATSYNC_E_NOT_FOUND)
         return r;
     im->done = 0;
     im->size = info->size;
     r = file_compare(d, im->path + 1, &old->stat, import_turn, im);
-    if (r >= 0 && d->files.stat(d->files.ctx, im->path + 1, &after) == 0 && after.size == info->size && after.mtime == info->mtime &&
-        verdict_note(d, old->seq, info, r) < 0)
+    datsync_file_info after;
+    if (r >= 0 && d->files.stat(d->files.ctx, im->path + 1, &after) == 0 && after.size == info->size &&
+        after.mtime == info->mtime && verdict_note(d, old->seq, info, r) < 0)
         return DATSYNC_E_NOMEM;
     return r;
 }
 
 static int import_file(importing *im, const datsync_file_info *info, const listed *old)
 {
-    if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER && (old->stat.mode & MODE_RIGHTS) == (info->mode & MODE_RIGHTS) &&
-        old->stat.size == info->size) {
+    if (old && old->is_entry && (old->stat.mode & MODE_TYPE) != MODE_FOLDER &&
+        (old->stat.mode & MODE_RIGHTS) == (info->mode & MODE_RIGHTS) && old->stat.size == info->size) {
         uint64_t end = old->stat.offset + old->stat.blocks;
-        int whole = feed_holds_all(im->d->content, old->stat.offset, end), same = looks_same(info, &old->stat) && whole, r;
+        int whole = feed_holds_all(im->d->content, old->stat.offset, end), same = looks_same(info, &old->stat) && whole;
         if (!same && !import_ready(im, info, 1))
             return 0;
-        r = same ? 1 : import_compare(im, info, old);
+        int r = same ? 1 : import_compare(im, info, old);
         if (r > 0 && !whole) /* an archive has lost the bytes: they are put anew */
             r = im->d->archive ? 0 : import_reclaim(im, &old->stat) < 0 ? DATSYNC_E_NOMEM : 1;
         if (r < 0)
@@ -9364,20 +9454,21 @@ static int import_remove_one(importing *im, const char *path, uint64_t seq, cons
     return r < 0 ? (int)r : import_tell(im, DATSYNC_REMOVED, path, 0, 0, 0);
 }
 
-/* What the drive has at im->path and the disk has not (or not as this kind): the entry, all that is beneath it, or both. */
+/* What the drive has at im->path and the disk has not (or not as this kind): the entry, all that is beneath it, or
+ * both. */
 static int import_remove(importing *im, const listed *old, int entry, int beneath)
 {
-    listing l;
-    size_t i;
     int r = 0;
     if (im->o->keep)
         return 0;
+    listing l;
     if (beneath && may_have_beneath(old)) {
         memset(&l, 0, sizeof l);
         l.d = im->d;
         r = datsync_drive_list(im->d, im->version, im->path, 1, removal_list, &l, NULL);
         r = r == DATSYNC_E_NOT_FOUND ? 0 : r;
-        for (i = l.count; i-- > 0 && r == 0;) /* a folder's entry last: without it, deployed clones can't follow */
+        for (size_t i = l.count;
+             i-- > 0 && r == 0;) /* a folder's entry last: without it, deployed clones can't follow */
             r = import_remove_one(im, l.text + l.v[i].name, l.v[i].seq, &l.v[i].stat);
         listing_free(&l);
     }
@@ -9399,7 +9490,7 @@ enum import_kind {
 /* One of these, or an error that ends the import. What is refused is told. */
 static int import_kind(importing *im, datsync_file_info *info)
 {
-    int folder, r = name_check(im->d, path_name(im->path));
+    int r = name_check(im->d, path_name(im->path));
     if (r < 0) {
         if (strcmp(im->path, "/.dat") != 0)
             (void)import_refuse(im, r);
@@ -9412,7 +9503,7 @@ static int import_kind(importing *im, datsync_file_info *info)
         (void)import_refuse(im, r);
         return r == DATSYNC_E_NOMEM ? r : IMPORT_UNKNOWN;
     }
-    folder = (info->mode & MODE_TYPE) == MODE_FOLDER;
+    int folder = (info->mode & MODE_TYPE) == MODE_FOLDER;
     if (im->o->ignore && im->o->ignore(im->o->ctx, im->path, folder))
         return IMPORT_NOTHING;
     if (!folder && (info->mode & MODE_TYPE) != MODE_FILE) {
@@ -9446,9 +9537,7 @@ static int import_as(importing *im, int kind, const datsync_file_info *info, con
 /* One name that the disk has, or the drive, or both. */
 static int import_one(importing *im, const char *name, int on_disk, const listed *old)
 {
-    datsync_file_info info;
     size_t len = im->len, n = strlen(name);
-    int kind, r;
     if (len + 1 + n > DATSYNC_MAX_PATH) {
         im->path[len + 1] = 0;
         return import_refuse(im, DATSYNC_E_NAME);
@@ -9457,8 +9546,9 @@ static int import_one(importing *im, const char *name, int on_disk, const listed
     memcpy(im->path + len + 1, name, n + 1);
     im->len = len + 1 + n;
 
-    kind = on_disk ? import_kind(im, &info) : IMPORT_NOTHING;
-    r = kind < 0 ? kind : import_as(im, kind, &info, old);
+    datsync_file_info info;
+    int kind = on_disk ? import_kind(im, &info) : IMPORT_NOTHING;
+    int r = kind < 0 ? kind : import_as(im, kind, &info, old);
 
     im->len = len;
     im->path[len] = 0;
@@ -9468,16 +9558,15 @@ static int import_one(importing *im, const char *name, int on_disk, const listed
 /* An empty folder has an entry of its own. */
 static int import_empty(importing *im, const datsync_file_info *info, const listed *self)
 {
-    datsync_stat stat;
-    int64_t seq;
     if (im->len == 0 || (self && self->is_entry && (self->stat.mode & MODE_TYPE) == MODE_FOLDER))
         return 0;
     im->changes++;
+    datsync_stat stat;
     if (!im->o->dry_run) {
         stat_of_info(&stat, info);
         stat.offset = batch_end(im->d);
         stat.byte_offset = batch_byte_end(im->d);
-        seq = entry_append(im->d, path_name(im->path), &stat);
+        int64_t seq = entry_append(im->d, path_name(im->path), &stat);
         if (seq < 0)
             return (int)seq;
         if (survey_add(im->d, (uint64_t)seq, &stat) < 0)
@@ -9505,14 +9594,14 @@ static int import_merge(importing *im, const listing *disk, const listing *drive
 static int import_folder(importing *im, const datsync_file_info *info, const listed *self)
 {
     datsync_drive *d = im->d;
-    listing disk, drive;
+    listing disk;
     size_t names = 0;
-    int r;
     memset(&disk, 0, sizeof disk);
+    listing drive;
     memset(&drive, 0, sizeof drive);
     disk.d = drive.d = d;
     drive.skip = im->len + 1;
-    r = d->files.list(d->files.ctx, im->len ? im->path + 1 : "", listing_disk, &disk);
+    int r = d->files.list(d->files.ctx, im->len ? im->path + 1 : "", listing_disk, &disk);
     if (is_file_fault(r)) { /* it can't be read: what is in it stays as it was */
         listing_free(&disk);
         return import_refuse(im, r);
@@ -9536,16 +9625,14 @@ static int import_folder(importing *im, const datsync_file_info *info, const lis
 int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
 {
     static const datsync_import_options plain = {NULL, NULL, NULL, NULL, 0, 0};
-    importing *im;
-    int64_t changes;
-    int r = 0, k;
+    int r = 0;
     if (!d->has_files)
         return DATSYNC_E_UNSUPPORTED;
     if (!datsync_drive_writable(d) && !(drive_is_owner(d) && o && o->dry_run))
         return DATSYNC_E_READ_ONLY;
     if (!survey_is_done(d) && (r = drive_survey(d, datsync_drive_version(d), 0)) < 0)
         return r;
-    im = mem_zeroed(&d->env, sizeof *im);
+    importing *im = mem_zeroed(&d->env, sizeof *im);
     if (!im)
         return DATSYNC_E_NOMEM;
     im->d = d;
@@ -9554,20 +9641,21 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
     d->doubts.import_reads = 1;
     r = import_folder(im, NULL, NULL);
     d->doubts.import_reads = 0;
-    changes = im->changes;
+    int64_t changes = im->changes;
     if (r == 0 && im->stopped)
         r = DATSYNC_E_AGAIN;
     mem_free(&d->env, im);
-    k = stores_flush(d, batch_flush(d));
+    int k = stores_flush(d, batch_flush(d));
     return r < 0 ? r : k < 0 ? k : changes;
 }
 
 /* ================================================================ drive: serving ================================ */
 
-/* What the bitfield claims was once here; what is offered must be here now. Size and time as recorded are enough to offer a file, for
- * each block is checked against the tree before it goes out. Where only the time differs (copies, version control, another disk) the
- * bytes decide: such files are read a little at a time while the rest is served, and offered block by block. A file that is away or
- * changed is not offered, and looked at again each minute. None of this is written to the bitfield: so nothing is forgotten. */
+/* What the bitfield claims was once here; what is offered must be here now. Size and time as recorded are enough to
+ * offer a file, for each block is checked against the tree before it goes out. Where only the time differs (copies,
+ * version control, another disk) the bytes decide: such files are read a little at a time while the rest is served,
+ * and offered block by block. A file that is away or changed is not offered, and looked at again each minute. None
+ * of this is written to the bitfield: so nothing is forgotten. */
 
 static int serve_away(datsync_drive *d, uint64_t seq, const char *path, int error)
 {
@@ -9588,15 +9676,15 @@ static void serve_back(datsync_drive *d, uint64_t seq, const char *path)
 /* May this entry's file be offered? */
 static int serve_look(datsync_drive *d, uint64_t seq)
 {
-    char path[DATSYNC_MAX_PATH + 2];
-    datsync_file_info info;
     datsync_entry e;
-    int r = entry_load(d, seq, &e), look;
+    int r = entry_load(d, seq, &e);
     if (r < 0 || is_folder(&e) || !e.stat.blocks)
         return r;
+    char path[DATSYNC_MAX_PATH + 2];
     strcpy(path, e.path);
     e.path = path;
-    look = entry_look(d, &e, &info);
+    datsync_file_info info;
+    int look = entry_look(d, &e, &info);
     if (look == DATSYNC_E_NOMEM)
         return look;
     if (look == 0) {
@@ -9616,13 +9704,13 @@ static int serve_look(datsync_drive *d, uint64_t seq)
 /* Before anything is announced. */
 static int serve_begin(datsync_drive *d)
 {
-    uint64_t seq, end = survey_end(d);
+    uint64_t end = survey_end(d);
     int r = 0;
     bits_free(&d->env, &d->doubts.files);
     bits_free(&d->env, &d->serving.away);
     d->serving.seq = 0;
     d->serving.looked_at = NONE;
-    for (seq = 0; r == 0; seq++) {
+    for (uint64_t seq = 0; r == 0; seq++) {
         seq = survey_next(d, seq, end);
         if (seq >= end)
             break;
@@ -9665,14 +9753,14 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
 {
     datsync_feed *c = d->content;
     intptr_t handle;
-    int r = d->files.open_file(d->files.ctx, e->path + 1, 0, &handle), good;
+    int r = d->files.open_file(d->files.ctx, e->path + 1, 0, &handle);
     if (r < 0) {
         d->serving.bad = 1;
         return 1;
     }
     while (r >= 0 && d->serving.block < e->stat.blocks && *budget) {
         uint64_t i = e->stat.offset + d->serving.block++, before = d->serving.at;
-        good = datsync_feed_has_node(c, 2 * i) ? file_block_good(d, handle, i, &d->serving.at) : 0;
+        int good = datsync_feed_has_node(c, 2 * i) ? file_block_good(d, handle, i, &d->serving.at) : 0;
         *budget -= MIN(*budget, d->serving.at - before + 64);
         if (good == DATSYNC_E_NOMEM) {
             r = good;
@@ -9697,10 +9785,10 @@ static int doubts_step(datsync_drive *d)
     int r = 0;
     while (budget && r >= 0) {
         int known = DATSYNC_E_NOT_FOUND;
-        uint64_t end = bits_length(&d->doubts.files), seq;
+        uint64_t end = bits_length(&d->doubts.files);
         if (!bits_get(&d->doubts.files, d->serving.seq))
             d->serving.seq = 0; /* the entry is live no more */
-        seq = d->serving.seq ? d->serving.seq : bits_next(&d->doubts.files, 0, end, 1);
+        uint64_t seq = d->serving.seq ? d->serving.seq : bits_next(&d->doubts.files, 0, end, 1);
         if (seq >= end)
             return 0;
         if ((r = entry_load(d, seq, &e)) < 0)
@@ -9728,9 +9816,10 @@ static int doubts_step(datsync_drive *d)
 static int serve_lost(datsync_drive *d)
 {
     datsync_feed *c = d->content;
-    uint64_t i, at, end = bits_length(&d->doubts.lost);
+    uint64_t at, end = bits_length(&d->doubts.lost);
     int r = 0;
-    for (i = bits_next(&d->doubts.lost, 0, end, 1); i < end && r >= 0; i = bits_next(&d->doubts.lost, i + 1, end, 1)) {
+    for (uint64_t i = bits_next(&d->doubts.lost, 0, end, 1); i < end && r >= 0;
+         i = bits_next(&d->doubts.lost, i + 1, end, 1)) {
         const drive_place *p = block_offset(c, i, &at) == 0 ? place_find(d, at) : NULL;
         verdicts_forget(d); /* size and time have not told this time */
         if (p)
@@ -9743,10 +9832,10 @@ static int serve_lost(datsync_drive *d)
 /* What a share has to do now and then. 1: there is more. */
 static OPTIONAL int serve_step(datsync_drive *d, uint64_t now)
 {
-    uint64_t seq, end = bits_length(&d->serving.away);
-    int r;
+    uint64_t end = bits_length(&d->serving.away);
     if (!d->has_files || d->archive || !d->content || !survey_is_done(d) || (d->download.on && !d->download.told))
         return 0;
+    int r;
     if ((r = serve_lost(d)) < 0)
         return r;
     if (d->serving.looked_at == NONE)
@@ -9756,7 +9845,8 @@ static OPTIONAL int serve_step(datsync_drive *d, uint64_t now)
             return r;
     } else if (now - d->serving.looked_at >= LOOK_MS) {
         d->serving.looked_at = now;
-        for (seq = bits_next(&d->serving.away, 0, end, 1); seq < end && r >= 0; seq = bits_next(&d->serving.away, seq + 1, end, 1))
+        for (uint64_t seq = bits_next(&d->serving.away, 0, end, 1); seq < end && r >= 0;
+             seq = bits_next(&d->serving.away, seq + 1, end, 1))
             r = survey_has(d, seq) ? serve_look(d, seq) : bits_set(&d->env, &d->serving.away, seq, 0);
     }
     return r < 0 ? r : d->doubts.import_reads ? 0 : doubts_step(d);
@@ -9764,10 +9854,15 @@ static OPTIONAL int serve_step(datsync_drive *d, uint64_t now)
 
 /* ================================================================ drive: laying out ============================= */
 
+/* A version becomes files. It is planned: what lives no more is unclaimed, then deleted. It is filled: as many files
+ * are begun as are worth asking for at once, each of them aside. It is committed: what is whole is synced, renamed
+ * into its place, and only then claimed. At the end it is told. What the user changed is never replaced unless he
+ * says so. */
+
 static void aside_remove(datsync_drive *d, uint64_t seq)
 {
-    char name[48];
     file_close(d, seq);
+    char name[48];
     aside_name(name, seq, ".bits");
     (void)d->files.unlink(d->files.ctx, name);
     aside_name(name, seq, "");
@@ -9788,11 +9883,10 @@ static void target_drop(datsync_drive *d, size_t i)
 static int target_discard(datsync_drive *d, size_t i)
 {
     target t = d->targets.v[i];
-    int r;
     target_drop(d, i);
     if (d->download.all)
         return 0;
-    r = feed_want_range(d->content, t.offset, target_end(&t), 0);
+    int r = feed_want_range(d->content, t.offset, target_end(&t), 0);
     if (d->has_files && !d->archive && r >= 0) {
         r = feed_retract(d->content, t.offset, target_end(&t));
         aside_remove(d, t.seq);
@@ -9803,7 +9897,6 @@ static int target_discard(datsync_drive *d, size_t i)
 /* Make the folders on the way to a path. `again`: the last one that was made may be gone. */
 static int folders_make(datsync_drive *d, const char *path, int again)
 {
-    char part[DATSYNC_MAX_PATH + 2];
     const char *slash = strrchr(path, '/');
     size_t len = slash ? (size_t)(slash - path) : 0;
     int r = 0;
@@ -9812,6 +9905,7 @@ static int folders_make(datsync_drive *d, const char *path, int again)
     memcpy(d->plan.folder, path, len);
     d->plan.folder[len] = 0;
     slash = path;
+    char part[DATSYNC_MAX_PATH + 2];
     while (r == 0 && (slash = strchr(slash, '/')) != NULL) {
         memcpy(part, path, (size_t)(slash - path));
         part[slash - path] = 0;
@@ -9850,20 +9944,20 @@ static void folders_remove(datsync_drive *d, char *path)
     d->unsynced = 1;
 }
 
-/* A file that was deleted upstream goes, if it is as it was written. 1: it could not be deleted, and is to be tried again. */
+/* A file that was deleted upstream goes, if it is as it was written. 1: it could not be deleted, and is to be tried
+ * again. */
 static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
 {
     char path[DATSYNC_MAX_PATH + 2];
-    datsync_file_info info;
     uint64_t seq = e->version;
-    int r;
     strcpy(path, e->path);
     if (is_folder(e)) {
         if (d->files.rmdir(d->files.ctx, path + 1) == 0)
             folders_remove(d, path);
         return 0;
     }
-    r = d->files.stat(d->files.ctx, path + 1, &info);
+    datsync_file_info info;
+    int r = d->files.stat(d->files.ctx, path + 1, &info);
     if (r == DATSYNC_E_NO_ENTRY)
         folders_remove(d, path);
     if (r == DATSYNC_E_NO_ENTRY || r == DATSYNC_E_NOT_FOLDER)
@@ -9894,13 +9988,14 @@ static int child_compare(const void *a, const void *b)
 
 static int plan_delete(datsync_drive *d, const bits *before)
 {
-    named_entry *live = NULL, *found, key;
+    named_entry *live = NULL;
     size_t count = 0, cap = 0;
     int again = 0;
-    uint64_t seq, end = bits_length(before);
+    uint64_t end = bits_length(before);
     datsync_entry e;
     int r = 0;
-    for (seq = 0; r == 0 && (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++) {
+    for (uint64_t seq = 0; r == 0 && (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d);
+         seq++) {
         if ((r = mem_grow(&d->env, &live, &cap, count + 1, sizeof *live)) < 0 || (r = entry_load(d, seq, &e)) < 0)
             break;
         live[count].name = name_hash(d, path_name(e.path));
@@ -9908,14 +10003,15 @@ static int plan_delete(datsync_drive *d, const bits *before)
     }
     if (count)
         qsort(live, count, sizeof *live, child_compare);
-    for (seq = 0; r == 0 && (seq = bits_next(before, seq, end, 1)) < end; seq++) {
+    named_entry key;
+    for (uint64_t seq = 0; r == 0 && (seq = bits_next(before, seq, end, 1)) < end; seq++) {
         if (survey_is_live(d, seq))
             continue;
         if ((r = entry_load(d, seq, &e)) < 0)
             break;
         key.name = name_hash(d, path_name(e.path));
         key.seq = 0;
-        found = count ? bsearch(&key, live, count, sizeof key, child_compare) : NULL;
+        named_entry *found = count ? bsearch(&key, live, count, sizeof key, child_compare) : NULL;
         if (!found)
             again |= plan_delete_one(d, &e);
     }
@@ -9938,9 +10034,9 @@ static int plan_clean_one(void *arg, const char *name)
 
 static uint64_t plan_bytes(datsync_drive *d)
 {
-    uint64_t seq, total = 0;
+    uint64_t total = 0;
     datsync_entry e;
-    for (seq = 0; (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++)
+    for (uint64_t seq = 0; (seq = survey_next_live(d, seq, survey_version(d) + 1)) <= survey_version(d); seq++)
         if (entry_load(d, seq, &e) == 0 && !is_folder(&e) && e.stat.blocks &&
             (!d->layout.select || d->layout.select(d->layout.ctx, e.path))) {
             uint64_t held = datsync_feed_count(d->content, e.stat.offset, e.stat.offset + e.stat.blocks);
@@ -9949,16 +10045,15 @@ static uint64_t plan_bytes(datsync_drive *d)
     return total;
 }
 
-/* A version is going to be laid out. What is live no more is first unclaimed, then deleted; `metadata.latest` tells of the version
- * before the first file is replaced, as the deployed implementation has it. */
+/* A version is going to be laid out. What is live no more is first unclaimed, then deleted; `metadata.latest` tells
+ * of the version before the first file is replaced, as the deployed implementation has it. */
 static int drive_plan(datsync_drive *d, uint64_t version)
 {
     bits before;
-    bits_env marks;
     uint64_t laid;
-    size_t i;
-    int r = latest_load(d, &laid), again;
+    int r = latest_load(d, &laid);
     memset(&before, 0, sizeof before);
+    bits_env marks;
     marks.env = &d->env;
     marks.b = &before;
     d->plan.made = 0;
@@ -9968,7 +10063,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
         r = 0;
     if (r == 0)
         r = drive_survey(d, version, 1);
-    for (i = d->targets.count; i-- > 0 && r == 0;)
+    for (size_t i = d->targets.count; i-- > 0 && r == 0;)
         if (!survey_is_live(d, d->targets.v[i].seq))
             r = target_discard(d, i);
     if (r == 0 && d->content)
@@ -9976,7 +10071,7 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     if (r == 0 && d->has_files) {
         if (bits_length(&before))
             r = plan_delete(d, &before);
-        again = r > 0;
+        int again = r > 0;
         r = r < 0 ? r : files_sync(d);
         if (r == 0 && laid != version && !again)
             r = latest_write(d, version);
@@ -10014,9 +10109,9 @@ static int old_add(datsync_drive *d, uint64_t seq, const char *path)
 static int old_build(datsync_drive *d)
 {
     datsync_entry e;
-    uint64_t seq;
     int r = 0;
-    for (seq = 1; seq <= datsync_drive_version(d) && r == 0; seq++) { /* later ones, too, if an older version is laid out */
+    for (uint64_t seq = 1; seq <= datsync_drive_version(d) && r == 0;
+         seq++) { /* later ones, too, if an older version is laid out */
         if (survey_is_live(d, seq) || !datsync_feed_has(d->metadata, seq))
             continue;
         r = entry_load(d, seq, &e);
@@ -10034,18 +10129,18 @@ static int old_build(datsync_drive *d)
 static int is_old_version(datsync_drive *d, const char *path, const datsync_file_info *info)
 {
     uint64_t name = name_hash(d, path_name(path));
-    size_t lo = 0, hi;
-    datsync_entry e;
+    size_t lo = 0;
     int r = 0;
     if (!d->plan.has_old && (r = old_build(d)) < 0)
         return r;
-    for (hi = d->plan.old_count; lo < hi;) {
+    for (size_t hi = d->plan.old_count; lo < hi;) {
         size_t mid = lo + (hi - lo) / 2;
         if (d->plan.old[mid].name < name)
             lo = mid + 1;
         else
             hi = mid;
     }
+    datsync_entry e;
     for (; lo < d->plan.old_count && d->plan.old[lo].name == name && r == 0; lo++)
         if ((r = entry_load(d, d->plan.old[lo].seq, &e)) == 0 && e.stat.size == info->size)
             r = file_matches(d, path + 1, &e.stat); /* size and time don't tell: an edit may have kept both */
@@ -10067,16 +10162,18 @@ static int file_blank(datsync_drive *d, intptr_t handle, uint64_t from, uint64_t
     return 1;
 }
 
-/* The deployed implementation writes into the files themselves: does this one hold what is claimed of it, and nothing else? */
+/* The deployed implementation writes into the files themselves: does this one hold what is claimed of it, and
+ * nothing else? */
 static int is_half_download(datsync_drive *d, const char *path, const datsync_stat *stat, const datsync_file_info *info)
 {
-    uint64_t i, end = stat->offset + stat->blocks, begin = stat->byte_offset, at = 0, offset;
+    uint64_t end = stat->offset + stat->blocks, begin = stat->byte_offset, at = 0;
     intptr_t handle;
     int good = 1;
     if (info->size > stat->size || feed_next_claimed(d->content, stat->offset, end) >= end ||
         d->files.open_file(d->files.ctx, path, 0, &handle) < 0)
         return 0;
-    for (i = stat->offset; good && (i = feed_next_claimed(d->content, i, end)) < end; i++) {
+    uint64_t offset;
+    for (uint64_t i = stat->offset; good && (i = feed_next_claimed(d->content, i, end)) < end; i++) {
         good = block_offset(d->content, i, &offset) == 0 && offset >= begin && offset - begin >= at &&
                file_blank(d, handle, at, offset - begin);
         at = good ? offset - begin : 0;
@@ -10092,19 +10189,17 @@ static int is_half_download(datsync_drive *d, const char *path, const datsync_st
 /* Blocks that were laid aside before; each is checked against the tree, for who knows what became of the file. */
 static int aside_load(datsync_drive *d, const target *t)
 {
-    char name[48];
-    intptr_t handle;
-    uint8_t *buf;
-    uint64_t i, at;
     size_t len = (size_t)((t->blocks + 7) / 8);
     int64_t n = 0;
     int r = 0;
     if (!d->aside.found || target_end(t) > datsync_feed_length(d->content))
         return 0;
+    char name[48];
     aside_name(name, t->seq, ".bits");
+    intptr_t handle;
     if (d->files.open_file(d->files.ctx, name, 0, &handle) < 0)
         return 0;
-    buf = mem_resize(&d->env, NULL, len + 1);
+    uint8_t *buf = mem_resize(&d->env, NULL, len + 1);
     n = buf ? d->files.read(d->files.ctx, handle, 0, buf, len) : DATSYNC_E_NOMEM;
     d->files.close_file(d->files.ctx, handle);
     aside_name(name, t->seq, "");
@@ -10112,7 +10207,8 @@ static int aside_load(datsync_drive *d, const target *t)
         mem_free(&d->env, buf);
         return buf ? 0 : DATSYNC_E_NOMEM;
     }
-    for (i = t->offset; i < target_end(t) && r >= 0; i++) {
+    uint64_t at;
+    for (uint64_t i = t->offset; i < target_end(t) && r >= 0; i++) {
         if (!(buf[(i - t->offset) / 8] & 0x80 >> ((i - t->offset) & 7)) || datsync_feed_has(d->content, i) ||
             !datsync_feed_has_node(d->content, 2 * i) || block_offset(d->content, i, &at) < 0 || at < t->at)
             continue;
@@ -10127,21 +10223,18 @@ static int aside_load(datsync_drive *d, const target *t)
 
 static int aside_save(datsync_drive *d, target *t)
 {
-    char name[48];
-    intptr_t handle;
-    uint64_t i;
     size_t len = (size_t)((t->blocks + 7) / 8);
-    uint8_t *buf;
-    int r;
     if (target_end(t) > datsync_feed_length(d->content))
         return 0; /* who knows how long it really is */
-    buf = mem_zeroed(&d->env, len + 1);
+    uint8_t *buf = mem_zeroed(&d->env, len + 1);
     if (!buf)
         return DATSYNC_E_NOMEM;
-    for (i = t->offset; (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++)
+    for (uint64_t i = t->offset; (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++)
         buf[(i - t->offset) / 8] |= (uint8_t)(0x80 >> ((i - t->offset) & 7));
+    char name[48];
     aside_name(name, t->seq, ".bits");
-    r = d->files.open_file(d->files.ctx, name, 1, &handle);
+    intptr_t handle;
+    int r = d->files.open_file(d->files.ctx, name, 1, &handle);
     if (r == 0) {
         r = d->files.write(d->files.ctx, handle, 0, buf, len);
         d->files.close_file(d->files.ctx, handle);
@@ -10156,10 +10249,10 @@ static int aside_save(datsync_drive *d, target *t)
 static int aside_copy(datsync_drive *d, const target *t, uint64_t index, int64_t n)
 {
     uint64_t offset;
-    intptr_t handle;
     int r = n < 0 ? (int)n : block_offset(d->content, index, &offset);
     if (r == 0 && (offset < t->at || offset - t->at + (uint64_t)n > t->size))
         r = DATSYNC_E_RANGE;
+    intptr_t handle;
     if (r == 0)
         r = file_open(d, t->seq, 1, "", &handle);
     if (r == 0 && n)
@@ -10171,9 +10264,8 @@ static int aside_copy(datsync_drive *d, const target *t, uint64_t index, int64_t
 /* What the file in its place holds of it, or another one that shares the bytes. */
 static int aside_gather(datsync_drive *d, const target *t)
 {
-    uint64_t i;
     int r = 0;
-    for (i = t->offset; r == 0 && (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++) {
+    for (uint64_t i = t->offset; r == 0 && (i = feed_next_held(d->content, i, target_end(t))) < target_end(t); i++) {
         int64_t n = datsync_feed_block_size(d->content, i);
         if (n >= 0 && (n = content_block(d, i)) < 0 && n != DATSYNC_E_NOMEM)
             n = DATSYNC_E_HASH; /* what can't be read out of the file comes anew */
@@ -10198,10 +10290,9 @@ static int target_adopt(datsync_drive *d, uint64_t seq, const char *path, const 
 static int begin_folder(datsync_drive *d, uint64_t seq, const char *path, const datsync_stat *stat)
 {
     datsync_file_info info;
-    int r;
     if (!d->has_files || (d->files.stat(d->files.ctx, path + 1, &info) == 0 && (info.mode & MODE_TYPE) == MODE_FOLDER))
         return 0;
-    r = folders_make(d, path + 1, 1);
+    int r = folders_make(d, path + 1, 1);
     if (r == 0)
         r = d->files.mkdir(d->files.ctx, path + 1);
     if (r == 0)
@@ -10282,20 +10373,18 @@ static int begin_place(datsync_drive *d, uint64_t seq, const char *path, const d
 /* Begin with the next file. 1: not now, another one that shares its blocks is on its way. */
 static int target_begin(datsync_drive *d, uint64_t seq)
 {
-    char path[DATSYNC_MAX_PATH + 2];
     datsync_entry e;
-    datsync_stat stat;
-    target t;
-    size_t i;
     int r = entry_load(d, seq, &e);
     if (r < 0)
         return r;
+    char path[DATSYNC_MAX_PATH + 2];
     strcpy(path, e.path);
-    stat = e.stat;
+    datsync_stat stat = e.stat;
     if (d->layout.select && !d->layout.select(d->layout.ctx, path))
         return 0;
     if (is_folder(&e))
         return begin_folder(d, seq, path, &stat);
+    target t;
     memset(&t, 0, sizeof t);
     t.seq = seq;
     t.offset = stat.offset;
@@ -10307,7 +10396,7 @@ static int target_begin(datsync_drive *d, uint64_t seq)
     t.copy = d->archive;
     if (!t.blocks)
         t.offset = DATSYNC_MAX_BLOCKS + seq; /* behind all that have some */
-    i = target_at(d, t.offset);
+    size_t i = target_at(d, t.offset);
     if (i < d->targets.count && d->targets.v[i].offset < target_end(&t) && t.blocks)
         return 1;
     if (d->has_files && (r = begin_place(d, seq, path, &stat, &t)) != 0)
@@ -10335,16 +10424,17 @@ static int target_begin(datsync_drive *d, uint64_t seq)
 /* Everything is aside: is it what the entry says? */
 static int finish_check(datsync_drive *d, target *t)
 {
-    uint64_t begin = t->at, end = t->at, i;
-    intptr_t handle;
+    uint64_t begin = t->at, end = t->at;
     int r = 0;
-    if (t->blocks && ((r = block_offset(d->content, t->offset, &begin)) < 0 || (r = block_offset(d->content, target_end(t), &end)) < 0))
+    if (t->blocks && ((r = block_offset(d->content, t->offset, &begin)) < 0 ||
+                      (r = block_offset(d->content, target_end(t), &end)) < 0))
         return r == DATSYNC_E_NOT_FOUND ? DATSYNC_E_RANGE : r;
     if ((t->blocks && begin != t->at) || end - begin != t->size)
         return DATSYNC_E_RANGE;
     if (t->copy)
-        for (i = t->offset; i < target_end(t) && r == 0; i++)
+        for (uint64_t i = t->offset; i < target_end(t) && r == 0; i++)
             r = aside_copy(d, t, i, content_block(d, i));
+    intptr_t handle;
     if (r == 0 && !t->size)
         r = file_open(d, t->seq, 1, "", &handle);
     return r;
@@ -10354,15 +10444,16 @@ static int finish_check(datsync_drive *d, target *t)
 static int finish_rename(datsync_drive *d, const target *t, const char *path)
 {
     datsync_file_info info;
-    char name[48];
     int r = d->files.stat(d->files.ctx, path, &info);
     if (r < 0 && r != DATSYNC_E_NO_ENTRY)
         return r;
     if (r == 0 && !d->layout.force && (!t->was_there || info.size != t->was_size || info.mtime != t->was_mtime))
         return DATSYNC_E_CHANGED; /* since we began */
     file_close(d, t->seq);
+    char name[48];
     aside_name(name, t->seq, "");
-    if ((r = d->files.set(d->files.ctx, name, mode_of(t->mode, 0644), t->mtime)) < 0 || (r = folders_make(d, path, 0)) < 0)
+    if ((r = d->files.set(d->files.ctx, name, mode_of(t->mode, 0644), t->mtime)) < 0 ||
+        (r = folders_make(d, path, 0)) < 0)
         return r;
     d->unsynced = 1;
     r = d->files.rename(d->files.ctx, name, path);
@@ -10373,12 +10464,12 @@ static int finish_rename(datsync_drive *d, const target *t, const char *path)
 
 static int finish_tell(datsync_drive *d, size_t i)
 {
-    char path[DATSYNC_MAX_PATH + 2];
     target t = d->targets.v[i];
     datsync_entry e;
     int r = entry_load(d, t.seq, &e);
     if (r < 0)
         return r;
+    char path[DATSYNC_MAX_PATH + 2];
     strcpy(path, e.path);
     if (t.error) {
         r = target_discard(d, i);
@@ -10401,9 +10492,8 @@ static int finish_tell(datsync_drive *d, size_t i)
 static int targets_rename(datsync_drive *d)
 {
     datsync_entry e;
-    size_t i;
     int r = 0, k;
-    for (i = 0; i < d->targets.count && r == 0; i++) {
+    for (size_t i = 0; i < d->targets.count && r == 0; i++) {
         target *t = &d->targets.v[i];
         if (t->missing || t->error)
             continue;
@@ -10414,17 +10504,17 @@ static int targets_rename(datsync_drive *d)
     }
     if (r == 0)
         r = files_sync(d);
-    for (i = 0; i < d->targets.count && r == 0 && feed_is_kept(d->content); i++)
+    for (size_t i = 0; i < d->targets.count && r == 0 && feed_is_kept(d->content); i++)
         if (!d->targets.v[i].missing && !d->targets.v[i].error && d->targets.v[i].blocks)
             r = claims_add(d->content, d->targets.v[i].offset, target_end(&d->targets.v[i]));
     return r;
 }
 
-/* The disk is full. The last of the files that are not whole goes, so that those that are can be kept: 0 if there is none. */
+/* The disk is full. The last of the files that are not whole goes, so that those that are can be kept: 0 if there is
+ * none. */
 static int targets_make_room(datsync_drive *d)
 {
-    size_t i;
-    for (i = d->targets.count; i-- > 0;) {
+    for (size_t i = d->targets.count; i-- > 0;) {
         target *t = &d->targets.v[i];
         if (!t->missing || t->given_up || !d->has_files || d->archive)
             continue;
@@ -10444,15 +10534,15 @@ static int content_commit(datsync_drive *d)
     return r;
 }
 
-/* Sync what was laid aside and note it; put what is whole into its place, sync that, and only then claim it in the bitfield. So
- * nobody meets half a file, and a crash costs at most the last group. */
+/* Sync what was laid aside and note it; put what is whole into its place, sync that, and only then claim it in the
+ * bitfield. So nobody meets half a file, and a crash costs at most the last group. */
 static int targets_commit(datsync_drive *d)
 {
-    size_t i;
-    int r = content_commit(d), k;
+    int r = content_commit(d);
     d->aside.bytes = 0;
     d->aside.since = NONE;
-    for (i = 0; i < d->targets.count && r == 0 && d->has_files; i++) {
+    int k;
+    for (size_t i = 0; i < d->targets.count && r == 0 && d->has_files; i++) {
         target *t = &d->targets.v[i];
         if (t->error)
             continue;
@@ -10471,7 +10561,7 @@ static int targets_commit(datsync_drive *d)
         r = targets_rename(d);
     if (r == 0)
         r = content_commit(d);
-    for (i = d->targets.count; i-- > 0 && r == 0;)
+    for (size_t i = d->targets.count; i-- > 0 && r == 0;)
         if (d->targets.v[i].error || !d->targets.v[i].missing)
             r = finish_tell(d, i);
     return r;
@@ -10487,11 +10577,10 @@ int datsync_drive_flush(datsync_drive *d)
 
 int datsync_drive_close(datsync_drive *d)
 {
-    int r, k;
     if (!d)
         return 0;
-    r = d->content ? datsync_drive_flush(d) : 0;
-    k = drive_free(d);
+    int r = d->content ? datsync_drive_flush(d) : 0;
+    int k = drive_free(d);
     return r < 0 ? r : k;
 }
 
@@ -10542,19 +10631,19 @@ static OPTIONAL int drive_ready(datsync_drive *d, unsigned mode)
 /* Begin with as many files as fit: 1 if there are more that could be begun at once. */
 static int drive_fill(datsync_drive *d)
 {
-    unsigned turns;
-    for (turns = 0; d->plan.cursor <= d->plan.version && d->targets.count < DRIVE_TARGETS && d->targets.wanted < DRIVE_AHEAD + d->plan.ahead; turns++) {
+    for (unsigned turns = 0; d->plan.cursor <= d->plan.version && d->targets.count < DRIVE_TARGETS &&
+                             d->targets.wanted < DRIVE_AHEAD + d->plan.ahead;
+         turns++) {
         uint64_t seq = survey_next_live(d, d->plan.cursor, d->plan.version + 1);
-        size_t i;
-        int r;
         if (turns == 256)
             return 1;
         d->plan.cursor = seq;
         if (seq > d->plan.version)
             break;
+        size_t i;
         for (i = 0; i < d->targets.count && d->targets.v[i].seq != seq; i++)
             continue;
-        r = i < d->targets.count ? 0 : target_begin(d, seq);
+        int r = i < d->targets.count ? 0 : target_begin(d, seq);
         if (r < 0)
             return r;
         if (r > 0)
@@ -10567,8 +10656,7 @@ static int drive_fill(datsync_drive *d)
 /* Blocks from `end` on are nobody's: files that would need them are none. */
 static OPTIONAL void drive_beyond(datsync_drive *d, uint64_t end)
 {
-    size_t i;
-    for (i = d->targets.count; i-- > 0 && target_end(&d->targets.v[i]) > end;)
+    for (size_t i = d->targets.count; i-- > 0 && target_end(&d->targets.v[i]) > end;)
         if (d->targets.v[i].missing)
             target_fail(d, &d->targets.v[i], DATSYNC_E_RANGE);
 }
@@ -10639,15 +10727,17 @@ static int drive_finish(datsync_drive *d)
     return 0;
 }
 
-/* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content. Returns 1 if there
- * is more to do at once; *changed: the peers are to look again, for it wants other blocks, or no more. */
+/* One step of the download; `complete`: all of the metadata that is offered is here, `history`: so is the content.
+ * Returns 1 if there is more to do at once; *changed: the peers are to look again, for it wants other blocks, or no
+ * more. */
 static OPTIONAL int drive_step(datsync_drive *d, uint64_t now, int complete, int history, int *changed)
 {
-    uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest, wanted = d->targets.wanted;
+    uint64_t newest = datsync_drive_version(d), version = d->layout.version ? d->layout.version : newest,
+             wanted = d->targets.wanted;
     enum drive_task task = drive_task(d, version, complete);
-    int more, r;
     if (task == DRIVE_WAITS)
         return 0;
+    int r;
     if (task == DRIVE_PLANS) {
         if (version > newest)
             return DATSYNC_E_NOT_FOUND;
@@ -10656,7 +10746,7 @@ static OPTIONAL int drive_step(datsync_drive *d, uint64_t now, int complete, int
     }
 
     targets_widen(d, now);
-    more = drive_fill(d);
+    int more = drive_fill(d);
     *changed = d->targets.wanted != wanted;
     if (more < 0)
         return more;
@@ -10700,6 +10790,9 @@ static OPTIONAL uint64_t drive_deadline(const datsync_drive *d)
 #ifndef DATSYNC_NO_SYNCHRONIZER
 
 /* ================================================================ synchronizer: state ============================ */
+
+/* What the synchronizer knows: shared feeds, connections, the book of addresses, and when it has to do something
+ * next. */
 
 enum contact_state { CONTACT_WAITS, CONTACT_IN_USE, CONTACT_BARRED, CONTACT_DROPPED };
 
@@ -10777,20 +10870,21 @@ struct datsync {
         contact *first;
         contact **slots; /* by hash */
         size_t count, of_source[ACCEPTED + 1];
-        size_t waiting;                    /* those that may be dialled without a word from anybody */
+        size_t waiting;                     /* those that may be dialled without a word from anybody */
         size_t untried, untried_chosen;     /* of these, those that were never tried */
-        uint64_t found_at;                 /* when the last new one was found */
-        uint64_t next_at;                  /* no address is due before */
-        unsigned turn;                     /* the source that was dialled last */
+        uint64_t found_at;                  /* when the last new one was found */
+        uint64_t next_at;                   /* no address is due before */
+        unsigned turn;                      /* the source that was dialled last */
         uint64_t turns, served[INFORMANTS]; /* when an informant's address was dialled last, by hash */
     } book;
 };
 
-static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *address, uint64_t index, uint64_t size, int error)
+static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *address, uint64_t index, uint64_t size,
+                     int error)
 {
-    datsync_event e;
     if (!ds->opt.on_event)
         return;
+    datsync_event e;
     memset(&e, 0, sizeof e);
     e.type = type;
     e.feed = feed;
@@ -10813,9 +10907,8 @@ static unsigned max_peers(const datsync *ds)
 
 static unsigned link_count(const datsync *ds)
 {
-    const link *l;
     unsigned n = 0;
-    for (l = ds->links; l; l = l->next)
+    for (const link *l = ds->links; l; l = l->next)
         n++;
     return n;
 }
@@ -10834,8 +10927,7 @@ static int link_has_met(const link *l)
 
 static void shared_fail(datsync *ds, datsync_feed *feed, int error)
 {
-    size_t i;
-    for (i = 0; i < ds->feed_count; i++)
+    for (size_t i = 0; i < ds->feed_count; i++)
         if (ds->feeds[i].feed == feed && !ds->feeds[i].failed) {
             ds->feeds[i].failed = 1;
             ds_event(ds, DATSYNC_EV_FAILED, feed, NULL, 0, 0, error);
@@ -10844,10 +10936,11 @@ static void shared_fail(datsync *ds, datsync_feed *feed, int error)
 
 /* ================================================================ synchronizer: addresses ======================== */
 
-/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses may also tell of
- * false ones, by thousands. So a source has room for DATSYNC_MAX_ADDRESSES; where that is full, a newcomer takes the place of one that
- * came from whoever told of the most, and a failure goes first. What was chosen by hand never goes. Dialled is first what was chosen, then
- * what has worked before, then one of each source in turn, and of each source one of each informant in turn. */
+/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses
+ * may also tell of false ones, by thousands. So a source has room for DATSYNC_MAX_ADDRESSES; where that is full, a
+ * newcomer takes the place of one that came from whoever told of the most, and a failure goes first. What was chosen
+ * by hand never goes. Dialled is first what was chosen, then what has worked before, then one of each source in
+ * turn, and of each source one of each informant in turn. */
 
 static size_t contact_hash(const datsync *ds, const char *text, size_t slots)
 {
@@ -10922,12 +11015,13 @@ static int contact_is_worse(const contact *a, const contact *b)
 static int contact_make_room(datsync *ds, unsigned source)
 {
     unsigned told[INFORMANTS] = {0}, most = 0;
-    contact *a, *worst = NULL;
-    for (a = ds->book.first; a; a = a->next)
+    contact *worst = NULL;
+    for (contact *a = ds->book.first; a; a = a->next)
         if (a->source == source && a->state != CONTACT_IN_USE && ++told[informant_slot(a)] > told[most])
             most = (unsigned)informant_slot(a);
-    for (a = ds->book.first; a; a = a->next)
-        if (a->source == source && a->state != CONTACT_IN_USE && informant_slot(a) == most && (!worst || contact_is_worse(a, worst)))
+    for (contact *a = ds->book.first; a; a = a->next)
+        if (a->source == source && a->state != CONTACT_IN_USE && informant_slot(a) == most &&
+            (!worst || contact_is_worse(a, worst)))
             worst = a;
     if (!worst)
         return 0;
@@ -10935,13 +11029,14 @@ static int contact_make_room(datsync *ds, unsigned source)
     return 1;
 }
 
-/* The source that has to give way to one more of this one: itself, if it has all that it may have, or the one that has most. */
+/* The source that has to give way to one more of this one: itself, if it has all that it may have, or the one that
+ * has most. */
 static unsigned contact_yields(const datsync *ds, unsigned source)
 {
-    unsigned i, most = source;
+    unsigned most = source;
     if (ds->book.of_source[source] >= DATSYNC_MAX_ADDRESSES)
         return source;
-    for (i = CHOSEN + 1; i <= ACCEPTED; i++)
+    for (unsigned i = CHOSEN + 1; i <= ACCEPTED; i++)
         if (most == CHOSEN || ds->book.of_source[i] > ds->book.of_source[most])
             most = i;
     return most;
@@ -10951,18 +11046,17 @@ static unsigned contact_yields(const datsync *ds, unsigned source)
 static contact *contact_add(datsync *ds, const char *text, unsigned source, uint64_t informant, int *error)
 {
     size_t len = strlen(text);
-    unsigned yields;
-    contact *a, **last = &ds->book.first;
+    contact **last = &ds->book.first;
     *error = DATSYNC_E_NOMEM;
     if (!ds->book.slots && !(ds->book.slots = mem_zeroed(&ds->env, ADDRESS_SLOTS * sizeof *ds->book.slots)))
         return NULL;
-    yields = contact_yields(ds, source);
+    unsigned yields = contact_yields(ds, source);
     if ((ds->book.of_source[source] >= DATSYNC_MAX_ADDRESSES || ds->book.count >= ADDRESSES) &&
         (yields == CHOSEN || !contact_make_room(ds, yields))) {
         *error = DATSYNC_E_TOO_BIG;
         return NULL;
     }
-    a = mem_zeroed(&ds->env, sizeof *a + len);
+    contact *a = mem_zeroed(&ds->env, sizeof *a + len);
     if (!a)
         return NULL;
     memcpy(a->text, text, len + 1);
@@ -10983,9 +11077,9 @@ static contact *contact_add(datsync *ds, const char *text, unsigned source, uint
 static int contact_hear(datsync *ds, const char *text, unsigned source, uint64_t informant, uint64_t now)
 {
     contact *a = contact_find(ds, text, 0);
-    int r;
     if (!ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
+    int r;
     if (!a && !(a = contact_add(ds, text, source, informant, &r)))
         return r;
     if (source == CHOSEN && a->source != CHOSEN) {
@@ -11032,11 +11126,11 @@ static int contact_is_first(const datsync *ds, const contact *a, const contact *
 /* The address that is to be dialled now, which is in use from now on; NULL: none is due. */
 static contact *contact_next(datsync *ds)
 {
-    contact *a, *best = NULL;
+    contact *best = NULL;
     uint64_t next_at = NONE;
     if (ds->now < ds->book.next_at)
         return NULL;
-    for (a = ds->book.first; a; a = a->next) {
+    for (contact *a = ds->book.first; a; a = a->next) {
         contact *later = a;
         if (a->state != CONTACT_WAITS && a->state != CONTACT_BARRED)
             continue;
@@ -11133,8 +11227,8 @@ static void contact_refused_beyond(datsync *ds, contact *a, const char *from)
         a->wary_until = ds->now + WARY_MS;
 }
 
-/* Is there an address that was not dialled yet, and may know of more? Those that are found delay an end only for a moment: there is no
- * end of what can be told. */
+/* Is there an address that was not dialled yet, and may know of more? Those that are found delay an end only for a
+ * moment: there is no end of what can be told. */
 static int addresses_untried(const datsync *ds)
 {
     return ds->book.untried_chosen || (ds->book.untried && ds->now - ds->book.found_at < SETTLE_MS);
@@ -11149,16 +11243,17 @@ static void addresses_free(datsync *ds)
 
 /* ================================================================ synchronizer: connections ====================== */
 
+/* Dialling and accepting, one peer for each, its bytes to the network and back. A link ends in one place, link_close,
+ * whatever the reason was. */
+
 static void link_open_feed(link *l, const uint8_t *discovery_key)
 {
     datsync *ds = l->ds;
-    size_t i;
-    for (i = 0; i < ds->feed_count; i++) {
+    for (size_t i = 0; i < ds->feed_count; i++) {
         shared_feed *s = &ds->feeds[i];
-        int r;
         if (s->failed || memcmp(datsync_feed_discovery_key(s->feed), discovery_key, 32) != 0)
             continue;
-        r = datsync_peer_open(l->peer, s->feed, s->mode);
+        int r = datsync_peer_open(l->peer, s->feed, s->mode);
         if (r < 0)
             link_fail(l, r);
         return;
@@ -11167,19 +11262,17 @@ static void link_open_feed(link *l, const uint8_t *discovery_key)
         link_fail(l, DATSYNC_E_UNKNOWN_FEED);
 }
 
-/* Two connections to one peer: the one that was dialled by the smaller id stays (as discovery-swarm 5.1 has it), of two in the same
- * direction the older. */
+/* Two connections to one peer: the one that was dialled by the smaller id stays (as discovery-swarm 5.1 has it), of
+ * two in the same direction the older. */
 static void link_check_duplicate(link *l)
 {
     datsync *ds = l->ds;
-    link *o;
     const uint8_t *id = datsync_peer_remote_id(l->peer);
     int ours_smaller = memcmp(ds->id, id, 32) < 0;
-    for (o = ds->links; o; o = o->next) {
-        int keep_new;
+    for (link *o = ds->links; o; o = o->next) {
         if (o == l || o->error || !link_has_met(o) || memcmp(datsync_peer_remote_id(o->peer), id, 32) != 0)
             continue;
-        keep_new = (l->dialled != NULL) != (o->dialled != NULL) && (l->dialled != NULL) == ours_smaller;
+        int keep_new = (l->dialled != NULL) != (o->dialled != NULL) && (l->dialled != NULL) == ours_smaller;
         link_fail(keep_new ? o : l, DATSYNC_E_DUPLICATE);
         ds->kick = 1;
         return;
@@ -11189,8 +11282,7 @@ static void link_check_duplicate(link *l)
 static void link_open_rest(link *l)
 {
     datsync *ds = l->ds;
-    size_t i;
-    for (i = 0; i < ds->feed_count; i++)
+    for (size_t i = 0; i < ds->feed_count; i++)
         if (!ds->feeds[i].failed && !peer_is_open(l->peer, ds->feeds[i].feed))
             link_open_feed(l, datsync_feed_discovery_key(ds->feeds[i].feed));
 }
@@ -11235,7 +11327,6 @@ static int link_start_peer(link *l)
 {
     datsync *ds = l->ds;
     datsync_peer_options o;
-    int r;
     memset(&o, 0, sizeof o);
     o.env = &ds->env;
     memcpy(o.id, ds->id, 32);
@@ -11247,6 +11338,7 @@ static int link_start_peer(link *l)
     o.pool = &ds->pool;
     o.ctx = l;
     o.on_event = on_peer_event;
+    int r;
     if ((r = datsync_peer_new(&l->peer, &o, ds->now)) < 0)
         return r;
     peer_be_wary(l->peer, contact_wary_until(ds, l->dialled, l->address));
@@ -11292,7 +11384,8 @@ static void link_close(datsync *ds, link *l)
     if (connected)
         ds_event(ds, DATSYNC_EV_DISCONNECTED, NULL, l->address, 0, 0, l->error);
     else
-        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, l->address, l->dialled && l->dialled->state == CONTACT_DROPPED, 0, l->error);
+        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, l->address, l->dialled && l->dialled->state == CONTACT_DROPPED, 0,
+                 l->error);
     mem_free(&ds->env, l);
 }
 
@@ -11323,8 +11416,8 @@ static void accept_all(datsync *ds, intptr_t listener)
 {
     char from[128];
     intptr_t handle;
-    int i, r = 0;
-    for (i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
+    int r = 0;
+    for (int i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
         if (link_count(ds) >= max_peers(ds)) {
             ds->net.close(ds->net.ctx, handle);
             env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection was refused: the cap on connections is reached");
@@ -11340,13 +11433,13 @@ static void accept_all(datsync *ds, intptr_t listener)
 
 int datsync_listen(datsync *ds, const char *address)
 {
-    char bound[160];
-    intptr_t handle;
-    int r;
     if (!ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
     if (mem_grow(&ds->env, &ds->listeners.v, &ds->listeners.cap, ds->listeners.count + 1, sizeof *ds->listeners.v) < 0)
         return DATSYNC_E_NOMEM;
+    char bound[160];
+    intptr_t handle;
+    int r;
     if ((r = ds->net.listen(ds->net.ctx, address, &handle, bound, sizeof bound)) < 0)
         return r;
     ds->listeners.v[ds->listeners.count++] = handle;
@@ -11359,22 +11452,19 @@ int datsync_listen(datsync *ds, const char *address)
 static void link_read(link *l)
 {
     datsync *ds = l->ds;
-    int turns;
-    for (turns = 0; turns < 8 && !l->error; turns++) { /* then others have their turn */
+    for (int turns = 0; turns < 8 && !l->error; turns++) { /* then others have their turn */
         uint8_t *place = NULL;
         size_t room = datsync_peer_space(l->peer, &place);
-        int64_t n;
-        int r;
         if (!room)
             return;
-        n = ds->net.recv(ds->net.ctx, l->handle, place, room);
+        int64_t n = ds->net.recv(ds->net.ctx, l->handle, place, room);
         if (n == DATSYNC_E_AGAIN)
             return;
         if (n < 0) {
             link_fail(l, (int)n);
             return;
         }
-        r = datsync_peer_received(l->peer, (size_t)n, ds->now);
+        int r = datsync_peer_received(l->peer, (size_t)n, ds->now);
         if (r < 0)
             link_fail(l, r);
         if ((size_t)n < room)
@@ -11385,16 +11475,14 @@ static void link_read(link *l)
 static void link_write(link *l)
 {
     datsync *ds = l->ds;
-    int turns;
     l->unsent = 0;
-    for (turns = 0; turns < 8; turns++) {
+    for (int turns = 0; turns < 8; turns++) {
         const uint8_t *buf = NULL;
         size_t len = datsync_peer_output(l->peer, &buf, ds->now);
-        int64_t n;
         l->unsent = len;
         if (!len)
             break;
-        n = ds->net.send(ds->net.ctx, l->handle, buf, len);
+        int64_t n = ds->net.send(ds->net.ctx, l->handle, buf, len);
         if (n == DATSYNC_E_AGAIN)
             return;
         if (n < 0) {
@@ -11415,14 +11503,14 @@ static void link_write(link *l)
 static void link_closing(link *l)
 {
     datsync *ds = l->ds;
-    uint8_t waste[4096];
-    int64_t n;
     int turns = 0;
     if (l->state != LINK_CLOSING) {
         l->state = LINK_CLOSING;
         l->since = ds->now;
     }
     link_write(l);
+    uint8_t waste[4096];
+    int64_t n;
     do
         n = ds->net.recv(ds->net.ctx, l->handle, waste, sizeof waste);
     while (n > 0 && turns++ < 16);
@@ -11479,12 +11567,14 @@ static short link_events(const link *l)
 
 /* ================================================================ synchronizer: feeds ============================ */
 
+/* Which feeds are shared, and when one is complete: everything that is wanted is here, and everybody who may know of
+ * more has answered, or had the time to. */
+
 int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
 {
-    size_t i;
     if (!feed_has_key(feed))
         return DATSYNC_E_STATE;
-    for (i = 0; i < ds->feed_count; i++)
+    for (size_t i = 0; i < ds->feed_count; i++)
         if (memcmp(datsync_feed_key(ds->feeds[i].feed), datsync_feed_key(feed), 32) == 0)
             return DATSYNC_E_STATE;
     if (ds->feed_count == DATSYNC_MAX_CHANNELS)
@@ -11500,8 +11590,7 @@ int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
 
 int datsync_complete(const datsync *ds, const datsync_feed *feed)
 {
-    size_t i;
-    for (i = 0; i < ds->feed_count; i++)
+    for (size_t i = 0; i < ds->feed_count; i++)
         if (ds->feeds[i].feed == feed)
             return ds->feeds[i].complete_length == datsync_feed_length(feed) + 1;
     return 0;
@@ -11509,9 +11598,8 @@ int datsync_complete(const datsync *ds, const datsync_feed *feed)
 
 uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed)
 {
-    const link *l;
     uint64_t n = 0;
-    for (l = ds->links; l; l = l->next)
+    for (const link *l = ds->links; l; l = l->next)
         if (l->peer && !l->error)
             n = MAX(n, datsync_peer_remote_length(l->peer, feed));
     return n;
@@ -11530,13 +11618,12 @@ static int link_settled(const link *l, const datsync_feed *feed)
     return ds->now - l->since >= SETTLE_MS;
 }
 
-/* The peer that had everything may be gone when the last one has had its time: what it had said counts, until somebody offers
- * more. */
+/* The peer that had everything may be gone when the last one has had its time: what it had said counts, until
+ * somebody offers more. */
 static int shared_is_complete(const datsync *ds, shared_feed *s)
 {
-    const link *l;
     int settled = !addresses_untried(ds);
-    for (l = ds->links; l; l = l->next) {
+    for (const link *l = ds->links; l; l = l->next) {
         settled = settled && link_settled(l, s->feed);
         if (!l->peer || (l->error && l->error != DATSYNC_E_DONE))
             continue;
@@ -11552,17 +11639,14 @@ static int shared_is_complete(const datsync *ds, shared_feed *s)
 
 static void feeds_step(datsync *ds)
 {
-    size_t i;
-    for (i = 0; i < ds->feed_count; i++) {
+    for (size_t i = 0; i < ds->feed_count; i++) {
         shared_feed *s = &ds->feeds[i];
-        uint64_t length;
-        int r;
         if (s->failed)
             continue;
-        r = datsync_feed_tick(s->feed, ds->now);
+        int r = datsync_feed_tick(s->feed, ds->now);
         if (r == DATSYNC_E_NO_SPACE && feed_makes_room(s->feed))
             r = 0;
-        length = datsync_feed_length(s->feed);
+        uint64_t length = datsync_feed_length(s->feed);
         if (r >= 0 && length > s->told_length) {
             s->told_length = length;
             ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
@@ -11579,6 +11663,9 @@ static void feeds_step(datsync *ds)
 }
 
 /* ================================================================ synchronizer: drives =========================== */
+
+/* Drives that are shared: their content joins when its key is known, their download takes its steps, their files are
+ * served. */
 
 #ifdef DATSYNC_NO_DRIVE
 
@@ -11618,9 +11705,9 @@ static void on_drive_event(void *ctx, int type, const char *path, uint64_t index
 {
     const shared_drive *s = ctx;
     datsync *ds = s->ds;
-    datsync_event e;
     if (!ds->opt.on_event)
         return;
+    datsync_event e;
     memset(&e, 0, sizeof e);
     e.type = type;
     e.drive = s->drive;
@@ -11636,14 +11723,13 @@ static void on_drive_event(void *ctx, int type, const char *path, uint64_t index
 static int shared_add_content(shared_drive *s)
 {
     datsync *ds = s->ds;
-    link *l;
     int r = drive_ready(s->drive, s->mode);
     if (r < 0 || (r = datsync_add(ds, datsync_drive_content(s->drive), s->mode)) < 0)
         return r;
     ds->feeds[ds->feed_count - 1].quiet = 1;
     s->opened = 1;
     on_drive_event(s, DATSYNC_EV_CONTENT, NULL, 0, 0, 0);
-    for (l = ds->links; l; l = l->next)
+    for (link *l = ds->links; l; l = l->next)
         if (!l->error && link_has_met(l))
             link_open_rest(l);
     ds->kick = 1;
@@ -11656,11 +11742,10 @@ static void shared_bound(const shared_drive *s)
     const datsync *ds = s->ds;
     const datsync_feed *content = datsync_drive_content(s->drive);
     uint64_t end = datsync_feed_length(content);
-    const link *l;
     int peers = 0;
     if (ds->opt.live || !end || addresses_untried(ds))
         return;
-    for (l = ds->links; l; l = l->next) {
+    for (const link *l = ds->links; l; l = l->next) {
         if (l->dialled && l->dialled->tried && !link_has_met(l))
             continue; /* it failed before */
         if (!l->peer || !peer_has_answered(l->peer, content) || ds->now - l->met_at < SETTLE_MS)
@@ -11675,8 +11760,7 @@ static void shared_bound(const shared_drive *s)
 /* Is everything here that is offered? A dat that is not an archive has no history to offer. */
 static int shared_has_history(const datsync *ds, const datsync_feed *content)
 {
-    const link *l;
-    for (l = ds->links; l; l = l->next)
+    for (const link *l = ds->links; l; l = l->next)
         if (!l->error && (!link_settled(l, content) || (l->peer && peer_offers(l->peer, content))))
             return 0;
     return 1;
@@ -11684,8 +11768,7 @@ static int shared_has_history(const datsync *ds, const datsync_feed *content)
 
 static void drives_step(datsync *ds)
 {
-    shared_drive *s;
-    for (s = ds->drives; s; s = s->next) {
+    for (shared_drive *s = ds->drives; s; s = s->next) {
         datsync_drive *d = s->drive;
         datsync_feed *metadata = datsync_drive_metadata(d);
         int r = 0, changed = 0;
@@ -11716,19 +11799,18 @@ static void drives_step(datsync *ds)
 
 int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
 {
-    shared_drive *s, **last = &ds->drives;
-    int r;
-    for (s = ds->drives; s; s = s->next)
+    shared_drive **last = &ds->drives;
+    for (shared_drive *s = ds->drives; s; s = s->next)
         if (s->drive == d)
             return DATSYNC_E_STATE;
-    s = mem_zeroed(&ds->env, sizeof *s);
+    shared_drive *s = mem_zeroed(&ds->env, sizeof *s);
     if (!s)
         return DATSYNC_E_NOMEM;
     s->ds = ds;
     s->drive = d;
     s->mode = mode;
     drive_attach(d, on_drive_event, s);
-    r = datsync_add(ds, datsync_drive_metadata(d), mode);
+    int r = datsync_add(ds, datsync_drive_metadata(d), mode);
     if (r == 0) {
         ds->feeds[ds->feed_count - 1].quiet = 1;
         r = datsync_drive_content(d) ? shared_add_content(s) : drive_ready(d, mode);
@@ -11748,9 +11830,8 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
 
 static uint64_t drives_deadline(const datsync *ds)
 {
-    const shared_drive *s;
     uint64_t at = NONE;
-    for (s = ds->drives; s; s = s->next)
+    for (const shared_drive *s = ds->drives; s; s = s->next)
         if (!s->failed)
             at = MIN(at, s->busy ? ds->now : drive_deadline(s->drive));
     return at;
@@ -11759,8 +11840,7 @@ static uint64_t drives_deadline(const datsync *ds)
 /* No file is kept open for long: others may want to replace it. */
 static void drives_rest(datsync *ds)
 {
-    shared_drive *s;
-    for (s = ds->drives; s; s = s->next)
+    for (shared_drive *s = ds->drives; s; s = s->next)
         file_close(s->drive, NONE);
 }
 
@@ -11783,11 +11863,13 @@ static int drives_free(datsync *ds)
 
 /* ================================================================ synchronizer: the loop ========================= */
 
+/* One turn: accept, dial, let each connection read and write, then feeds and drives. datsync_run owns the loop;
+ * datsync_pollfds, datsync_deadline and datsync_step make it a guest in another one. */
+
 unsigned datsync_peers(const datsync *ds)
 {
-    const link *l;
     unsigned n = 0;
-    for (l = ds->links; l; l = l->next)
+    for (const link *l = ds->links; l; l = l->next)
         n += !l->error && link_has_met(l);
     return n;
 }
@@ -11799,15 +11881,14 @@ unsigned datsync_candidates(const datsync *ds)
 
 size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
 {
-    const link *l;
-    size_t n = 0, i;
-    for (i = 0; i < ds->listeners.count; i++, n++)
+    size_t n = 0;
+    for (size_t i = 0; i < ds->listeners.count; i++, n++)
         if (n < cap) {
             fds[n].handle = ds->listeners.v[i];
             fds[n].events = ds->now < ds->listeners.rest_until ? 0 : DATSYNC_POLL_READ;
             fds[n].revents = 0;
         }
-    for (l = ds->links; l; l = l->next, n++)
+    for (const link *l = ds->links; l; l = l->next, n++)
         if (n < cap) {
             fds[n].handle = l->handle;
             fds[n].events = link_events(l);
@@ -11819,21 +11900,18 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
 uint64_t datsync_deadline(const datsync *ds)
 {
     uint64_t at = MIN(ds->tick_at, drives_deadline(ds));
-    const link *l;
-    size_t i;
     if (ds->kick)
         return ds->now;
-    for (l = ds->links; l; l = l->next) {
+    for (const link *l = ds->links; l; l = l->next)
         if (l->state == LINK_CONNECTING)
             at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
         else if (l->state == LINK_CLOSING)
             at = MIN(at, l->since + (l->unsent ? 2000 : 500));
         else
             at = MIN(at, l->error ? ds->now : datsync_peer_deadline(l->peer));
-    }
     if (link_count(ds) < max_peers(ds))
         at = MIN(at, ds->book.next_at);
-    for (i = 0; i < ds->feed_count; i++)
+    for (size_t i = 0; i < ds->feed_count; i++)
         if (feed_is_uncommitted(ds->feeds[i].feed))
             at = MIN(at, ds->now + DATSYNC_GROUP_MS / 4);
     return at;
@@ -11841,20 +11919,19 @@ uint64_t datsync_deadline(const datsync *ds)
 
 int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
 {
-    link *l, *next;
-    size_t i, k;
     ds->now = MAX(ds->now, now);
-    for (i = 0; i < count; i++)
-        for (k = 0; k < ds->listeners.count; k++)
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < ds->listeners.count; k++)
             if (fds[i].handle == ds->listeners.v[k] && fds[i].revents)
                 accept_all(ds, ds->listeners.v[k]);
     dial_all(ds);
 
-    i = ds->listeners.count;
-    for (l = ds->links; l; l = next) {
+    size_t i = ds->listeners.count;
+    link *next;
+    for (link *l = ds->links; l; l = next) {
         int ready = 0;
         next = l->next;
-        for (k = 0; k < count && !ready; k++) /* in nearly all turns, the first look finds it */
+        for (size_t k = 0; k < count && !ready; k++) /* in nearly all turns, the first look finds it */
             if (fds[(i + k) % count].handle == l->handle) {
                 ready = fds[(i + k) % count].revents;
                 break;
@@ -11865,7 +11942,7 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
 
     if (ds->kick) { /* what a peer that has gone was asked for is asked of the others */
         ds->kick = 0;
-        for (l = ds->links; l; l = l->next)
+        for (link *l = ds->links; l; l = l->next)
             if (l->state == LINK_OPEN && !l->error) {
                 int r = datsync_peer_tick(l->peer, ds->now);
                 if (r < 0)
@@ -11878,7 +11955,7 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
 
     if (ds->now >= ds->tick_at) {
         ds->tick_at = ds->now + 1000;
-        for (l = ds->links; l; l = l->next)
+        for (link *l = ds->links; l; l = l->next)
             if (l->state == LINK_OPEN && !l->error && datsync_peer_tick(l->peer, ds->now) < 0)
                 link_fail(l, peer_error(l->peer));
         drives_rest(ds);
@@ -11889,14 +11966,14 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
 
 int datsync_poll(datsync *ds, unsigned timeout_ms)
 {
-    uint64_t now, at = datsync_deadline(ds);
+    uint64_t at = datsync_deadline(ds);
     size_t n = datsync_pollfds(ds, NULL, 0);
-    int r;
     if (!ds->env.clock || !ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
+    int r;
     if ((r = mem_grow(&ds->env, &ds->fds.v, &ds->fds.cap, n + 1, sizeof *ds->fds.v)) < 0)
         return r;
-    now = ds->env.clock(ds->env.ctx);
+    uint64_t now = ds->env.clock(ds->env.ctx);
     (void)datsync_pollfds(ds, ds->fds.v, n);
     r = ds->net.poll(ds->net.ctx, ds->fds.v, n, at <= now ? 0 : (int)MIN(at - now, timeout_ms));
     return r < 0 ? r : datsync_step(ds, ds->fds.v, n, ds->env.clock(ds->env.ctx));
@@ -11923,17 +12000,16 @@ void datsync_stop(datsync *ds)
 /* The names of extensions become its own, all in one piece. */
 static int ds_copy_extensions(datsync *ds)
 {
-    size_t i, size = ds->opt.extension_count * sizeof *ds->extensions;
-    char *to;
+    size_t size = ds->opt.extension_count * sizeof *ds->extensions;
     if (!ds->opt.extension_count)
         return 0;
-    for (i = 0; i < ds->opt.extension_count; i++)
+    for (size_t i = 0; i < ds->opt.extension_count; i++)
         size += strlen(ds->opt.extensions[i]) + 1;
     ds->extensions = mem_resize(&ds->env, NULL, size);
     if (!ds->extensions)
         return DATSYNC_E_NOMEM;
-    to = (char *)(ds->extensions + ds->opt.extension_count);
-    for (i = 0; i < ds->opt.extension_count; i++) {
+    char *to = (char *)(ds->extensions + ds->opt.extension_count);
+    for (size_t i = 0; i < ds->opt.extension_count; i++) {
         size = strlen(ds->opt.extensions[i]) + 1;
         memcpy(to, ds->opt.extensions[i], size);
         ds->extensions[i] = to;
@@ -11944,13 +12020,12 @@ static int ds_copy_extensions(datsync *ds)
 
 int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
 {
-    datsync_env env;
-    datsync *ds;
     *out = NULL;
     if (sodium_init() < 0)
         return DATSYNC_E_RANDOM;
+    datsync_env env;
     env_init(&env, o->env);
-    ds = mem_zeroed(&env, sizeof *ds);
+    datsync *ds = mem_zeroed(&env, sizeof *ds);
     if (!ds)
         return DATSYNC_E_NOMEM;
     ds->env = env;
@@ -11974,12 +12049,10 @@ int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
 
 int datsync_free(datsync *ds)
 {
-    datsync_env env;
-    size_t i;
-    int r = 0, k;
+    int r = 0;
     if (!ds)
         return 0;
-    env = ds->env;
+    datsync_env env = ds->env;
     ds->opt.on_event = NULL;
     while (ds->links) {
         link *l = ds->links;
@@ -11990,9 +12063,10 @@ int datsync_free(datsync *ds)
         link_close(ds, l);
     }
     addresses_free(ds);
-    for (i = 0; i < ds->listeners.count; i++)
+    for (size_t i = 0; i < ds->listeners.count; i++)
         ds->net.close(ds->net.ctx, ds->listeners.v[i]);
-    for (i = 0; i < ds->feed_count; i++)
+    int k;
+    for (size_t i = 0; i < ds->feed_count; i++)
         if (!ds->feeds[i].failed && (k = datsync_feed_flush(ds->feeds[i].feed)) < 0 && r == 0)
             r = k;
     if ((k = drives_free(ds)) < 0 && r == 0)
@@ -12008,6 +12082,8 @@ int datsync_free(datsync *ds)
 #endif /* DATSYNC_NO_SYNCHRONIZER */
 
 /* ================================================================ errors ======================================== */
+
+/* Their sentences, for people. */
 
 const char *datsync_strerror(int error)
 {
@@ -12071,8 +12147,7 @@ const char *datsync_strerror(int error)
         {DATSYNC_E_BUSY, "it changes while it is read, or another program holds it"},
         {DATSYNC_E_PARTIAL, "not all of it was downloaded"},
     };
-    size_t i;
-    for (i = 0; i < sizeof list / sizeof *list; i++)
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         if (list[i].error == error)
             return list[i].text;
     return "unknown error";

@@ -13,9 +13,9 @@
  *                    next deadline come out.
  *   3. synchronizer  a poll() loop over a pluggable network, with many feeds and many peers.
  *
- * What is not needed can be left out of datsync.c by the compiler's options: drives (-DDATSYNC_NO_DRIVE), and level 3 with the networks
- * in memory (-DDATSYNC_NO_SYNCHRONIZER). What is declared here for them is then not defined. A drive is laid out and served by the
- * synchronizer: without it, it can be read, written and imported.
+ * What is not needed can be left out of datsync.c by the compiler's options: drives (-DDATSYNC_NO_DRIVE), and level
+ * 3 with the networks in memory (-DDATSYNC_NO_SYNCHRONIZER). What is declared here for them is then not defined. A
+ * drive is laid out and served by the synchronizer: without it, it can be read, written and imported.
  *
  * Conventions, for every function here:
  *
@@ -75,8 +75,8 @@ extern "C" {
 #define DATSYNC_MAX_EARLY 17u
 #define DATSYNC_MAX_EARLY_BYTES 65536u
 #define DATSYNC_MAX_EARLY_TOTAL 262144u
-/* Memory for what a remote says that it has, in KiB a channel (a page of 8192 blocks that is neither empty nor full takes
- * one). Haves beyond are not believed. */
+/* Memory for what a remote says that it has, in KiB a channel (a page of 8192 blocks that is neither empty nor full
+ * takes one). Haves beyond are not believed. */
 #define DATSYNC_MAX_REMOTE_KIB 4096u
 /* Extensions in one handshake, and bytes of a name. */
 #define DATSYNC_MAX_EXTENSIONS 64u
@@ -107,48 +107,48 @@ enum datsync_error {
     DATSYNC_E_UNSUPPORTED = -5, /* a plug that this needs is not there */
     DATSYNC_E_RANDOM = -6,      /* libsodium could not be initialised */
     /* wire */
-    DATSYNC_E_MORE = -20,      /* the bytes end before the frame does: come again with more */
-    DATSYNC_E_FRAME = -21,     /* the frame's length is over DATSYNC_MAX_FRAME or over 4 bytes long */
-    DATSYNC_E_MESSAGE = -22,   /* the frame's body does not decode */
-    DATSYNC_E_SPACE = -23,     /* the output buffer is too small */
-    DATSYNC_E_RLE = -24,       /* a run-length encoded bitfield is cut short or too long */
+    DATSYNC_E_MORE = -20,    /* the bytes end before the frame does: come again with more */
+    DATSYNC_E_FRAME = -21,   /* the frame's length is over DATSYNC_MAX_FRAME or over 4 bytes long */
+    DATSYNC_E_MESSAGE = -22, /* the frame's body does not decode */
+    DATSYNC_E_SPACE = -23,   /* the output buffer is too small */
+    DATSYNC_E_RLE = -24,     /* a run-length encoded bitfield is cut short or too long */
     /* feed */
-    DATSYNC_E_NOT_FOUND = -40,     /* no such block, node or feed here */
-    DATSYNC_E_HASH = -41,          /* a block or node does not have the hash that the tree says */
-    DATSYNC_E_SIGNATURE = -42,     /* the signature does not verify */
-    DATSYNC_E_NO_SIGNATURE = -43,  /* a proof came without the signature that it needs */
-    DATSYNC_E_PROOF = -44,         /* nodes are missing from a proof: it cannot be verified yet */
-    DATSYNC_E_OTHER_FEED = -45,    /* the store holds another feed */
-    DATSYNC_E_LOCKED = -46,        /* another process has this feed open */
-    DATSYNC_E_READ_ONLY = -47,     /* no secret key here, or the feed was opened for reading only */
-    DATSYNC_E_CORRUPT = -48,       /* the store's files contradict each other */
-    DATSYNC_E_KEY = -49,           /* key and secret key do not belong together, or a key is malformed */
-    DATSYNC_E_OVERWRITTEN = -50,   /* the bitfield file's header is zeroed: the feed would open as an empty one */
+    DATSYNC_E_NOT_FOUND = -40,    /* no such block, node or feed here */
+    DATSYNC_E_HASH = -41,         /* a block or node does not have the hash that the tree says */
+    DATSYNC_E_SIGNATURE = -42,    /* the signature does not verify */
+    DATSYNC_E_NO_SIGNATURE = -43, /* a proof came without the signature that it needs */
+    DATSYNC_E_PROOF = -44,        /* nodes are missing from a proof: it cannot be verified yet */
+    DATSYNC_E_OTHER_FEED = -45,   /* the store holds another feed */
+    DATSYNC_E_LOCKED = -46,       /* another process has this feed open */
+    DATSYNC_E_READ_ONLY = -47,    /* no secret key here, or the feed was opened for reading only */
+    DATSYNC_E_CORRUPT = -48,      /* the store's files contradict each other */
+    DATSYNC_E_KEY = -49,          /* key and secret key do not belong together, or a key is malformed */
+    DATSYNC_E_OVERWRITTEN = -50,  /* the bitfield file's header is zeroed: the feed would open as an empty one */
     /* peer */
-    DATSYNC_E_CLOSED = -60,          /* the connection ended */
-    DATSYNC_E_PROTOCOL = -61,        /* the remote broke the protocol */
-    DATSYNC_E_TIMEOUT = -62,         /* the remote was silent for too long */
-    DATSYNC_E_FIRST_FEED = -63,      /* the two sides' first feeds differ */
-    DATSYNC_E_SELF = -64,            /* connected to oneself */
-    DATSYNC_E_DUPLICATE = -65,       /* connected to this peer already */
-    DATSYNC_E_EARLY = -66,           /* too many messages on a channel that is not open here */
-    DATSYNC_E_DONE = -67,            /* both sides have all that they wanted: the good end */
-    DATSYNC_E_UNKNOWN_FEED = -68,    /* the remote opened with a feed that is not served here */
-    DATSYNC_E_SLOW = -69,            /* the remote did not take our bytes in time */
-    DATSYNC_E_BAD_DATA = -70,        /* the remote sent a block or proof that is false */
+    DATSYNC_E_CLOSED = -60,       /* the connection ended */
+    DATSYNC_E_PROTOCOL = -61,     /* the remote broke the protocol */
+    DATSYNC_E_TIMEOUT = -62,      /* the remote was silent for too long */
+    DATSYNC_E_FIRST_FEED = -63,   /* the two sides' first feeds differ */
+    DATSYNC_E_SELF = -64,         /* connected to oneself */
+    DATSYNC_E_DUPLICATE = -65,    /* connected to this peer already */
+    DATSYNC_E_EARLY = -66,        /* too many messages on a channel that is not open here */
+    DATSYNC_E_DONE = -67,         /* both sides have all that they wanted: the good end */
+    DATSYNC_E_UNKNOWN_FEED = -68, /* the remote opened with a feed that is not served here */
+    DATSYNC_E_SLOW = -69,         /* the remote did not take our bytes in time */
+    DATSYNC_E_BAD_DATA = -70,     /* the remote sent a block or proof that is false */
     /* I/O */
-    DATSYNC_E_IO = -80,         /* the operating system failed to read, write or connect */
-    DATSYNC_E_NO_SPACE = -81,   /* no space left on the device, or quota, or file size limit */
-    DATSYNC_E_ACCESS = -82,     /* permission denied, or a read-only file system */
-    DATSYNC_E_NO_ENTRY = -83,   /* no such file or directory */
-    DATSYNC_E_IN_USE = -84,     /* the address is taken */
-    DATSYNC_E_REFUSED = -85,    /* the connection was refused */
-    DATSYNC_E_AGAIN = -86,      /* nothing to do now: wait for poll */
-    DATSYNC_E_ADDRESS = -87,    /* the address does not parse, resolve or belong to this machine */
+    DATSYNC_E_IO = -80,          /* the operating system failed to read, write or connect */
+    DATSYNC_E_NO_SPACE = -81,    /* no space left on the device, or quota, or file size limit */
+    DATSYNC_E_ACCESS = -82,      /* permission denied, or a read-only file system */
+    DATSYNC_E_NO_ENTRY = -83,    /* no such file or directory */
+    DATSYNC_E_IN_USE = -84,      /* the address is taken */
+    DATSYNC_E_REFUSED = -85,     /* the connection was refused */
+    DATSYNC_E_AGAIN = -86,       /* nothing to do now: wait for poll */
+    DATSYNC_E_ADDRESS = -87,     /* the address does not parse, resolve or belong to this machine */
     DATSYNC_E_UNREACHABLE = -88, /* no route, or the dial timed out */
     /* drive */
     DATSYNC_E_HEADER = -100,     /* the first block of the metadata is not the header of a drive */
-    DATSYNC_E_INDEX = -101,      /* an entry's index points forward, in a circle or at another folder, or does not decode */
+    DATSYNC_E_INDEX = -101,      /* an entry's index points forward, in a circle or elsewhere, or does not decode */
     DATSYNC_E_ENTRY = -102,      /* an entry does not decode, or is neither a file nor a folder */
     DATSYNC_E_PATH = -103,       /* an entry's path is one that a drive must not have: `..`, an empty segment, `.dat` */
     DATSYNC_E_RANGE = -104,      /* an entry's offset or size lies outside the content, or is not that of its blocks */
@@ -212,8 +212,8 @@ typedef struct datsync_node {
     uint8_t hash[32];
 } datsync_node;
 
-/* The bits of `has`, for each type of message: 1 << the number of the protobuf field. Unhave, Want and Unwant are as Have, Cancel is
- * as Request. */
+/* The bits of `has`, for each type of message: 1 << the number of the protobuf field. Unhave, Want and Unwant are as
+ * Have, Cancel is as Request. */
 #define DATSYNC_FEED_DISCOVERY_KEY (1u << 1)
 #define DATSYNC_FEED_NONCE (1u << 2)
 #define DATSYNC_HANDSHAKE_ID (1u << 1)
@@ -267,7 +267,7 @@ typedef struct datsync_message {
         } request;
         struct { /* 1, 2, 3, 4 */
             uint64_t index;
-            datsync_bytes value; /* encoding with has bit 2 and data NULL: `len` bytes are left free, see below */
+            datsync_bytes value;       /* encoding with has bit 2 and data NULL: `len` bytes are left free, see below */
             const datsync_node *nodes; /* encoding: array of node_count; decoding: NULL */
             size_t node_count;
             datsync_bytes signature;
@@ -297,9 +297,10 @@ int datsync_next_node(const datsync_message *m, size_t *at, datsync_node *node);
 
 /* Encode with length prefix into buf[0..cap). Returns the bytes written, DATSYNC_E_SPACE, DATSYNC_E_TOO_BIG for a
  * frame over the limit or DATSYNC_E_INVALID for a message that datsync_decode would refuse: without a field that its
- * type requires, or without any (an Info or a Handshake needs one), of no such type or channel. With buf NULL, returns the size that it would take. For Data whose value
- * has data == NULL and len > 0, the value's place is left unwritten and its offset is stored in *gap (may be NULL
- * otherwise), so that a block can be read straight into the output. */
+ * type requires, or without any (an Info or a Handshake needs one), of no such type or channel. With buf NULL,
+ * returns the size that it would take. For Data whose value has data == NULL and len > 0, the value's place is left
+ * unwritten and its offset is stored in *gap (may be NULL otherwise), so that a block can be read straight into the
+ * output. */
 int64_t datsync_encode(const datsync_message *m, uint8_t *buf, size_t cap, size_t *gap);
 
 /* Protobuf's unsigned varint. decode: bytes taken (1 to 10), DATSYNC_E_MORE or DATSYNC_E_MESSAGE.
@@ -329,12 +330,13 @@ int64_t datsync_rle_encode(const uint8_t *bits, size_t len, uint8_t *out, size_t
 
 /* BLAKE2b-256 of `hypercore` (lower case), keyed with the public key: what may be told to strangers. */
 void datsync_discovery_key(uint8_t out[32], const uint8_t key[32]);
-/* A link as people have it: KEY, 64 hexadecimal digits, with or without `dat://` or `dat:` before (in any case) or `https://HOST/`, as
- * the old web pages had it (`http` too); behind it maybe `+VERSION`, and `/PATH`, whose escapes (%20) are decoded; blanks around.
- * A query and a fragment are passed over. *version: 1 to DATSYNC_MAX_BLOCKS, 0 if it names none. path[0..cap): one slash before each
- * name and none behind, `""` if it names none (a lone `/` is none). Where version or path is NULL, a link that has one is
- * DATSYNC_E_INVALID. DATSYNC_E_KEY: there is no key in it; DATSYNC_E_UNSUPPORTED: what stands in the key's place is a name, which
- * would have to be looked up; DATSYNC_E_INVALID: no such version can be; DATSYNC_E_PATH: an escape that is none, no UTF-8, `..`;
+/* A link as people have it: KEY, 64 hexadecimal digits, with or without `dat://` or `dat:` before (in any case) or
+ * `https://HOST/`, as the old web pages had it (`http` too); behind it maybe `+VERSION`, and `/PATH`, whose escapes
+ * (%20) are decoded; blanks around. A query and a fragment are passed over. *version: 1 to DATSYNC_MAX_BLOCKS, 0 if
+ * it names none. path[0..cap): one slash before each name and none behind, `""` if it names none (a lone `/` is
+ * none). Where version or path is NULL, a link that has one is DATSYNC_E_INVALID. DATSYNC_E_KEY: there is no key in
+ * it; DATSYNC_E_UNSUPPORTED: what stands in the key's place is a name, which would have to be looked up;
+ * DATSYNC_E_INVALID: no such version can be; DATSYNC_E_PATH: an escape that is none, no UTF-8, `..`;
  * DATSYNC_E_TOO_BIG: cap is too small (strlen(link) + 1 is enough). What it writes to is undefined then. */
 int datsync_link_parse(const char *link, uint8_t key[32], uint64_t *version, char *path, size_t cap);
 /* The same where only the key is wanted. Returns 0 or DATSYNC_E_KEY, also for a link to a version or a path. */
@@ -381,7 +383,8 @@ typedef struct datsync_store {
     int (*sync)(void *ctx, int part);
     /* Give the bytes back to the file system; they read as zeros or as before. May be NULL: nothing is freed. */
     int (*punch)(void *ctx, int part, uint64_t offset, uint64_t len);
-    /* Exclusive, until close: 0, DATSYNC_E_LOCKED, DATSYNC_E_NOT_FOUND (nothing is there), or an I/O error. May be NULL. */
+    /* Exclusive, until close: 0, DATSYNC_E_LOCKED, DATSYNC_E_NOT_FOUND (nothing is there), or an I/O error. May be
+     * NULL. */
     int (*lock)(void *ctx);
     /* Release everything, ctx too. May be NULL. */
     void (*close)(void *ctx);
@@ -415,13 +418,13 @@ typedef struct datsync_feed_options {
 
 /* Open what the store holds. The store belongs to the feed from this call on, also if it fails: it is closed.
  * Recovery happens here: the length is that of the longest signature that verifies; a block without its tree leaf is
- * dropped; an owner's blocks that were written but not yet claimed are verified and claimed again.
- * Errors: DATSYNC_E_NOT_FOUND (empty, and no CREATE), DATSYNC_E_OTHER_FEED, DATSYNC_E_LOCKED, DATSYNC_E_KEY,
- * DATSYNC_E_CORRUPT (more is claimed than the signatures stand for: an owner would fork the feed, a reader could prove
- * nothing; no file is changed), DATSYNC_E_OVERWRITTEN (the same, for a bitfield file whose header is zeroed: DATSYNC_SALVAGE tells
- * more), I/O. An empty
- * secret key part is none. A bitfield file whose header states another of the two deployed page sizes than it has is read
- * by that which it has, and unless opened for reading only its header is put right. */
+ * dropped; an owner's blocks that were written but not yet claimed are verified and claimed again. Errors:
+ * DATSYNC_E_NOT_FOUND (empty, and no CREATE), DATSYNC_E_OTHER_FEED, DATSYNC_E_LOCKED, DATSYNC_E_KEY,
+ * DATSYNC_E_CORRUPT (more is claimed than the signatures stand for: an owner would fork the feed, a reader could
+ * prove nothing; no file is changed), DATSYNC_E_OVERWRITTEN (the same, for a bitfield file whose header is zeroed:
+ * DATSYNC_SALVAGE tells more), I/O. An empty secret key part is none. A bitfield file whose header states another of
+ * the two deployed page sizes than it has is read by that which it has, and unless opened for reading only its
+ * header is put right. */
 int datsync_feed_open(datsync_feed **out, const datsync_feed_options *options);
 /* Commit and close; peers must have been freed before. Returns the commit's result; the feed is gone in any case. */
 int datsync_feed_close(datsync_feed *feed);
@@ -468,11 +471,11 @@ typedef struct datsync_proof {
 /* The proof of a block for somebody whose digest is `nodes`; with `hash`, the leaf comes first. DATSYNC_E_NOT_FOUND if
  * the leaf is not held, DATSYNC_E_NO_SIGNATURE if the one that is needed is not there. */
 int datsync_feed_proof(datsync_feed *feed, uint64_t index, uint64_t nodes, int hash, datsync_proof *out);
-/* Verify a block (value->data NULL: its hash alone, which is then the proof's first node) and store it. In any order.
- * Returns 1 if it is new, 0 if it was held already; DATSYNC_E_HASH, DATSYNC_E_SIGNATURE, DATSYNC_E_NO_SIGNATURE,
- * DATSYNC_E_PROOF, DATSYNC_E_INVALID (an index that no feed has, or no key here), DATSYNC_E_TOO_BIG, DATSYNC_E_READ_ONLY;
- * nothing is stored then. A hash alone binds only the sum of its and its sibling's sizes; the first of the two blocks to come
- * settles them. */
+/* Verify a block (value->data NULL: its hash alone, which is then the proof's first node) and store it. In any
+ * order. Returns 1 if it is new, 0 if it was held already; DATSYNC_E_HASH, DATSYNC_E_SIGNATURE,
+ * DATSYNC_E_NO_SIGNATURE, DATSYNC_E_PROOF, DATSYNC_E_INVALID (an index that no feed has, or no key here),
+ * DATSYNC_E_TOO_BIG, DATSYNC_E_READ_ONLY; nothing is stored then. A hash alone binds only the sum of its and its
+ * sibling's sizes; the first of the two blocks to come settles them. */
 int datsync_feed_put(datsync_feed *feed, uint64_t index, datsync_bytes value, const datsync_proof *proof);
 
 /* Called for each fault found: the block, and enum datsync_part of the file that is wrong. */
@@ -495,20 +498,20 @@ uint64_t datsync_feed_missing(const datsync_feed *feed);
 
 /* ================================================================ 2. drive ===================================== */
 
-/* A folder of files in two feeds (hyperdrive 9): `metadata`, one entry for each change, and `content`, the bytes of all files one
- * behind the other. */
+/* A folder of files in two feeds (hyperdrive 9): `metadata`, one entry for each change, and `content`, the bytes of
+ * all files one behind the other. */
 
 /* One file or folder beneath a root, as the operating system tells it. */
 typedef struct datsync_file_info {
-    uint32_t mode;  /* type and permissions as in Stat: 0100000 file, 0040000 folder, 0120000 symbolic link, else neither */
+    uint32_t mode;  /* as in Stat: 0100000 file, 0040000 folder, 0120000 symbolic link; and permissions */
     uint64_t size;  /* bytes */
     uint64_t mtime; /* ms since 1970 */
 } datsync_file_info;
 
-/* Files beneath a root. Paths are relative to it, UTF-8, with `/` between names, and have been checked: no empty, `.` or `..`
- * name, no NUL. No function may follow a symbolic link, also not in the folders on the way (DATSYNC_E_LINK). `""` is the root
- * itself, for list and stat. Errors beside those of I/O: DATSYNC_E_NO_ENTRY, DATSYNC_E_NAME, DATSYNC_E_NOT_FOLDER,
- * DATSYNC_E_IS_FOLDER. */
+/* Files beneath a root. Paths are relative to it, UTF-8, with `/` between names, and have been checked: no empty,
+ * `.` or `..` name, no NUL. No function may follow a symbolic link, also not in the folders on the way
+ * (DATSYNC_E_LINK). `""` is the root itself, for list and stat. Errors beside those of I/O: DATSYNC_E_NO_ENTRY,
+ * DATSYNC_E_NAME, DATSYNC_E_NOT_FOLDER, DATSYNC_E_IS_FOLDER. */
 typedef struct datsync_files {
     void *ctx;
     int case_folds; /* the file system takes `A` and `a` for one name */
@@ -520,10 +523,10 @@ typedef struct datsync_files {
     void (*close_file)(void *ctx, intptr_t file);
     /* What is at this path (the link itself, where it is one). */
     int (*stat)(void *ctx, const char *path, datsync_file_info *out);
-    /* Call fn for each name in a folder, in any order, until it returns non-zero, which is returned. The names are not checked;
-     * stat each as needed. */
+    /* Call fn for each name in a folder, in any order, until it returns non-zero, which is returned. The names are
+     * not checked; stat each as needed. */
     int (*list)(void *ctx, const char *path, int (*fn)(void *arg, const char *name), void *arg);
-    int (*mkdir)(void *ctx, const char *path); /* 0 also if it is a folder already */
+    int (*mkdir)(void *ctx, const char *path);                  /* 0 also if it is a folder already */
     int (*rename)(void *ctx, const char *from, const char *to); /* replaces a file */
     int (*unlink)(void *ctx, const char *path);
     int (*rmdir)(void *ctx, const char *path); /* DATSYNC_E_STATE if it is not empty */
@@ -537,10 +540,10 @@ typedef struct datsync_files {
 /* Where an owner's secret keys are; never in the folder that is shared. */
 typedef struct datsync_secrets {
     void *ctx;
-    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]); /* DATSYNC_E_NOT_FOUND: it has none;
-                                                                                        DATSYNC_E_KEY: what it has is no key */
+    /* DATSYNC_E_NOT_FOUND: it has none; DATSYNC_E_KEY: what it has is no key. */
+    int (*load)(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64]);
     int (*save)(void *ctx, const uint8_t discovery_key[32], const uint8_t secret_key[64]); /* synced, mode 0600 */
-    void (*close)(void *ctx); /* may be NULL */
+    void (*close)(void *ctx);                                                              /* may be NULL */
 } datsync_secrets;
 
 /* An entry's Stat. Times in ms since 1970. */
@@ -552,8 +555,9 @@ typedef struct datsync_stat {
     uint64_t mtime, ctime;
 } datsync_stat;
 
-/* One entry of the metadata. `path` begins with `/`, is NUL-terminated, and is valid until the next call on the drive. It is what
- * the feed says, unchecked: `error` is 0, or DATSYNC_E_PATH or DATSYNC_E_ENTRY for one that must not be laid out. */
+/* One entry of the metadata. `path` begins with `/`, is NUL-terminated, and is valid until the next call on the
+ * drive. It is what the feed says, unchecked: `error` is 0, or DATSYNC_E_PATH or DATSYNC_E_ENTRY for one that must
+ * not be laid out. */
 typedef struct datsync_entry {
     const char *path;
     uint64_t version; /* its number in the metadata */
@@ -565,66 +569,69 @@ typedef struct datsync_entry {
 typedef struct datsync_drive datsync_drive;
 
 enum datsync_drive_flags {
-    /* With CREATE: keep the whole history of the content in the content store's data part, and lay files out as copies. Without
-     * it, the content is in the files themselves, as `dat` keeps it, and only the latest version of each is there. What the
-     * store holds decides when it exists already. Without files, always. */
+    /* With CREATE: keep the whole history of the content in the content store's data part, and lay files out as
+     * copies. Without it, the content is in the files themselves, as `dat` keeps it, and only the latest version of
+     * each is there. What the store holds decides when it exists already. Without files, always. */
     DATSYNC_ARCHIVE = 16
 };
 
 typedef struct datsync_drive_options {
-    const datsync_env *env;          /* may be NULL; copied */
-    datsync_store metadata, content; /* with no `read`: memory stores. A folder's are datsync_os_store(DIR/.dat, "metadata.") and
-                                        "content."; hyperdrive's own (DIR/metadata, "") and (DIR/content, ""), without files */
-    datsync_files files;             /* with no `open_file`: none; nothing is laid out */
-    datsync_secrets secrets;         /* with no `load`: as the metadata store holds it */
-    const uint8_t *key;              /* 32 bytes, or NULL: what the store holds */
-    const uint8_t *secret_key;       /* 64 bytes, or NULL: what `secrets` has, if the folder says that it is the owner's */
-    unsigned flags;                  /* DATSYNC_CREATE (without a key: a new drive), READ_ONLY, NO_SYNC, ARCHIVE, SALVAGE */
+    const datsync_env *env; /* may be NULL; copied */
+    /* With no `read`: memory stores. A folder's are datsync_os_store(DIR/.dat, "metadata.") and "content.";
+     * hyperdrive's own (DIR/metadata, "") and (DIR/content, ""), without files. */
+    datsync_store metadata, content;
+    datsync_files files;       /* with no `open_file`: none; nothing is laid out */
+    datsync_secrets secrets;   /* with no `load`: as the metadata store holds it */
+    const uint8_t *key;        /* 32 bytes, or NULL: what the store holds */
+    const uint8_t *secret_key; /* 64 bytes, or NULL: what `secrets` has, if the folder says that it is the owner's */
+    unsigned flags;            /* DATSYNC_CREATE (without a key: a new drive), READ_ONLY, NO_SYNC, ARCHIVE, SALVAGE */
 } datsync_drive_options;
 
-/* Open the drive that stores and files hold. All plugs belong to the drive from this call on, also if it fails. Errors: as
- * datsync_feed_open; DATSYNC_E_HEADER; DATSYNC_E_KEY (a content key that is the metadata's). */
+/* Open the drive that stores and files hold. All plugs belong to the drive from this call on, also if it fails.
+ * Errors: as datsync_feed_open; DATSYNC_E_HEADER; DATSYNC_E_KEY (a content key that is the metadata's). */
 int datsync_drive_open(datsync_drive **out, const datsync_drive_options *options);
 /* Commit and close; synchronizers must have been freed before. */
 int datsync_drive_close(datsync_drive *drive);
 int datsync_drive_flush(datsync_drive *drive);
 
-datsync_feed *datsync_drive_metadata(const datsync_drive *drive); /* its key is the drive's; belongs to the drive */
-datsync_feed *datsync_drive_content(const datsync_drive *drive);  /* NULL until the header is known; belongs to the drive */
+datsync_feed *datsync_drive_metadata(const datsync_drive *drive); /* the drive's; its key is that of the drive */
+datsync_feed *datsync_drive_content(const datsync_drive *drive);  /* the drive's; NULL until the header is known */
 int datsync_drive_writable(const datsync_drive *drive);
 int datsync_drive_archive(const datsync_drive *drive);
 /* The newest version known: the number of the last entry, 0 if there is none. */
 uint64_t datsync_drive_version(const datsync_drive *drive);
-/* The version whose files are in the folder, whole or on their way: that of `metadata.latest`, if the files don't say that it is the
- * newest; an owner's is the newest. datsync_drive_look tells whether it is there whole. */
+/* The version whose files are in the folder, whole or on their way: that of `metadata.latest`, if the files don't
+ * say that it is the newest; an owner's is the newest. datsync_drive_look tells whether it is there whole. */
 uint64_t datsync_drive_laid_out(datsync_drive *drive);
 
-/* Reading entries. Each may return DATSYNC_E_NOT_FOUND, DATSYNC_E_INDEX, DATSYNC_E_ENTRY, an I/O error, or DATSYNC_E_MORE when a
- * metadata block is needed that is not here: *needed is its number; want it, and come again. With `needed` NULL, find and list
- * tell what is known without it, the newest of the entries that are here for each name, and then return DATSYNC_E_MORE (find: with
- * out->path NULL if there is none). Versions: 0 is the empty drive. */
+/* Reading entries. Each may return DATSYNC_E_NOT_FOUND, DATSYNC_E_INDEX, DATSYNC_E_ENTRY, an I/O error, or
+ * DATSYNC_E_MORE when a metadata block is needed that is not here: *needed is its number; want it, and come again.
+ * With `needed` NULL, find and list tell what is known without it, the newest of the entries that are here for each
+ * name, and then return DATSYNC_E_MORE (find: with out->path NULL if there is none). Versions: 0 is the empty drive. */
 /* The entry with this number, 1 to datsync_drive_version(). */
 int datsync_drive_entry(datsync_drive *drive, uint64_t number, datsync_entry *out, uint64_t *needed);
-/* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other history. With an
- * error, but as is said above, *out tells nothing. */
+/* What was at `path` in a version, by the index: the entries of one folder for each level of the path, no other
+ * history. With an error, but as is said above, *out tells nothing. */
 int datsync_drive_find(datsync_drive *drive, uint64_t version, const char *path, datsync_entry *out, uint64_t *needed);
-/* fn is called for each file and folder entry of a version beneath `path` (`/`: all), in the order of the index; with `deep` 0 only
- * for those in the folder itself, and for a folder with files beneath it that has no entry of its own (or one of a file: both can be
- * there) an entry with the mode of a folder and version 0. It may not call the drive. Until it returns non-zero, which is returned. */
+/* fn is called for each file and folder entry of a version beneath `path` (`/`: all), in the order of the index;
+ * with `deep` 0 only for those in the folder itself, and for a folder with files beneath it that has no entry of its
+ * own (or one of a file: both can be there) an entry with the mode of a folder and version 0. It may not call the
+ * drive. Until it returns non-zero, which is returned. */
 typedef int datsync_entry_fn(void *ctx, const datsync_entry *entry);
-int datsync_drive_list(datsync_drive *drive, uint64_t version, const char *path, int deep, datsync_entry_fn *fn, void *ctx,
-                       uint64_t *needed);
-/* Bytes of an entry's file, each block checked against the tree. Returns how many; fewer than len only at the file's end.
- * DATSYNC_E_NOT_FOUND when a block is not held, DATSYNC_E_HASH when the file was changed. */
+int datsync_drive_list(datsync_drive *drive, uint64_t version, const char *path, int deep, datsync_entry_fn *fn,
+                       void *ctx, uint64_t *needed);
+/* Bytes of an entry's file, each block checked against the tree. Returns how many; fewer than len only at the file's
+ * end. DATSYNC_E_NOT_FOUND when a block is not held, DATSYNC_E_HASH when the file was changed. */
 int64_t datsync_drive_read(datsync_drive *drive, const datsync_entry *entry, uint64_t offset, void *buf, size_t len);
 
 /* Writing, as the owner. A change is durable, and told to peers, after the next commit. */
 /* Give the next bytes: > 0, 0 at the end, or an error, which put returns. */
 typedef int64_t datsync_read_fn(void *ctx, void *buf, size_t len);
-/* Put a file (bytes from read, which may be NULL for none) or, with the mode of a folder, a folder. Of `stat`, mode, uid, gid, mtime
- * and ctime count. Where the content is in the files, the bytes must be those of the file at this path. Returns the new
- * version. */
-int64_t datsync_drive_put(datsync_drive *drive, const char *path, const datsync_stat *stat, datsync_read_fn *read, void *ctx);
+/* Put a file (bytes from read, which may be NULL for none) or, with the mode of a folder, a folder. Of `stat`, mode,
+ * uid, gid, mtime and ctime count. Where the content is in the files, the bytes must be those of the file at this
+ * path. Returns the new version. */
+int64_t datsync_drive_put(datsync_drive *drive, const char *path, const datsync_stat *stat, datsync_read_fn *read,
+                          void *ctx);
 /* DATSYNC_E_NOT_FOUND if there is no such entry. Returns the new version. */
 int64_t datsync_drive_remove(datsync_drive *drive, const char *path);
 
@@ -632,39 +639,42 @@ enum datsync_change { DATSYNC_ADDED, DATSYNC_UPDATED, DATSYNC_REMOVED, DATSYNC_U
 
 /* What import tells. */
 typedef struct datsync_import_event {
-    int change;         /* enum datsync_change */
-    const char *path;   /* begins with `/` */
-    uint64_t size;      /* bytes of the file */
-    uint64_t done;      /* of them read. Large files are told of several times; done == size ends it */
-    int error;          /* REFUSED: why */
+    int change;       /* enum datsync_change */
+    const char *path; /* begins with `/` */
+    uint64_t size;    /* bytes of the file */
+    uint64_t done;    /* of them read. Large files are told of several times; done == size ends it */
+    int error;        /* REFUSED: why */
 } datsync_import_event;
 
 typedef struct datsync_import_options {
     void *ctx;
-    /* Leave this path out (for a folder, everything beneath it). NULL: none. `.dat` is left out in any case, and symbolic links
-     * are REFUSED. What is left out and was imported before is removed from the drive. */
+    /* Leave this path out (for a folder, everything beneath it). NULL: none. `.dat` is left out in any case, and
+     * symbolic links are REFUSED. What is left out and was imported before is removed from the drive. */
     int (*ignore)(void *ctx, const char *path, int is_folder);
     /* Also called between the blocks of a large file; it may call datsync_poll. Non-zero ends the import in order:
      * DATSYNC_E_AGAIN. */
     int (*on_event)(void *ctx, const datsync_import_event *event);
-    /* Is this file, which is new or not as it was recorded, to be taken now? 0: it stays as it is in the drive, until the next import;
-     * it may be in the making. `maybe_same`: its size is as recorded, so it would be read to see whether its bytes are. NULL: all are. */
+    /* Is this file, which is new or not as it was recorded, to be taken now? 0: it stays as it is in the drive,
+     * until the next import; it may be in the making. `maybe_same`: its size is as recorded, so it would be read to
+     * see whether its bytes are. NULL: all are. */
     int (*ready)(void *ctx, const char *path, const datsync_file_info *info, int maybe_same);
     int dry_run; /* only tell what would be done */
     int keep;    /* remove nothing */
 } datsync_import_options;
 
-/* Bring the drive up to its folder: new and changed files are put, those that are gone are removed. A file counts as unchanged if size
- * and mtime are those of its entry, or if every byte is (while the drive is open it is read again only where these have changed). Empty
- * folders become entries. Returns how many changes were made. */
+/* Bring the drive up to its folder: new and changed files are put, those that are gone are removed. A file counts as
+ * unchanged if size and mtime are those of its entry, or if every byte is (while the drive is open it is read again
+ * only where these have changed). Empty folders become entries. Returns how many changes were made. */
 int64_t datsync_drive_import(datsync_drive *drive, const datsync_import_options *options);
 
 /* How what is downloaded is laid out, from the next version that is laid out on. */
 typedef struct datsync_layout {
     void *ctx;
-    uint64_t version; /* 0: the newest. One that does not exist, once all metadata is here: DATSYNC_EV_FAILED, DATSYNC_E_NOT_FOUND */
-    int force;        /* overwrite and delete also files that were changed here; folders and links in the way stay */
-    int (*select)(void *ctx, const char *path); /* non-zero: download this file or folder. NULL: all. Must outlive the drive */
+    /* 0: the newest. One that does not exist, once all metadata is here: DATSYNC_EV_FAILED, DATSYNC_E_NOT_FOUND. */
+    uint64_t version;
+    int force; /* overwrite and delete also files that were changed here; folders and links in the way stay */
+    /* Non-zero: download this file or folder. NULL: all. Must outlive the drive. */
+    int (*select)(void *ctx, const char *path);
 } datsync_layout;
 void datsync_drive_layout(datsync_drive *drive, const datsync_layout *layout);
 
@@ -674,16 +684,17 @@ typedef struct datsync_drive_state {
     uint64_t laid_out; /* the version all of whose files and folders are here, 0: none */
     uint64_t missing;  /* entries of the metadata that are not here: what they change is not known */
     int has_header;
-    uint64_t files, bytes, blocks; /* of the newest version, or the one that the layout names: files, their bytes, content blocks */
+    uint64_t files, bytes, blocks; /* of the newest version, or of the layout's: files, their bytes, blocks */
     uint64_t whole, held;          /* files and blocks of these that are here */
-    int complete;                  /* the newest version is here, whole. Says nothing of what peers may know beyond it */
-    uint64_t lost, shown; /* living files that the index loses and deleted ones that it shows, as deletions by old versions of
+    int complete; /* the newest version is here, whole. Says nothing of what peers may know beyond it */
+    uint64_t lost,
+        shown; /* living files that the index loses and deleted ones that it shows, as deletions by old versions of
                              append-tree leave it: every function here goes by the history instead */
 } datsync_drive_state;
 
-/* How files are checked against their entries. `fault` (may be NULL) is told each entry that is not here whole, and why:
- * DATSYNC_E_PARTIAL (not all of it was downloaded), DATSYNC_E_NO_ENTRY (it was here), DATSYNC_E_CHANGED, ... An empty file that is
- * not there is none: the deployed implementation makes none. */
+/* How files are checked against their entries. `fault` (may be NULL) is told each entry that is not here whole, and
+ * why: DATSYNC_E_PARTIAL (not all of it was downloaded), DATSYNC_E_NO_ENTRY (it was here), DATSYNC_E_CHANGED, ... An
+ * empty file that is not there is none: the deployed implementation makes none. */
 typedef struct datsync_drive_check {
     void *ctx;
     void (*fault)(void *ctx, const datsync_entry *entry, int error);
@@ -692,9 +703,9 @@ typedef struct datsync_drive_check {
 
 /* A quick look, by names, sizes and what is claimed; it reads no file. Writes nothing. */
 int datsync_drive_look(datsync_drive *drive, datsync_drive_state *out, const datsync_drive_check *check);
-/* Check all files of the version that is here against the tree. Returns how many entries are good. Writes nothing: what is not as
- * recorded is only not offered while the drive is open. (The synchronizer looks before it announces anything, reads by and by what
- * must be read, and looks again each minute at what was not as recorded.) */
+/* Check all files of the version that is here against the tree. Returns how many entries are good. Writes nothing:
+ * what is not as recorded is only not offered while the drive is open. (The synchronizer looks before it announces
+ * anything, reads by and by what must be read, and looks again each minute at what was not as recorded.) */
 int64_t datsync_drive_verify(datsync_drive *drive, const datsync_drive_check *check);
 
 /* ================================================================ 2. peer ====================================== */
@@ -728,14 +739,14 @@ enum { DATSYNC_DOWNLOAD = 1, DATSYNC_UPLOAD = 2 };
 
 typedef struct datsync_peer_options {
     const datsync_env *env;
-    uint8_t id[32];     /* zeros: random. The same for all connections of one program: it is how a connection to
+    uint8_t id[32];          /* zeros: random. The same for all connections of one program: it is how a connection to
                            oneself is noticed */
-    int live;           /* stay after everything is there */
-    int ack;            /* ask for acknowledgements */
-    datsync_bytes user_data;               /* sent in the handshake; copied */
+    int live;                /* stay after everything is there */
+    int ack;                 /* ask for acknowledgements */
+    datsync_bytes user_data; /* sent in the handshake; copied */
     const char *const *extensions; /* names this side speaks, any order; copied */
     size_t extension_count;
-    uint32_t timeout_ms;   /* 0: DATSYNC_TIMEOUT_MS; UINT32_MAX: none */
+    uint32_t timeout_ms;       /* 0: DATSYNC_TIMEOUT_MS; UINT32_MAX: none */
     struct datsync_pool *pool; /* bound on memory for large frames, shared by several peers; NULL: none */
     void *ctx;
     void (*on_event)(void *ctx, datsync_peer *peer, const datsync_peer_event *event); /* may be NULL */
@@ -827,8 +838,8 @@ typedef struct datsync_net {
     int (*poll)(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms);
 } datsync_net;
 
-/* A network inside the process: any name can be listened on, and streams are pairs of buffers. Its poll never waits. For
- * tests and for embedders who connect two synchronizers. Free it after the synchronizers. */
+/* A network inside the process: any name can be listened on, and streams are pairs of buffers. Its poll never waits.
+ * For tests and for embedders who connect two synchronizers. Free it after the synchronizers. */
 typedef struct datsync_memory_net datsync_memory_net;
 int datsync_memory_net_new(datsync_memory_net **out, const datsync_env *env, datsync_net *net);
 void datsync_memory_net_free(datsync_memory_net *net);
@@ -846,7 +857,7 @@ enum datsync_event_type {
     DATSYNC_EV_UPLOAD,       /* feed, index, size: sent */
     DATSYNC_EV_REJECT,       /* feed, index, address, error */
     DATSYNC_EV_COMPLETE,     /* feed: everything that was asked for and offered is stored and synced */
-    DATSYNC_EV_FAILED,       /* feed, error: the store failed, or the drive's header is none; the feed takes no more part */
+    DATSYNC_EV_FAILED,       /* feed, error: the store failed, or a drive's header is none; it takes no more part */
     DATSYNC_EV_TICK,         /* once a second, for status lines */
     DATSYNC_EV_CONTENT,      /* drive, feed: its content feed is open */
     DATSYNC_EV_PLAN,         /* drive: version `index` is going to be laid out; size: bytes to download for it */
@@ -854,8 +865,8 @@ enum datsync_event_type {
     DATSYNC_EV_REMOVED,      /* drive, path: deleted upstream, removed here */
     DATSYNC_EV_REFUSED,      /* drive, path, error: not laid out, or kept as it is here (DATSYNC_E_CHANGED) */
     DATSYNC_EV_VERSION,      /* drive: version `index` is laid out and synced; size: how many entries were refused */
-    DATSYNC_EV_AWAY,         /* drive, path, index: its version, error: a file that was here is not served, and why. It is looked
-                                at again each minute */
+    DATSYNC_EV_AWAY,         /* drive, path, index: its version, error: why a file that was here is not served. It is
+                        looked at again each minute */
     DATSYNC_EV_BACK          /* drive, path, index: it is served again */
 };
 
@@ -871,17 +882,17 @@ typedef struct datsync_event {
 
 typedef struct datsync_options {
     const datsync_env *env;
-    const datsync_net *net; /* copied; NULL: no network, which only makes sense in tests */
-    unsigned max_peers;     /* 0: 64 */
-    uint32_t timeout_ms;    /* as in datsync_peer_options */
-    uint32_t write_timeout_ms;   /* a remote that takes no byte of ours for so long is dropped. 0: 15000 */
-    uint32_t connect_timeout_ms; /* 0: 3000 */
+    const datsync_net *net;        /* copied; NULL: no network, which only makes sense in tests */
+    unsigned max_peers;            /* 0: 64 */
+    uint32_t timeout_ms;           /* as in datsync_peer_options */
+    uint32_t write_timeout_ms;     /* a remote that takes no byte of ours for so long is dropped. 0: 15000 */
+    uint32_t connect_timeout_ms;   /* 0: 3000 */
     uint32_t handshake_timeout_ms; /* 0: 5000 */
-    int live;               /* connections stay after everything is there */
+    int live;                      /* connections stay after everything is there */
     int ack;
     const char *const *extensions; /* names this side speaks, any order; copied */
     size_t extension_count;
-    size_t frame_pool;      /* bytes for large frames, all peers together. 0: 32 MiB */
+    size_t frame_pool; /* bytes for large frames, all peers together. 0: 32 MiB */
     void *ctx;
     /* May call datsync_connect, datsync_stop and the readers. */
     void (*on_event)(void *ctx, datsync *ds, const datsync_event *event);
@@ -897,21 +908,21 @@ int datsync_free(datsync *ds);
 /* Share and download this feed with every peer that knows it. Must outlive ds. At most DATSYNC_MAX_CHANNELS; a
  * connection's first feed is the first that the remote asks for, or, when dialling, the first added. */
 int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode);
-/* Share and download a drive: its metadata and, as soon as its header is known, its content, on the same connections. What is
- * downloaded is laid out as datsync_drive_layout says. Must outlive ds. Before anything is announced, files that were changed here
- * are found by size and mtime, and their blocks are not offered. */
+/* Share and download a drive: its metadata and, as soon as its header is known, its content, on the same
+ * connections. What is downloaded is laid out as datsync_drive_layout says. Must outlive ds. Before anything is
+ * announced, files that were changed here are found by size and mtime, and their blocks are not offered. */
 int datsync_add_drive(datsync *ds, datsync_drive *drive, unsigned mode);
 int datsync_listen(datsync *ds, const char *address);
-/* Dial an address that somebody chose, and dial it again after 1, 1, 5, 15 s when it fails or ends badly (a good connection resets
- * that); then it is dropped. Its handshake failed: not again for 10 minutes; it sent what does not verify: not for an hour; it is
- * oneself: never. An address that is known already is not added twice; one that was dropped begins anew. DATSYNC_E_TOO_BIG: over
- * DATSYNC_MAX_ADDRESSES. */
+/* Dial an address that somebody chose, and dial it again after 1, 1, 5, 15 s when it fails or ends badly (a good
+ * connection resets that); then it is dropped. Its handshake failed: not again for 10 minutes; it sent what does not
+ * verify: not for an hour; it is oneself: never. An address that is known already is not added twice; one that was
+ * dropped begins anew. DATSYNC_E_TOO_BIG: over DATSYNC_MAX_ADDRESSES. */
 int datsync_connect(datsync *ds, const char *address, uint64_t now);
-/* The same of one that was found. `source` says by which way, 1 to DATSYNC_MAX_SOURCES - 1 as the caller numbers them; `informant` who
- * said so (any number that tells them apart). Dialled are first the chosen ones, then those that have worked before, then one of each
- * source in turn, and of a source one of each informant in turn. Where DATSYNC_MAX_ADDRESSES of a source are known, one of the informant
- * who told of the most goes, failures first; what was chosen never goes. Found addresses that were not dialled yet delay the end
- * of a transfer by no more than 2 s. */
+/* The same of one that was found. `source` says by which way, 1 to DATSYNC_MAX_SOURCES - 1 as the caller numbers
+ * them; `informant` who said so (any number that tells them apart). Dialled are first the chosen ones, then those
+ * that have worked before, then one of each source in turn, and of a source one of each informant in turn. Where
+ * DATSYNC_MAX_ADDRESSES of a source are known, one of the informant who told of the most goes, failures first; what
+ * was chosen never goes. Found addresses that were not dialled yet delay the end of a transfer by no more than 2 s. */
 int datsync_found(datsync *ds, const char *address, unsigned source, uint64_t informant, uint64_t now);
 
 /* As a guest in another loop: fill fds (up to cap) and return how many there are in all; wait for them, no longer than
@@ -920,12 +931,12 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap);
 uint64_t datsync_deadline(const datsync *ds);
 int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now);
 
-/* Own the loop until datsync_stop was called, `stopped` said so, or (when not live, and nothing listens) nothing is left
- * to do. Needs a clock. */
+/* Own the loop until datsync_stop was called, `stopped` said so, or (when not live, and nothing listens) nothing is
+ * left to do. Needs a clock. */
 int datsync_run(datsync *ds);
 void datsync_stop(datsync *ds);
-/* One turn of datsync_run, which waits no longer than so many milliseconds (0: not at all): 0 or an error. For programs that have
- * other work to do in between; that datsync_stop was called, only datsync_run heeds. */
+/* One turn of datsync_run, which waits no longer than so many milliseconds (0: not at all): 0 or an error. For
+ * programs that have other work to do in between; that datsync_stop was called, only datsync_run heeds. */
 int datsync_poll(datsync *ds, unsigned timeout_ms);
 
 int datsync_complete(const datsync *ds, const datsync_feed *feed);
@@ -938,8 +949,8 @@ uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed);
 
 /* In net_posix.c and net_win32.c. */
 
-/* TCP on IPv4 and IPv6, and on POSIX Unix sockets. Addresses: `HOST:PORT`, `[V6]:PORT`, `:PORT` (all interfaces when listening,
- * loopback when connecting), `unix:PATH`. Host names are resolved when connecting, which waits. */
+/* TCP on IPv4 and IPv6, and on POSIX Unix sockets. Addresses: `HOST:PORT`, `[V6]:PORT`, `:PORT` (all interfaces when
+ * listening, loopback when connecting), `unix:PATH`. Host names are resolved when connecting, which waits. */
 const datsync_net *datsync_os_net(void);
 /* A folder with the six files, each named prefix + part (`key`, `secret_key`, `tree`, ...); prefix may be NULL. flags:
  * DATSYNC_CREATE makes the folder, DATSYNC_READ_ONLY opens for reading. Files are made when first written; the secret
@@ -947,8 +958,8 @@ const datsync_net *datsync_os_net(void);
 int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, unsigned flags);
 /* The files beneath a folder. DATSYNC_CREATE makes the folder (not those above it). */
 int datsync_os_files(datsync_files *out, const char *dir, unsigned flags);
-/* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir NULL:
- * `.dat/secret_keys` in the home folder. An empty file counts as none. Folders are made when a key is saved. */
+/* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir
+ * NULL: `.dat/secret_keys` in the home folder. An empty file counts as none. Folders are made when a key is saved. */
 int datsync_os_secrets(datsync_secrets *out, const char *dir);
 /* Monotonic milliseconds; fits datsync_env.clock. */
 uint64_t datsync_os_clock(void *ctx);
@@ -957,13 +968,13 @@ uint64_t datsync_os_clock(void *ctx);
 int datsync_os_signals(void);
 /* The number of the signal that came, 0 if none; fits datsync_options.stopped. */
 int datsync_os_stopped(void *ctx);
-/* Read standard input: > 0 bytes, 0 at its end, DATSYNC_E_AGAIN once a signal has come (which also ends the waiting), or an
- * I/O error. */
+/* Read standard input: > 0 bytes, 0 at its end, DATSYNC_E_AGAIN once a signal has come (which also ends the
+ * waiting), or an I/O error. */
 int64_t datsync_os_input(void *buf, size_t len);
 /* Columns of the terminal on standard error, 0 if it is none. */
 int datsync_os_terminal(void);
-/* To be called by main first: the words become UTF-8 and the standard streams binary, which only Windows needs. What *argv
- * points to lives as long as the process. */
+/* To be called by main first: the words become UTF-8 and the standard streams binary, which only Windows needs. What
+ * *argv points to lives as long as the process. */
 int datsync_os_main(int *argc, char ***argv);
 /* As fopen(path, "rb"), with a path in UTF-8: a FILE *, NULL with errno set. */
 void *datsync_os_fopen(const char *path);

@@ -54,8 +54,8 @@
 #define OS_KEEP_DEPTH 16
 /* So many of them: a file goes from one to another, and its neighbours do the same. */
 #define OS_KEEP 4
-/* Whether others have moved it meanwhile is looked at after so many milliseconds. Until then, what was beneath the root is
- * what is reached, wherever it is now: it is the folder itself that is open, not its path. */
+/* Whether others have moved it meanwhile is looked at after so many milliseconds. Until then, what was beneath the
+ * root is what is reached, wherever it is now: it is the folder itself that is open, not its path. */
 #define OS_KEEP_MS 5
 /* Bytes for getpwuid_r: a line of the passwd file. */
 #define OS_MAX_PASSWD 4096
@@ -95,11 +95,9 @@ static const struct {
 /* Everything that isn't in the table (EIO, EMFILE, ENOTDIR, ...) is DATSYNC_E_IO; errno keeps the number. */
 static int os_error(int number)
 {
-    for (size_t i = 0; i < sizeof os_errors / sizeof os_errors[0]; i++) {
-        if (os_errors[i].number == number) {
+    for (size_t i = 0; i < sizeof os_errors / sizeof os_errors[0]; i++)
+        if (os_errors[i].number == number)
             return os_errors[i].error;
-        }
-    }
     return DATSYNC_E_IO;
 }
 
@@ -118,9 +116,8 @@ static void os_on_signal(int number)
     int saved = errno;
     os_signal.number = number;
     /* A full pipe wakes poll just as well. */
-    if (write(os_signal.pipe[1], "", 1) < 0) {
+    if (write(os_signal.pipe[1], "", 1) < 0)
         errno = saved;
-    }
     errno = saved;
 }
 
@@ -128,9 +125,8 @@ static void os_on_signal(int number)
 static int os_prepare(int fd)
 {
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return os_error(errno);
-    }
     return 0;
 }
 
@@ -138,16 +134,13 @@ int datsync_os_signals(void)
 {
     struct sigaction action;
 
-    if (os_signal.hooked) {
+    if (os_signal.hooked)
         return DATSYNC_E_STATE;
-    }
-    if (pipe(os_signal.pipe) < 0) {
+    if (pipe(os_signal.pipe) < 0)
         return os_error(errno);
-    }
     int error = os_prepare(os_signal.pipe[0]);
-    if (error == 0) {
+    if (error == 0)
         error = os_prepare(os_signal.pipe[1]);
-    }
     if (error != 0) {
         close(os_signal.pipe[0]);
         close(os_signal.pipe[1]);
@@ -178,14 +171,12 @@ int64_t datsync_os_input(void *buf, size_t len)
     struct pollfd set[2] = {{STDIN_FILENO, POLLIN, 0}, {os_signal.hooked ? os_signal.pipe[0] : -1, POLLIN, 0}};
 
     for (;;) {
-        if (os_signal.number != 0) {
+        if (os_signal.number != 0)
             return DATSYNC_E_AGAIN;
-        }
         if (poll(set, 2, -1) >= 0 && set[0].revents != 0 && os_signal.number == 0) {
             ssize_t got = read(STDIN_FILENO, buf, len);
-            if (got >= 0 || (errno != EINTR && errno != EAGAIN)) {
+            if (got >= 0 || (errno != EINTR && errno != EAGAIN))
                 return got >= 0 ? (int64_t)got : os_error(errno);
-            }
         }
     }
 }
@@ -205,14 +196,12 @@ int datsync_os_terminal(void)
 {
     const char *term = getenv("TERM");
 
-    if (!isatty(STDERR_FILENO) || (term != NULL && strcmp(term, "dumb") == 0)) {
+    if (!isatty(STDERR_FILENO) || (term != NULL && strcmp(term, "dumb") == 0))
         return 0;
-    }
 #ifdef TIOCGWINSZ
     struct winsize size;
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
         return size.ws_col;
-    }
 #endif
     return 80;
 }
@@ -244,21 +233,18 @@ static int net_split(const char *address, char host[OS_MAX_HOST], char port[6])
     const char *end = colon;
 
     if (colon == NULL || colon[1] == 0 || strlen(colon + 1) > 5 ||
-        strspn(colon + 1, "0123456789") != strlen(colon + 1) || strtoul(colon + 1, NULL, 10) > 65535) {
+        strspn(colon + 1, "0123456789") != strlen(colon + 1) || strtoul(colon + 1, NULL, 10) > 65535)
         return DATSYNC_E_ADDRESS;
-    }
     if (*begin == '[') {
-        if (end[-1] != ']' || end - begin < 3) {
+        if (end[-1] != ']' || end - begin < 3)
             return DATSYNC_E_ADDRESS;
-        }
         begin++;
         end--;
     } else if (memchr(begin, ':', (size_t)(end - begin)) != NULL) {
         return DATSYNC_E_ADDRESS; /* a bare IPv6 address: where its port begins is anyone's guess */
     }
-    if (end - begin >= OS_MAX_HOST) {
+    if (end - begin >= OS_MAX_HOST)
         return DATSYNC_E_ADDRESS;
-    }
     memcpy(host, begin, (size_t)(end - begin));
     host[end - begin] = 0;
     strcpy(port, colon + 1);
@@ -272,23 +258,19 @@ static int net_resolve(const char *address, int passive, struct addrinfo **list)
     struct addrinfo hints;
 
     int error = net_split(address, host, port);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     memset(&hints, 0, sizeof hints);
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
     int got = getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, list);
-    if (got == EAI_MEMORY) {
+    if (got == EAI_MEMORY)
         return DATSYNC_E_NOMEM;
-    }
-    if (got == EAI_AGAIN) {
+    if (got == EAI_AGAIN)
         return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
-    }
-    if (got == EAI_SYSTEM) {
+    if (got == EAI_SYSTEM)
         return os_error(errno);
-    }
     return got == 0 ? 0 : DATSYNC_E_ADDRESS;
 }
 
@@ -298,9 +280,8 @@ static int net_unix_address(const char *address, struct sockaddr_un *out)
 
     memset(out, 0, sizeof *out);
     out->sun_family = AF_UNIX;
-    if (*path == 0 || strlen(path) >= sizeof out->sun_path) {
+    if (*path == 0 || strlen(path) >= sizeof out->sun_path)
         return DATSYNC_E_ADDRESS;
-    }
     strcpy(out->sun_path, path);
     return 0;
 }
@@ -311,9 +292,8 @@ static void net_text(const struct sockaddr_storage *from, socklen_t len, char *o
     struct sockaddr_storage plain = *from;
     char host[OS_MAX_HOST], port[16];
 
-    if (cap == 0) {
+    if (cap == 0)
         return;
-    }
     if (from->ss_family == AF_UNIX) {
         struct sockaddr_un un;
         memset(&un, 0, sizeof un);
@@ -348,11 +328,10 @@ static void net_own_text(int fd, char *out, size_t cap)
     socklen_t len = sizeof own;
 
     memset(&own, 0, sizeof own);
-    if (getsockname(fd, (struct sockaddr *)&own, &len) == 0) {
+    if (getsockname(fd, (struct sockaddr *)&own, &len) == 0)
         net_text(&own, len, out, cap);
-    } else if (cap > 0) {
+    else if (cap > 0)
         out[0] = 0;
-    }
 }
 
 /* ---------------------------------------------------------------- streams -------------------------------------- */
@@ -361,9 +340,8 @@ static void net_own_text(int fd, char *out, size_t cap)
 static int net_socket(int family)
 {
     int fd = socket(family, SOCK_STREAM, 0);
-    if (fd < 0) {
+    if (fd < 0)
         return os_error(errno);
-    }
     int error = os_prepare(fd);
     if (error != 0) {
         close(fd);
@@ -387,13 +365,11 @@ static int net_is_stale(const struct sockaddr_un *address)
 {
     struct stat status;
 
-    if (lstat(address->sun_path, &status) < 0 || !S_ISSOCK(status.st_mode)) {
+    if (lstat(address->sun_path, &status) < 0 || !S_ISSOCK(status.st_mode))
         return 0;
-    }
     int fd = net_socket(AF_UNIX);
-    if (fd < 0) {
+    if (fd < 0)
         return 0;
-    }
     int stale = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 && errno == ECONNREFUSED;
     close(fd);
     return stale;
@@ -404,9 +380,8 @@ static int net_listen_unix(const char *address)
     struct sockaddr_un un;
 
     int fd = net_unix_address(address, &un);
-    if (fd < 0 || (fd = net_socket(AF_UNIX)) < 0) {
+    if (fd < 0 || (fd = net_socket(AF_UNIX)) < 0)
         return fd;
-    }
     int got = bind(fd, (const struct sockaddr *)&un, sizeof un);
     if (got < 0 && errno == EADDRINUSE && net_is_stale(&un)) {
         unlink(un.sun_path);
@@ -431,14 +406,12 @@ static int net_listen_one(const struct addrinfo *at, int all)
     int on = 1, off = 0;
 
     int fd = net_socket(at->ai_family);
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 #ifdef IPV6_V6ONLY
-    if (at->ai_family == AF_INET6) {
+    if (at->ai_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, all ? &off : &on, sizeof on);
-    }
 #endif
     if (bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, OS_BACKLOG) < 0) {
         int error = os_error(errno);
@@ -456,19 +429,15 @@ static int net_listen_tcp(const char *address)
     int all = address[0] == ':';
 
     int fd = net_resolve(address, 1, &list);
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     fd = DATSYNC_E_ADDRESS;
     for (int pass = 0; pass < 2 && fd < 0 && fd != DATSYNC_E_IN_USE; pass++) {
-        for (struct addrinfo *at = list; at != NULL && fd < 0 && fd != DATSYNC_E_IN_USE; at = at->ai_next) {
-            if (!all || (at->ai_family == AF_INET6) == (pass == 0)) {
+        for (struct addrinfo *at = list; at != NULL && fd < 0 && fd != DATSYNC_E_IN_USE; at = at->ai_next)
+            if (!all || (at->ai_family == AF_INET6) == (pass == 0))
                 fd = net_listen_one(at, all);
-            }
-        }
-        if (!all) {
+        if (!all)
             break;
-        }
     }
     freeaddrinfo(list);
     return fd;
@@ -478,9 +447,8 @@ static int net_listen(void *ctx, const char *address, intptr_t *listener, char *
 {
     (void)ctx;
     int fd = net_is_unix(address) ? net_listen_unix(address) : net_listen_tcp(address);
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     net_own_text(fd, bound, cap);
     *listener = fd;
     return 0;
@@ -505,11 +473,10 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
         return error;
     }
     net_tune(fd);
-    if (remote.ss_family == AF_UNIX || len < (socklen_t)sizeof(struct sockaddr_in)) {
+    if (remote.ss_family == AF_UNIX || len < (socklen_t)sizeof(struct sockaddr_in))
         net_own_text(fd, from, cap); /* the other end of a Unix socket has no name */
-    } else {
+    else
         net_text(&remote, len, from, cap);
-    }
     *stream = fd;
     return 0;
 }
@@ -518,19 +485,17 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
 static int net_dial(int family, const struct sockaddr *to, socklen_t len, int *pending)
 {
     int fd = net_socket(family);
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     net_tune(fd);
     *pending = 0;
     if (connect(fd, to, len) < 0) {
         if (errno != EINPROGRESS && errno != EINTR) {
             int error = os_error(errno);
-            if (errno == EAGAIN) {
+            if (errno == EAGAIN)
                 error = DATSYNC_E_REFUSED; /* a Unix listener whose queue is full */
-            } else if (errno == EADDRNOTAVAIL) {
+            else if (errno == EADDRNOTAVAIL)
                 error = DATSYNC_E_UNREACHABLE; /* out of local ports, or nothing of that family here */
-            }
             close(fd);
             return error;
         }
@@ -547,15 +512,12 @@ static int net_connected(void *ctx, intptr_t stream)
     socklen_t size = sizeof number;
 
     (void)ctx;
-    if (getsockopt((int)stream, SOL_SOCKET, SO_ERROR, &number, &size) < 0) {
+    if (getsockopt((int)stream, SOL_SOCKET, SO_ERROR, &number, &size) < 0)
         number = errno;
-    }
-    if (number != 0) {
+    if (number != 0)
         return os_error(number);
-    }
-    if (getpeername((int)stream, (struct sockaddr *)&remote, &len) == 0) {
+    if (getpeername((int)stream, (struct sockaddr *)&remote, &len) == 0)
         return 0;
-    }
     return errno == ENOTCONN ? DATSYNC_E_AGAIN : os_error(errno);
 }
 
@@ -564,9 +526,8 @@ static int net_glance(int fd, int timeout_ms)
 {
     struct pollfd one = {fd, POLLOUT, 0};
 
-    if (poll(&one, 1, timeout_ms) <= 0) {
+    if (poll(&one, 1, timeout_ms) <= 0)
         return DATSYNC_E_AGAIN;
-    }
     return net_connected(NULL, fd);
 }
 
@@ -578,9 +539,8 @@ static int net_connect_tcp(const char *address)
     int best = -1, fd = -1, pending = 0;
 
     int error = net_resolve(address, 0, &list);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     error = DATSYNC_E_ADDRESS;
     for (struct addrinfo *at = list; at != NULL; at = at->ai_next) {
         fd = net_dial(at->ai_family, at->ai_addr, at->ai_addrlen, &pending);
@@ -589,17 +549,14 @@ static int net_connect_tcp(const char *address)
             continue;
         }
         int state = pending ? DATSYNC_E_AGAIN : 0;
-        if (pending && (at->ai_next != NULL || best >= 0)) {
+        if (pending && (at->ai_next != NULL || best >= 0))
             state = net_glance(fd, OS_NEXT_ADDRESS_MS);
-        }
         if (state == 0 || (state == DATSYNC_E_AGAIN && best < 0)) {
-            if (best >= 0) {
+            if (best >= 0)
                 close(best);
-            }
             best = fd;
-            if (state == 0) {
+            if (state == 0)
                 break;
-            }
         } else {
             close(fd);
             error = state == DATSYNC_E_AGAIN ? error : state;
@@ -617,15 +574,13 @@ static int net_connect(void *ctx, const char *address, intptr_t *stream)
     if (net_is_unix(address)) {
         struct sockaddr_un un;
         fd = net_unix_address(address, &un);
-        if (fd == 0) {
+        if (fd == 0)
             fd = net_dial(AF_UNIX, (const struct sockaddr *)&un, sizeof un, &pending);
-        }
     } else {
         fd = net_connect_tcp(address);
     }
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     *stream = fd;
     return 0;
 }
@@ -635,15 +590,12 @@ static int64_t net_recv(void *ctx, intptr_t stream, void *buf, size_t len)
     (void)ctx;
     for (;;) {
         ssize_t got = recv((int)stream, buf, len, 0);
-        if (got > 0) {
+        if (got > 0)
             return got;
-        }
-        if (got == 0) {
+        if (got == 0)
             return DATSYNC_E_CLOSED;
-        }
-        if (errno != EINTR) {
+        if (errno != EINTR)
             return os_error(errno);
-        }
     }
 }
 
@@ -652,18 +604,14 @@ static int64_t net_send(void *ctx, intptr_t stream, const void *buf, size_t len)
     (void)ctx;
     for (;;) {
         ssize_t got = send((int)stream, buf, len, MSG_NOSIGNAL);
-        if (got > 0) {
+        if (got > 0)
             return got;
-        }
-        if (got == 0) {
+        if (got == 0)
             return DATSYNC_E_AGAIN;
-        }
-        if (errno == ENOBUFS) {
+        if (errno == ENOBUFS)
             return DATSYNC_E_AGAIN; /* macOS: the kernel is short of buffers for now */
-        }
-        if (errno != EINTR) {
+        if (errno != EINTR)
             return os_error(errno);
-        }
     }
 }
 
@@ -682,9 +630,8 @@ static void net_close(void *ctx, intptr_t handle)
         struct sockaddr_un un;
         memset(&un, 0, sizeof un);
         memcpy(&un, &own, len < sizeof un ? len : sizeof un - 1);
-        if (un.sun_path[0] != 0) {
+        if (un.sun_path[0] != 0)
             unlink(un.sun_path);
-        }
     }
     close(fd);
 }
@@ -698,9 +645,8 @@ static short net_ready(short asked, short got)
     if (got & (POLLERR | POLLHUP | POLLNVAL)) {
         /* recv and send tell what it is, after the bytes that still are there. */
         ready |= asked;
-        if (asked == 0 || (got & (POLLERR | POLLNVAL))) {
+        if (asked == 0 || (got & (POLLERR | POLLNVAL)))
             ready |= DATSYNC_POLL_ERROR;
-        }
     }
     return (short)ready;
 }
@@ -726,9 +672,8 @@ static int net_poll_set(struct pollfd *set, datsync_pollfd *fds, size_t count, i
         all++;
     }
     int got = poll(set, (nfds_t)all, timeout_ms);
-    if (got < 0) {
+    if (got < 0)
         return errno == EINTR || errno == EAGAIN ? 0 : os_error(errno);
-    }
     for (size_t i = 0; i < count; i++) {
         fds[i].revents = net_ready(fds[i].events, set[i].revents);
         ready += fds[i].revents != 0;
@@ -745,13 +690,11 @@ static int net_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms
     struct pollfd few[OS_POLL_FEW];
 
     (void)ctx;
-    if (count < OS_POLL_FEW) {
+    if (count < OS_POLL_FEW)
         return net_poll_set(few, fds, count, timeout_ms);
-    }
     struct pollfd *set = malloc((count + 1) * sizeof *set);
-    if (set == NULL) {
+    if (set == NULL)
         return DATSYNC_E_NOMEM;
-    }
     int ready = net_poll_set(set, fds, count, timeout_ms);
     free(set);
     return ready;
@@ -785,19 +728,16 @@ static int64_t file_read(int fd, uint64_t offset, void *buf, size_t len)
     size_t done = 0;
 
     int error = file_range(offset, len);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     while (done < len) {
         ssize_t got = pread(fd, (char *)buf + done, len - done, (off_t)(offset + done));
-        if (got == 0) {
+        if (got == 0)
             break;
-        }
-        if (got > 0) {
+        if (got > 0)
             done += (size_t)got;
-        } else if (errno != EINTR) {
+        else if (errno != EINTR)
             return os_error(errno);
-        }
     }
     return (int64_t)done;
 }
@@ -809,13 +749,12 @@ static int file_write(int fd, uint64_t offset, const void *buf, size_t len)
     int error = file_range(offset, len);
     while (error == 0 && done < len) {
         ssize_t got = pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
-        if (got > 0) {
+        if (got > 0)
             done += (size_t)got;
-        } else if (got == 0) {
+        else if (got == 0)
             error = DATSYNC_E_NO_SPACE;
-        } else if (errno != EINTR) {
+        else if (errno != EINTR)
             error = os_error(errno);
-        }
     }
     return error;
 }
@@ -823,11 +762,9 @@ static int file_write(int fd, uint64_t offset, const void *buf, size_t len)
 static int file_truncate(int fd, uint64_t size)
 {
     int error = file_range(size, 0);
-    while (error == 0 && ftruncate(fd, (off_t)size) < 0) {
-        if (errno != EINTR) {
+    while (error == 0 && ftruncate(fd, (off_t)size) < 0)
+        if (errno != EINTR)
             error = os_error(errno);
-        }
-    }
     return error;
 }
 
@@ -840,9 +777,8 @@ static int file_sync(int fd, int whole)
 #if defined(F_FULLFSYNC)
         (void)whole;
         got = fcntl(fd, F_FULLFSYNC);
-        if (got < 0 && errno != EINTR) {
+        if (got < 0 && errno != EINTR)
             got = fsync(fd);
-        }
 #elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
         got = whole ? fsync(fd) : fdatasync(fd);
 #else
@@ -883,11 +819,10 @@ static int file_open_folder(const char *dir, unsigned flags, int *made)
 {
     *made = 0;
     if ((flags & DATSYNC_CREATE) && !(flags & DATSYNC_READ_ONLY)) {
-        if (mkdir(dir, 0777) == 0) {
+        if (mkdir(dir, 0777) == 0)
             *made = 1;
-        } else if (errno != EEXIST) {
+        else if (errno != EEXIST)
             return os_error(errno);
-        }
     }
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return fd < 0 ? os_error(errno) : fd;
@@ -929,16 +864,14 @@ static int folder_open_old(folder *f, int part)
     int writable = (f->flags & DATSYNC_READ_ONLY) == 0;
     int fd = -1;
 
-    if (writable) {
+    if (writable)
         fd = folder_openat(f, part, O_RDWR);
-    }
     if (!writable || (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))) {
         writable = 0;
         fd = folder_openat(f, part, O_RDONLY);
     }
-    if (fd < 0) {
+    if (fd < 0)
         return os_error(errno);
-    }
     f->fd[part] = fd;
     f->writable[part] = writable;
     return 0;
@@ -949,23 +882,18 @@ static int folder_open(folder *f, int part, int writing)
 {
     if (f->fd[part] < 0) {
         int error = folder_open_old(f, part);
-        if (error != 0 && (error != DATSYNC_E_NO_ENTRY || !writing)) {
+        if (error != 0 && (error != DATSYNC_E_NO_ENTRY || !writing))
             return error;
-        }
     }
-    if (!writing || f->writable[part]) {
+    if (!writing || f->writable[part])
         return 0;
-    }
-    if (f->flags & DATSYNC_READ_ONLY) {
+    if (f->flags & DATSYNC_READ_ONLY)
         return DATSYNC_E_READ_ONLY;
-    }
-    if (f->fd[part] >= 0) {
+    if (f->fd[part] >= 0)
         return DATSYNC_E_ACCESS; /* it opens for reading only */
-    }
     int fd = folder_openat(f, part, O_RDWR | O_CREAT);
-    if (fd < 0) {
+    if (fd < 0)
         return os_error(errno);
-    }
     f->fd[part] = fd;
     f->writable[part] = 1;
     f->grown = 1;
@@ -977,12 +905,10 @@ static int64_t folder_read(void *ctx, int part, uint64_t offset, void *buf, size
     folder *f = ctx;
 
     int error = file_range(offset, len);
-    if (error == 0) {
+    if (error == 0)
         error = folder_open(f, part, 0);
-    }
-    if (error != 0) {
+    if (error != 0)
         return error == DATSYNC_E_NO_ENTRY ? 0 : error;
-    }
     return file_read(f->fd[part], offset, buf, len);
 }
 
@@ -991,9 +917,8 @@ static int folder_write(void *ctx, int part, uint64_t offset, const void *buf, s
     folder *f = ctx;
 
     int error = file_range(offset, len);
-    if (error == 0) {
+    if (error == 0)
         error = folder_open(f, part, 1);
-    }
     return error != 0 ? error : file_write(f->fd[part], offset, buf, len);
 }
 
@@ -1003,12 +928,10 @@ static int64_t folder_size(void *ctx, int part)
     struct stat status;
 
     int error = folder_open(f, part, 0);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
-    if (fstat(f->fd[part], &status) < 0) {
+    if (fstat(f->fd[part], &status) < 0)
         return os_error(errno);
-    }
     return (int64_t)status.st_size;
 }
 
@@ -1017,9 +940,8 @@ static int folder_truncate(void *ctx, int part, uint64_t size)
     folder *f = ctx;
 
     int error = file_range(size, 0);
-    if (error == 0) {
+    if (error == 0)
         error = folder_open(f, part, 1);
-    }
     return error != 0 ? error : file_truncate(f->fd[part], size);
 }
 
@@ -1045,12 +967,10 @@ static int folder_sync(void *ctx, int part)
 
     /* Also what another process has written: recovery asks for that. */
     int error = folder_open(f, part, 0);
-    if (error == DATSYNC_E_NO_ENTRY) {
+    if (error == DATSYNC_E_NO_ENTRY)
         return 0;
-    }
-    if (error == 0) {
+    if (error == 0)
         error = file_sync(f->fd[part], 0);
-    }
     return error != 0 ? error : folder_sync_names(f);
 }
 
@@ -1059,15 +979,12 @@ static int folder_punch(void *ctx, int part, uint64_t offset, uint64_t len)
     folder *f = ctx;
 
     int error = file_range(offset, len);
-    if (error != 0 || len == 0 || folder_open(f, part, 0) != 0 || !f->writable[part]) {
+    if (error != 0 || len == 0 || folder_open(f, part, 0) != 0 || !f->writable[part])
         return error;
-    }
 #if defined(__linux__) && defined(FALLOC_FL_PUNCH_HOLE)
-    while (fallocate(f->fd[part], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0) {
-        if (errno != EINTR) {
+    while (fallocate(f->fd[part], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0)
+        if (errno != EINTR)
             return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : os_error(errno);
-        }
-    }
 #elif defined(F_PUNCHHOLE)
     struct stat status;
     if (fstat(f->fd[part], &status) == 0 && status.st_blksize > 0) {
@@ -1089,24 +1006,19 @@ static int folder_lock(void *ctx)
     folder *f = ctx;
 
     if ((f->flags & DATSYNC_CREATE) == 0 && folder_open(f, DATSYNC_PART_BITFIELD, 0) == DATSYNC_E_NO_ENTRY &&
-        folder_open(f, DATSYNC_PART_KEY, 0) == DATSYNC_E_NO_ENTRY) {
+        folder_open(f, DATSYNC_PART_KEY, 0) == DATSYNC_E_NO_ENTRY)
         return DATSYNC_E_NOT_FOUND;
-    }
     int error = folder_open(f, DATSYNC_PART_BITFIELD, 1);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
 #ifdef LOCK_EX
     while (flock(f->fd[DATSYNC_PART_BITFIELD], LOCK_EX | LOCK_NB) < 0) {
-        if (errno == EWOULDBLOCK) {
+        if (errno == EWOULDBLOCK)
             return DATSYNC_E_LOCKED;
-        }
-        if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) {
+        if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)
             break; /* a file system without locks */
-        }
-        if (errno != EINTR) {
+        if (errno != EINTR)
             return os_error(errno);
-        }
     }
 #endif
     return 0;
@@ -1116,11 +1028,9 @@ static void folder_close(void *ctx)
 {
     folder *f = ctx;
 
-    for (int part = 0; part < DATSYNC_PARTS; part++) {
-        if (f->fd[part] >= 0) {
+    for (int part = 0; part < DATSYNC_PARTS; part++)
+        if (f->fd[part] >= 0)
             close(f->fd[part]);
-        }
-    }
     close(f->dir);
     free(f);
 }
@@ -1129,16 +1039,13 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
 {
     int made;
 
-    if (prefix == NULL) {
+    if (prefix == NULL)
         prefix = "";
-    }
-    if (strlen(prefix) > OS_MAX_PREFIX) {
+    if (strlen(prefix) > OS_MAX_PREFIX)
         return DATSYNC_E_INVALID;
-    }
     int fd = file_open_folder(dir, flags, &made);
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     folder *f = malloc(sizeof *f);
     if (f == NULL) {
         close(fd);
@@ -1149,9 +1056,8 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
     f->flags = flags;
     f->made = made;
     strcpy(f->prefix, prefix);
-    for (int part = 0; part < DATSYNC_PARTS; part++) {
+    for (int part = 0; part < DATSYNC_PARTS; part++)
         f->fd[part] = -1;
-    }
     memset(out, 0, sizeof *out);
     out->ctx = f;
     out->read = folder_read;
@@ -1206,20 +1112,17 @@ static const struct {
 /* For the calls that take a name. */
 static int files_error(int number)
 {
-    for (size_t i = 0; i < sizeof files_errors / sizeof files_errors[0]; i++) {
-        if (files_errors[i].number == number) {
+    for (size_t i = 0; i < sizeof files_errors / sizeof files_errors[0]; i++)
+        if (files_errors[i].number == number)
             return files_errors[i].error;
-        }
-    }
     return os_error(number);
 }
 
 /* 0 if this is a thing of that type, S_IFREG or S_IFDIR. */
 static int files_want(mode_t mode, mode_t type)
 {
-    if ((mode & S_IFMT) == type) {
+    if ((mode & S_IFMT) == type)
         return 0;
-    }
     return S_ISDIR(mode) ? DATSYNC_E_IS_FOLDER : S_ISREG(mode) ? DATSYNC_E_NOT_FOLDER : DATSYNC_E_LINK;
 }
 
@@ -1253,17 +1156,14 @@ static int files_split(const char *path, size_t *folder_len, const char **name)
 {
     const char *at = path;
 
-    if (strlen(path) > DATSYNC_MAX_PATH) {
+    if (strlen(path) > DATSYNC_MAX_PATH)
         return DATSYNC_E_NAME;
-    }
     for (;;) {
         size_t len = strcspn(at, "/");
-        if (len == 0 || (at[0] == '.' && (len == 1 || (len == 2 && at[1] == '.')))) {
+        if (len == 0 || (at[0] == '.' && (len == 1 || (len == 2 && at[1] == '.'))))
             return DATSYNC_E_INVALID;
-        }
-        if (at[len] == 0) {
+        if (at[len] == 0)
             break;
-        }
         at += len + 1;
     }
     *folder_len = at == path ? 0 : (size_t)(at - path) - 1;
@@ -1279,19 +1179,16 @@ static int files_walk(const files *t, const char *path, size_t len)
 
     for (size_t at = 0; at < len;) {
         size_t end = at;
-        while (end < len && path[end] != '/') {
+        while (end < len && path[end] != '/')
             end++;
-        }
         memcpy(name, path + at, end - at);
         name[end - at] = 0;
         int next = files_openat(fd, name, OS_WALK | O_DIRECTORY);
         int error = next < 0 ? files_why(fd, name, S_IFDIR, errno) : 0;
-        if (fd != t->root) {
+        if (fd != t->root)
             close(fd);
-        }
-        if (error != 0) {
+        if (error != 0)
             return error;
-        }
         fd = next;
         at = end + 1;
     }
@@ -1316,37 +1213,33 @@ static void files_sync_folder(files *t, int dir)
 static void files_leave(files *t, kept *k)
 {
     if (k->fd >= 0) {
-        if (t->each && k->changed) {
+        if (t->each && k->changed)
             files_sync_folder(t, k->fd);
-        }
         close(k->fd);
     }
     k->fd = -1;
     k->changed = 0;
 }
 
-/* The kept folder is path[0..len), still: with nothing but folders on the way there, and itself at its end. (Its inode's
- * number can't have been given to another: the open folder has it.) */
+/* The kept folder is path[0..len), still: with nothing but folders on the way there, and itself at its end. (Its
+ * inode's number can't have been given to another: the open folder has it.) */
 static int files_is_kept(const files *t, kept *k, const char *path, size_t len)
 {
     struct stat status;
     unsigned depth = 0;
 
-    if (k->fd < 0 || len != k->len || memcmp(path, k->path, len) != 0) {
+    if (k->fd < 0 || len != k->len || memcmp(path, k->path, len) != 0)
         return 0;
-    }
     uint64_t now = datsync_os_clock(NULL);
-    if (k->seen != 0 && now - k->seen < OS_KEEP_MS) {
+    if (k->seen != 0 && now - k->seen < OS_KEEP_MS)
         return 1;
-    }
     for (size_t at = 0; at <= len; at++) {
         if (at == len || path[at] == '/') {
             k->path[at] = 0;
             int error = ++depth > OS_KEEP_DEPTH ? DATSYNC_E_TOO_BIG : files_look(t->root, k->path, &status);
             k->path[at] = path[at];
-            if (error != 0 || !S_ISDIR(status.st_mode)) {
+            if (error != 0 || !S_ISDIR(status.st_mode))
                 return 0;
-            }
         }
     }
     k->seen = status.st_dev == k->device && status.st_ino == k->inode ? now : 0;
@@ -1360,9 +1253,8 @@ static void files_doubt(files *t, const char *path)
 
     for (int i = 0; i < OS_KEEP; i++) {
         kept *k = &t->kept[i];
-        if (k->fd >= 0 && k->len >= len && memcmp(k->path, path, len) == 0 && (k->len == len || k->path[len] == '/')) {
+        if (k->fd >= 0 && k->len >= len && memcmp(k->path, path, len) == 0 && (k->len == len || k->path[len] == '/'))
             k->seen = 0;
-        }
     }
 }
 
@@ -1373,17 +1265,15 @@ static int files_keep(files *t, kept *k, const char *path, size_t len)
 
     files_leave(t, k);
     int fd = files_walk(t, path, len);
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     if (fstat(fd, &status) < 0) {
         int error = os_error(errno);
         close(fd);
         return error;
     }
-    if (status.st_dev != t->device) {
+    if (status.st_dev != t->device)
         t->each = 1; /* another file system is mounted there */
-    }
     k->fd = fd;
     k->device = status.st_dev;
     k->inode = status.st_ino;
@@ -1393,29 +1283,26 @@ static int files_keep(files *t, kept *k, const char *path, size_t len)
     return 0;
 }
 
-/* The folder that path is in, which stays open until OS_KEEP others were entered, and its last name. `writing`: names in
- * it are going to change. A descriptor or an error. */
+/* The folder that path is in, which stays open until OS_KEEP others were entered, and its last name. `writing`:
+ * names in it are going to change. A descriptor or an error. */
 static int files_enter(files *t, const char *path, int writing, const char **name)
 {
     kept *k = &t->kept[0], *found = NULL;
     size_t len;
 
-    if (writing && (t->flags & DATSYNC_READ_ONLY)) {
+    if (writing && (t->flags & DATSYNC_READ_ONLY))
         return DATSYNC_E_READ_ONLY;
-    }
     int error = files_split(path, &len, name);
-    if (error != 0 || len == 0) {
+    if (error != 0 || len == 0)
         return error != 0 ? error : t->root;
-    }
     for (int i = 0; i < OS_KEEP && found == NULL; i++) {
         found = files_is_kept(t, &t->kept[i], path, len) ? &t->kept[i] : NULL;
         k = t->kept[i].used < k->used ? &t->kept[i] : k;
     }
     if (found == NULL) {
         error = files_keep(t, k, path, len);
-        if (error != 0) {
+        if (error != 0)
             return error;
-        }
         found = k;
     }
     found->used = ++t->clock;
@@ -1430,30 +1317,26 @@ static int files_open_file(void *ctx, const char *path, int writing, intptr_t *f
     const char *name;
 
     int dir = files_enter(t, path, writing, &name);
-    if (dir < 0) {
+    if (dir < 0)
         return dir;
-    }
     if (writing && t->each && t->writable_count == t->writable_cap) {
         size_t cap = 2 * t->writable_cap + 8;
         int *more = realloc(t->writable, cap * sizeof *more);
-        if (more == NULL) {
+        if (more == NULL)
             return DATSYNC_E_NOMEM;
-        }
         t->writable = more;
         t->writable_cap = cap;
     }
     int fd = files_openat(dir, name, writing ? O_RDWR | O_CREAT : O_RDONLY);
-    if (fd < 0) {
+    if (fd < 0)
         return files_why(dir, name, S_IFREG, errno);
-    }
     int error = fstat(fd, &status) < 0 ? os_error(errno) : files_want(status.st_mode, S_IFREG);
     if (error != 0) {
         close(fd);
         return error;
     }
-    if (writing && t->each) {
+    if (writing && t->each)
         t->writable[t->writable_count++] = fd;
-    }
     *file = fd;
     return 0;
 }
@@ -1499,21 +1382,18 @@ static int files_stat(void *ctx, const char *path, datsync_file_info *out)
     const char *name;
 
     if (*path == 0) {
-        if (fstat(t->root, &status) < 0) {
+        if (fstat(t->root, &status) < 0)
             return os_error(errno);
-        }
     } else {
         int dir = files_enter(t, path, 0, &name);
         int error = dir < 0 ? dir : files_look(dir, name, &status);
-        if (error != 0) {
+        if (error != 0)
             return error;
-        }
     }
     memset(out, 0, sizeof *out);
     out->mode = S_ISREG(status.st_mode) ? 0100000 : S_ISDIR(status.st_mode) ? 0040000 : 0;
-    if (S_ISLNK(status.st_mode)) {
+    if (S_ISLNK(status.st_mode))
         out->mode = 0120000;
-    }
     out->mode |= (uint32_t)(status.st_mode & 07777);
     out->size = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0;
     if (status.OS_MTIME.tv_sec >= 0) {
@@ -1532,13 +1412,11 @@ static int files_list(void *ctx, const char *path, int (*fn)(void *arg, const ch
     int got = 0;
 
     int dir = *path == 0 ? t->root : files_enter(t, path, 0, &name);
-    if (dir < 0) {
+    if (dir < 0)
         return dir;
-    }
     int fd = files_openat(dir, name, O_RDONLY | O_DIRECTORY);
-    if (fd < 0) {
+    if (fd < 0)
         return files_why(dir, name, S_IFDIR, errno);
-    }
     DIR *list = fdopendir(fd);
     if (list == NULL) {
         got = os_error(errno);
@@ -1552,9 +1430,8 @@ static int files_list(void *ctx, const char *path, int (*fn)(void *arg, const ch
             got = errno != 0 ? os_error(errno) : 0;
             break;
         }
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             got = fn(arg, entry->d_name);
-        }
     }
     closedir(list);
     return got;
@@ -1567,12 +1444,10 @@ static int files_mkdir(void *ctx, const char *path)
     const char *name;
 
     int dir = files_enter(t, path, 1, &name);
-    if (dir < 0) {
+    if (dir < 0)
         return dir;
-    }
-    if (mkdirat(dir, name, 0777) == 0) {
+    if (mkdirat(dir, name, 0777) == 0)
         return 0;
-    }
     int error = files_error(errno);
     return files_look(dir, name, &status) == 0 ? files_want(status.st_mode, S_IFDIR) : error;
 }
@@ -1585,22 +1460,18 @@ static int files_rename(void *ctx, const char *from, const char *to)
     const char *name, *new_name;
 
     int dir = files_enter(t, to, 1, &new_name);
-    if (dir < 0) {
+    if (dir < 0)
         return dir;
-    }
     int error = files_look(dir, new_name, &status);
-    if (error == 0) {
+    if (error == 0)
         error = files_want(status.st_mode, S_IFREG);
-    } else if (error == DATSYNC_E_NO_ENTRY) {
+    else if (error == DATSYNC_E_NO_ENTRY)
         error = 0;
-    }
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     int old = files_enter(t, from, 1, &name);
-    if (old < 0) {
+    if (old < 0)
         return old;
-    }
     files_doubt(t, from);
     return renameat(old, name, dir, new_name) < 0 ? files_error(errno) : 0;
 }
@@ -1612,13 +1483,11 @@ static int files_remove(files *t, const char *path, mode_t type)
 
     int dir = files_enter(t, path, 1, &name);
     int error = dir < 0 ? dir : files_look(dir, name, &status);
-    if (error == 0) {
+    if (error == 0)
         error = files_want(status.st_mode, type);
-    }
     files_doubt(t, path);
-    if (error == 0 && unlinkat(dir, name, type == S_IFDIR ? AT_REMOVEDIR : 0) < 0) {
+    if (error == 0 && unlinkat(dir, name, type == S_IFDIR ? AT_REMOVEDIR : 0) < 0)
         error = files_why(dir, name, type, errno);
-    }
     return error;
 }
 
@@ -1635,9 +1504,8 @@ static int files_rmdir(void *ctx, const char *path)
 /* By the name, where the thing may not be opened. */
 static int files_set_closed(int dir, const char *name, mode_t mode, const struct timespec times[2])
 {
-    if (fchmodat(dir, name, mode, AT_SYMLINK_NOFOLLOW) < 0) {
+    if (fchmodat(dir, name, mode, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL ? DATSYNC_E_ACCESS : files_error(errno);
-    }
     return utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW) < 0 ? files_error(errno) : 0;
 }
 
@@ -1649,37 +1517,30 @@ static int files_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
     struct stat status;
     const char *name;
 
-    if (t->flags & DATSYNC_READ_ONLY) {
+    if (t->flags & DATSYNC_READ_ONLY)
         return DATSYNC_E_READ_ONLY;
-    }
     memset(times, 0, sizeof times);
     times[0].tv_nsec = UTIME_OMIT;
     times[1].tv_sec = (time_t)(mtime / 1000);
     times[1].tv_nsec = (long)(mtime % 1000 * 1000000);
-    if (times[1].tv_sec < 0 || (uint64_t)times[1].tv_sec != mtime / 1000) {
+    if (times[1].tv_sec < 0 || (uint64_t)times[1].tv_sec != mtime / 1000)
         times[1].tv_sec = INT32_MAX; /* as file systems do with a time that they can't hold */
-    }
     int dir = files_enter(t, path, 0, &name);
     int error = dir < 0 ? dir : files_look(dir, name, &status);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
-    if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+    if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
         return DATSYNC_E_LINK;
-    }
     mode_t type = status.st_mode & S_IFMT;
     mode_t bits = (mode_t)((mode & 0777) | (S_ISDIR(status.st_mode) ? status.st_mode & 07000 : 0));
     int fd = files_openat(dir, name, O_RDONLY);
-    if (fd < 0) {
+    if (fd < 0)
         return errno == EACCES ? files_set_closed(dir, name, bits, times) : files_why(dir, name, type, errno);
-    }
     error = fstat(fd, &status) < 0 ? os_error(errno) : files_want(status.st_mode, type);
-    if (error == 0 && (fchmod(fd, bits) < 0 || futimens(fd, times) < 0)) {
+    if (error == 0 && (fchmod(fd, bits) < 0 || futimens(fd, times) < 0))
         error = os_error(errno);
-    }
-    if (error == 0 && t->each) {
+    if (error == 0 && t->each)
         files_synced(t, file_flush(fd));
-    }
     close(fd);
     return error;
 }
@@ -1688,22 +1549,17 @@ static int files_sync(void *ctx)
 {
     files *t = ctx;
 
-    if (t->flags & DATSYNC_READ_ONLY) {
+    if (t->flags & DATSYNC_READ_ONLY)
         return 0;
-    }
 #if defined(__linux__)
-    while (syncfs(t->root) < 0) {
-        if (errno != EINTR) {
+    while (syncfs(t->root) < 0)
+        if (errno != EINTR)
             return os_error(errno);
-        }
-    }
 #endif
-    if (!t->each) {
+    if (!t->each)
         return 0;
-    }
-    for (size_t i = 0; i < t->writable_count; i++) {
+    for (size_t i = 0; i < t->writable_count; i++)
         files_synced(t, file_flush(t->writable[i]));
-    }
     for (int i = 0; i < OS_KEEP; i++) {
         if (t->kept[i].fd >= 0 && t->kept[i].changed) {
             files_sync_folder(t, t->kept[i].fd);
@@ -1722,9 +1578,8 @@ static void files_free(void *ctx)
 {
     files *t = ctx;
 
-    for (int i = 0; i < OS_KEEP; i++) {
+    for (int i = 0; i < OS_KEEP; i++)
         files_leave(t, &t->kept[i]);
-    }
     close(t->root);
     free(t->writable);
     free(t);
@@ -1737,9 +1592,8 @@ int datsync_os_files(datsync_files *out, const char *dir, unsigned flags)
 
     memset(out, 0, sizeof *out);
     int fd = file_open_folder(dir, flags, &made);
-    if (fd < 0) {
+    if (fd < 0)
         return errno == ENOTDIR ? DATSYNC_E_NOT_FOLDER : fd;
-    }
     int error = fstat(fd, &status) < 0 ? os_error(errno) : 0;
     files *t = error == 0 ? malloc(sizeof *t) : NULL;
     if (t == NULL) {
@@ -1751,9 +1605,8 @@ int datsync_os_files(datsync_files *out, const char *dir, unsigned flags)
     t->flags = flags;
     t->made = made;
     t->device = status.st_dev;
-    for (int i = 0; i < OS_KEEP; i++) {
+    for (int i = 0; i < OS_KEEP; i++)
         t->kept[i].fd = -1;
-    }
 #if !defined(__linux__)
     t->each = 1;
 #endif
@@ -1799,9 +1652,8 @@ static char *secrets_path(secrets *s, const uint8_t key[32])
     for (size_t i = 0; i < 32; i++) {
         *at++ = digits[key[i] >> 4];
         *at++ = digits[key[i] & 15];
-        if (i == 0) {
+        if (i == 0)
             *at++ = '/';
-        }
     }
     *at = 0;
     return s->path + s->len + 3;
@@ -1815,16 +1667,15 @@ static int secrets_load(void *ctx, const uint8_t discovery_key[32], uint8_t secr
 
     secrets_path(s, discovery_key);
     int fd = open(s->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0) {
+    if (fd < 0)
         return errno == ENOENT ? DATSYNC_E_NOT_FOUND : os_error(errno);
-    }
     int64_t got = fstat(fd, &status) < 0 ? os_error(errno) : 0;
-    if (got == 0) {
+    if (got == 0)
         got = S_ISREG(status.st_mode) && status.st_size == SECRET_SIZE ? file_read(fd, 0, secret_key, SECRET_SIZE) : 0;
-    }
     close(fd);
     if (got == 0 && S_ISREG(status.st_mode) && status.st_size == 0) {
-        return DATSYNC_E_NOT_FOUND; /* old versions of the deployed implementation made files before they had what goes in */
+        /* Old versions of the deployed implementation made files before they had what goes into them. */
+        return DATSYNC_E_NOT_FOUND;
     }
     if (got != SECRET_SIZE) {
         memset(secret_key, 0, SECRET_SIZE);
@@ -1837,9 +1688,8 @@ static int secrets_load(void *ctx, const uint8_t discovery_key[32], uint8_t secr
 static int secrets_sync(const char *path, int above)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
+    if (fd < 0)
         return os_error(errno);
-    }
     int error = above ? file_sync_above(fd) : file_sync(fd, 1);
     close(fd);
     return error;
@@ -1855,14 +1705,12 @@ static int secrets_mkdir(char *path)
         *slash = 0;
         int error = secrets_mkdir(path);
         *slash = '/';
-        if (error != 0) {
+        if (error != 0)
             return error;
-        }
         got = mkdir(path, 0700);
     }
-    if (got < 0) {
+    if (got < 0)
         return errno == EEXIST ? 0 : os_error(errno);
-    }
     return secrets_sync(path, 1);
 }
 
@@ -1875,28 +1723,22 @@ static int secrets_save(void *ctx, const uint8_t discovery_key[32], const uint8_
     *name = 0;
     int error = secrets_mkdir(s->path);
     *name = '/';
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     strcpy(other, s->path);
     strcat(other, ".XXXXXX");
     int fd = mkstemp(other);
-    if (fd < 0) {
+    if (fd < 0)
         return os_error(errno);
-    }
     error = fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fchmod(fd, 0600) < 0 ? os_error(errno) : 0;
-    if (error == 0) {
+    if (error == 0)
         error = file_write(fd, 0, secret_key, SECRET_SIZE);
-    }
-    if (error == 0) {
+    if (error == 0)
         error = file_sync(fd, 1);
-    }
-    if (close(fd) < 0 && error == 0) {
+    if (close(fd) < 0 && error == 0)
         error = os_error(errno);
-    }
-    if (error == 0 && rename(other, s->path) < 0) {
+    if (error == 0 && rename(other, s->path) < 0)
         error = os_error(errno);
-    }
     if (error != 0) {
         unlink(other);
         return error;
@@ -1921,19 +1763,15 @@ int datsync_os_secrets(datsync_secrets *out, const char *dir)
     if (dir == NULL) {
         dir = getenv("HOME");
         tail = beneath_home;
-        if ((dir == NULL || *dir == 0) && getpwuid_r(getuid(), &entry, line, sizeof line, &found) == 0 &&
-            found != NULL) {
+        if ((dir == NULL || *dir == 0) && getpwuid_r(getuid(), &entry, line, sizeof line, &found) == 0 && found != NULL)
             dir = found->pw_dir;
-        }
     }
-    if (dir == NULL || *dir == 0) {
+    if (dir == NULL || *dir == 0)
         return DATSYNC_E_NO_ENTRY;
-    }
     size_t len = strlen(dir) + strlen(tail);
     secrets *s = malloc(sizeof *s + 2 * (len + SECRET_NAME + 1));
-    if (s == NULL) {
+    if (s == NULL)
         return DATSYNC_E_NOMEM;
-    }
     s->len = len;
     strcpy(s->path, dir);
     strcat(s->path, tail);

@@ -1,5 +1,5 @@
-/* datsync on Windows: streams, poll, folders, clock, Ctrl-C, terminal. The only file that knows this OS; it is handed to
- * datsync.c by name (see the end of datsync.h).
+/* datsync on Windows: streams, poll, folders, clock, Ctrl-C, terminal. The only file that knows this OS; it is
+ * handed to datsync.c by name (see the end of datsync.h).
  *
  * SPDX-License-Identifier: MIT
  *
@@ -102,11 +102,9 @@ static const struct {
 /* Everything that isn't in the table is DATSYNC_E_IO; GetLastError keeps the number. */
 static int os_error(DWORD number)
 {
-    for (size_t i = 0; i < sizeof os_errors / sizeof os_errors[0]; i++) {
-        if (os_errors[i].number == number) {
+    for (size_t i = 0; i < sizeof os_errors / sizeof os_errors[0]; i++)
+        if (os_errors[i].number == number)
             return os_errors[i].error;
-        }
-    }
     return DATSYNC_E_IO;
 }
 
@@ -142,9 +140,8 @@ static BOOL WINAPI os_on_event(DWORD event)
         CancelSynchronousIo(os_signal.reader); /* it may be about to read */
         Sleep(10);
     }
-    if (ends) {
+    if (ends)
         Sleep(INFINITE); /* Windows ends the process when this returns, or soon: until then it may end by itself */
-    }
     return TRUE;
 }
 
@@ -169,29 +166,25 @@ int datsync_os_signals(void)
     struct sockaddr_in own;
     int len = sizeof own;
 
-    if (os_signal.hooked) {
+    if (os_signal.hooked)
         return DATSYNC_E_STATE;
-    }
     net_start();
     memset(&own, 0, sizeof own);
     own.sin_family = AF_INET;
     own.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     SOCKET wake = socket(AF_INET, SOCK_DGRAM, 0);
-    if (wake == INVALID_SOCKET) {
+    if (wake == INVALID_SOCKET)
         return os_socket_error();
-    }
     int error = net_prepare(wake);
     if (error == 0 && (bind(wake, (const struct sockaddr *)&own, sizeof own) != 0 ||
                        getsockname(wake, (struct sockaddr *)&own, &len) != 0 ||
-                       connect(wake, (const struct sockaddr *)&own, sizeof own) != 0)) {
+                       connect(wake, (const struct sockaddr *)&own, sizeof own) != 0))
         error = os_socket_error();
-    }
     os_signal.wake = wake;
     if (error == 0 && (!DuplicateHandle(GetCurrentProcess(), GetCurrentThread(), GetCurrentProcess(), &os_signal.reader,
                                         0, FALSE, DUPLICATE_SAME_ACCESS) ||
-                       !SetConsoleCtrlHandler(os_on_event, TRUE))) {
+                       !SetConsoleCtrlHandler(os_on_event, TRUE)))
         error = os_last_error();
-    }
     if (error != 0) {
         closesocket(wake);
         return error;
@@ -215,15 +208,12 @@ int64_t datsync_os_input(void *buf, size_t len)
     BOOL done = os_signal.number == 0 && ReadFile(in, buf, len > OS_MAX_PIECE ? OS_MAX_PIECE : (DWORD)len, &got, NULL);
     why = done ? 0 : GetLastError();
     InterlockedExchange(&os_signal.reading, 0);
-    if (done && got == 0 && GetFileType(in) == FILE_TYPE_CHAR) {
+    if (done && got == 0 && GetFileType(in) == FILE_TYPE_CHAR)
         Sleep(50); /* Ctrl-C ends a console's read as its end does, and the handler's thread begins just now */
-    }
-    if (os_signal.number != 0) {
+    if (os_signal.number != 0)
         return DATSYNC_E_AGAIN;
-    }
-    if (done) {
+    if (done)
         return (int64_t)got;
-    }
     return why == ERROR_BROKEN_PIPE || why == ERROR_HANDLE_EOF ? 0 : os_error(why);
 }
 
@@ -246,9 +236,8 @@ int datsync_os_terminal(void)
     CONSOLE_SCREEN_BUFFER_INFO info;
     DWORD mode;
 
-    if (!GetConsoleMode(err, &mode) || !GetConsoleScreenBufferInfo(err, &info)) {
+    if (!GetConsoleMode(err, &mode) || !GetConsoleScreenBufferInfo(err, &info))
         return 0;
-    }
     /* 4: ENABLE_VIRTUAL_TERMINAL_PROCESSING. Before Windows 10 there is none, and a status line would be noise. */
     return SetConsoleMode(err, mode | 4u) ? info.srWindow.Right - info.srWindow.Left + 1 : 0;
 }
@@ -258,9 +247,8 @@ int datsync_os_terminal(void)
 static wchar_t *os_wide(const char *text, size_t more)
 {
     int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, NULL, 0);
-    if (units <= 0) {
+    if (units <= 0)
         return NULL;
-    }
     wchar_t *out = malloc(((size_t)units + more) * sizeof *out);
     if (out == NULL) {
         SetLastError(ERROR_NOT_ENOUGH_MEMORY);
@@ -274,9 +262,8 @@ static char *os_utf8(const wchar_t *text)
 {
     int bytes = WideCharToMultiByte(CP_UTF8, 0, text, -1, NULL, 0, NULL, NULL);
     char *out = bytes > 0 ? malloc((size_t)bytes) : NULL;
-    if (out != NULL) {
+    if (out != NULL)
         WideCharToMultiByte(CP_UTF8, 0, text, -1, out, bytes, NULL, NULL);
-    }
     return out;
 }
 
@@ -290,14 +277,12 @@ int datsync_os_main(int *argc, char ***argv)
     SetConsoleOutputCP(CP_UTF8);
     wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), &count);
     char **words = wide != NULL ? calloc((size_t)count + 1, sizeof *words) : NULL;
-    if (words == NULL) {
+    if (words == NULL)
         return DATSYNC_E_NOMEM;
-    }
     for (int i = 0; i < count; i++) {
         words[i] = os_utf8(wide[i]);
-        if (words[i] == NULL) {
+        if (words[i] == NULL)
             return DATSYNC_E_NOMEM;
-        }
     }
     LocalFree(wide);
     *argc = count;
@@ -324,21 +309,18 @@ static int net_split(const char *address, char host[OS_MAX_HOST], char port[6])
     const char *end = colon;
 
     if (colon == NULL || colon[1] == 0 || strlen(colon + 1) > 5 ||
-        strspn(colon + 1, "0123456789") != strlen(colon + 1) || strtoul(colon + 1, NULL, 10) > 65535) {
+        strspn(colon + 1, "0123456789") != strlen(colon + 1) || strtoul(colon + 1, NULL, 10) > 65535)
         return DATSYNC_E_ADDRESS;
-    }
     if (*begin == '[') {
-        if (end[-1] != ']' || end - begin < 3) {
+        if (end[-1] != ']' || end - begin < 3)
             return DATSYNC_E_ADDRESS;
-        }
         begin++;
         end--;
     } else if (memchr(begin, ':', (size_t)(end - begin)) != NULL) {
         return DATSYNC_E_ADDRESS; /* a bare IPv6 address: where its port begins is anyone's guess */
     }
-    if (end - begin >= OS_MAX_HOST) {
+    if (end - begin >= OS_MAX_HOST)
         return DATSYNC_E_ADDRESS;
-    }
     memcpy(host, begin, (size_t)(end - begin));
     host[end - begin] = 0;
     strcpy(port, colon + 1);
@@ -351,24 +333,20 @@ static int net_resolve(const char *address, int passive, struct addrinfo **list)
     char host[OS_MAX_HOST], port[6];
     struct addrinfo hints;
 
-    if (strncmp(address, "unix:", 5) == 0) {
+    if (strncmp(address, "unix:", 5) == 0)
         return DATSYNC_E_UNSUPPORTED;
-    }
     int error = net_split(address, host, port);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     memset(&hints, 0, sizeof hints);
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = passive ? AI_PASSIVE : 0;
     int got = getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, list);
-    if (got == EAI_MEMORY) {
+    if (got == EAI_MEMORY)
         return DATSYNC_E_NOMEM;
-    }
-    if (got == EAI_AGAIN) {
+    if (got == EAI_AGAIN)
         return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
-    }
     return got == 0 ? 0 : DATSYNC_E_ADDRESS;
 }
 
@@ -378,9 +356,8 @@ static void net_text(const struct sockaddr_storage *from, int len, char *out, si
     struct sockaddr_storage plain = *from;
     char host[OS_MAX_HOST], port[16];
 
-    if (cap == 0) {
+    if (cap == 0)
         return;
-    }
     if (from->ss_family == AF_INET6) {
         const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
         if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
@@ -410,9 +387,8 @@ static int net_socket(int family, SOCKET *out)
     int on = 1;
 
     *out = socket(family, SOCK_STREAM, IPPROTO_TCP);
-    if (*out == INVALID_SOCKET) {
+    if (*out == INVALID_SOCKET)
         return os_socket_error();
-    }
     int error = net_prepare(*out);
     if (error != 0) {
         closesocket(*out);
@@ -428,13 +404,11 @@ static int net_listen_one(const struct addrinfo *at, int all, SOCKET *out)
     int on = 1, off = 0;
 
     int error = net_socket(at->ai_family, out);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     setsockopt(*out, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&on, sizeof on);
-    if (at->ai_family == AF_INET6) {
+    if (at->ai_family == AF_INET6)
         setsockopt(*out, IPPROTO_IPV6, IPV6_V6ONLY, (const char *)(all ? &off : &on), sizeof on);
-    }
     if (bind(*out, at->ai_addr, (int)at->ai_addrlen) != 0 || listen(*out, OS_BACKLOG) != 0) {
         error = os_socket_error();
         closesocket(*out);
@@ -453,27 +427,22 @@ static int net_listen(void *ctx, const char *address, intptr_t *listener, char *
 
     (void)ctx;
     int error = net_resolve(address, 1, &list);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     error = DATSYNC_E_ADDRESS;
     for (int pass = 0; pass < (all ? 2 : 1); pass++) {
-        for (struct addrinfo *at = list; at != NULL && error != 0 && error != DATSYNC_E_IN_USE; at = at->ai_next) {
-            if (!all || (at->ai_family == AF_INET6) == (pass == 0)) {
+        for (struct addrinfo *at = list; at != NULL && error != 0 && error != DATSYNC_E_IN_USE; at = at->ai_next)
+            if (!all || (at->ai_family == AF_INET6) == (pass == 0))
                 error = net_listen_one(at, all, &got);
-            }
-        }
     }
     freeaddrinfo(list);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     memset(&own, 0, sizeof own);
-    if (getsockname(got, (struct sockaddr *)&own, &len) == 0) {
+    if (getsockname(got, (struct sockaddr *)&own, &len) == 0)
         net_text(&own, len, bound, cap);
-    } else if (cap > 0) {
+    else if (cap > 0)
         bound[0] = 0;
-    }
     *listener = (intptr_t)got;
     return 0;
 }
@@ -487,7 +456,8 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
     memset(&remote, 0, sizeof remote);
     SOCKET got = accept((SOCKET)listener, (struct sockaddr *)&remote, &len);
     if (got == INVALID_SOCKET) {
-        /* Those that ended while they waited are no error of the listener's; wine says of them that they are not connected. */
+        /* Those that ended while they waited are no error of the listener's; wine says of them that they are not
+         * connected. */
         int why = WSAGetLastError(), gone = why == WSAECONNRESET || why == WSAECONNABORTED || why == WSAENOTCONN;
         return gone ? DATSYNC_E_AGAIN : os_error((DWORD)why);
     }
@@ -506,9 +476,8 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
 static int net_dial(const struct addrinfo *to, SOCKET *out, int *pending)
 {
     int error = net_socket(to->ai_family, out);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     *pending = 0;
     if (connect(*out, to->ai_addr, (int)to->ai_addrlen) != 0) {
         int why = WSAGetLastError();
@@ -527,20 +496,17 @@ static int net_connected(void *ctx, intptr_t stream)
     int len = sizeof remote, number = 0, size = sizeof number;
 
     (void)ctx;
-    if (getsockopt((SOCKET)stream, SOL_SOCKET, SO_ERROR, (char *)&number, &size) != 0) {
+    if (getsockopt((SOCKET)stream, SOL_SOCKET, SO_ERROR, (char *)&number, &size) != 0)
         return os_socket_error();
-    }
-    if (number != 0) {
+    if (number != 0)
         return os_error((DWORD)number);
-    }
-    if (getpeername((SOCKET)stream, (struct sockaddr *)&remote, &len) == 0) {
+    if (getpeername((SOCKET)stream, (struct sockaddr *)&remote, &len) == 0)
         return 0;
-    }
     return WSAGetLastError() == WSAENOTCONN ? DATSYNC_E_AGAIN : os_socket_error();
 }
 
-/* WSAPoll, with two of its faults mended: it refuses to wait for nothing, and older ones never tell of a connection that
- * failed; select does, and keeps the error for net_connected. */
+/* WSAPoll, with two of its faults mended: it refuses to wait for nothing, and older ones never tell of a connection
+ * that failed; select does, and keeps the error for net_connected. */
 static int net_wait(WSAPOLLFD *set, size_t count, int timeout_ms)
 {
     uint64_t begin = datsync_os_clock(NULL);
@@ -554,14 +520,12 @@ static int net_wait(WSAPOLLFD *set, size_t count, int timeout_ms)
             int len = sizeof remote;
             connecting |= (set[i].events & POLLWRNORM) && getpeername(set[i].fd, (struct sockaddr *)&remote, &len) != 0;
         }
-        if (connecting && (slice < 0 || slice > OS_CONNECT_LOOK_MS)) {
+        if (connecting && (slice < 0 || slice > OS_CONNECT_LOOK_MS))
             slice = OS_CONNECT_LOOK_MS;
-        }
-        if (count == 0) {
+        if (count == 0)
             Sleep(slice < 0 ? INFINITE : (DWORD)slice);
-        } else {
+        else
             got = WSAPoll(set, (ULONG)count, slice);
-        }
         for (size_t i = 0; connecting && got >= 0 && i < count; i++) {
             struct timeval now = {0, 0};
             fd_set failed;
@@ -573,9 +537,8 @@ static int net_wait(WSAPOLLFD *set, size_t count, int timeout_ms)
                 got++;
             }
         }
-        if (got != 0 || last || (count == 0 && slice >= 0)) {
+        if (got != 0 || last || (count == 0 && slice >= 0))
             return got;
-        }
     }
 }
 
@@ -597,9 +560,8 @@ static int net_connect(void *ctx, const char *address, intptr_t *stream)
 
     (void)ctx;
     int error = net_resolve(address, 0, &list);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     error = DATSYNC_E_ADDRESS;
     for (struct addrinfo *at = list; at != NULL; at = at->ai_next) {
         int state = net_dial(at, &next, &pending);
@@ -612,22 +574,19 @@ static int net_connect(void *ctx, const char *address, intptr_t *stream)
                 at->ai_next != NULL || best != INVALID_SOCKET ? net_glance(next, OS_NEXT_ADDRESS_MS) : DATSYNC_E_AGAIN;
         }
         if (state == 0 || (state == DATSYNC_E_AGAIN && best == INVALID_SOCKET)) {
-            if (best != INVALID_SOCKET) {
+            if (best != INVALID_SOCKET)
                 closesocket(best);
-            }
             best = next;
-            if (state == 0) {
+            if (state == 0)
                 break;
-            }
         } else {
             closesocket(next);
             error = state == DATSYNC_E_AGAIN ? error : state;
         }
     }
     freeaddrinfo(list);
-    if (best == INVALID_SOCKET) {
+    if (best == INVALID_SOCKET)
         return error;
-    }
     *stream = (intptr_t)best;
     return 0;
 }
@@ -643,9 +602,8 @@ static int64_t net_send(void *ctx, intptr_t stream, const void *buf, size_t len)
 {
     (void)ctx;
     int got = send((SOCKET)stream, buf, len > OS_MAX_PIECE ? (int)OS_MAX_PIECE : (int)len, 0);
-    if (got < 0) {
+    if (got < 0)
         return WSAGetLastError() == WSAENOBUFS ? DATSYNC_E_AGAIN : os_socket_error();
-    }
     return got > 0 ? got : DATSYNC_E_AGAIN;
 }
 
@@ -664,9 +622,8 @@ static short net_ready(short asked, short got)
     if (got & (POLLERR | POLLHUP | POLLNVAL)) {
         /* recv and send tell what it is, after the bytes that still are there. */
         ready |= asked;
-        if (asked == 0 || (got & (POLLERR | POLLNVAL))) {
+        if (asked == 0 || (got & (POLLERR | POLLNVAL)))
             ready |= DATSYNC_POLL_ERROR;
-        }
     }
     return (short)ready;
 }
@@ -691,9 +648,8 @@ static int net_poll_set(WSAPOLLFD *set, datsync_pollfd *fds, size_t count, int t
         set[all].revents = 0;
         all++;
     }
-    if (net_wait(set, all, timeout_ms) < 0) {
+    if (net_wait(set, all, timeout_ms) < 0)
         return os_socket_error();
-    }
     for (size_t i = 0; i < count; i++) {
         fds[i].revents = net_ready(fds[i].events, set[i].revents);
         ready += fds[i].revents != 0;
@@ -710,13 +666,11 @@ static int net_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms
     WSAPOLLFD few[OS_POLL_FEW];
 
     (void)ctx;
-    if (count < OS_POLL_FEW) {
+    if (count < OS_POLL_FEW)
         return net_poll_set(few, fds, count, timeout_ms);
-    }
     WSAPOLLFD *set = malloc((count + 1) * sizeof *set);
-    if (set == NULL) {
+    if (set == NULL)
         return DATSYNC_E_NOMEM;
-    }
     int ready = net_poll_set(set, fds, count, timeout_ms);
     free(set);
     return ready;
@@ -764,18 +718,15 @@ static int64_t file_read(HANDLE file, uint64_t offset, void *buf, size_t len)
     size_t done = 0;
 
     int error = file_range(offset, len);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     while (done < len) {
         DWORD got = 0, piece = len - done > OS_MAX_PIECE ? OS_MAX_PIECE : (DWORD)(len - done);
         OVERLAPPED at = file_at(offset + done);
-        if (!ReadFile(file, (char *)buf + done, piece, &got, &at) && GetLastError() != ERROR_HANDLE_EOF) {
+        if (!ReadFile(file, (char *)buf + done, piece, &got, &at) && GetLastError() != ERROR_HANDLE_EOF)
             return os_last_error();
-        }
-        if (got == 0) {
+        if (got == 0)
             break;
-        }
         done += got;
     }
     return (int64_t)done;
@@ -789,11 +740,10 @@ static int file_write(HANDLE file, uint64_t offset, const void *buf, size_t len)
     while (error == 0 && done < len) {
         DWORD got = 0, piece = len - done > OS_MAX_PIECE ? OS_MAX_PIECE : (DWORD)(len - done);
         OVERLAPPED at = file_at(offset + done);
-        if (!WriteFile(file, (const char *)buf + done, piece, &got, &at)) {
+        if (!WriteFile(file, (const char *)buf + done, piece, &got, &at))
             error = os_last_error();
-        } else if (got == 0) {
+        else if (got == 0)
             error = DATSYNC_E_NO_SPACE;
-        }
         done += got;
     }
     return error;
@@ -805,9 +755,8 @@ static int file_truncate(HANDLE file, uint64_t size)
 
     int error = file_range(size, 0);
     end.EndOfFile.QuadPart = (LONGLONG)size;
-    if (error == 0 && !SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end)) {
+    if (error == 0 && !SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end))
         error = os_last_error();
-    }
     return error;
 }
 
@@ -844,9 +793,8 @@ static int file_path(const char *path, size_t more, wchar_t **out)
     memmove(full + wcslen(prefix), from, (len + 1) * sizeof *full);
     memcpy(full, prefix, wcslen(prefix) * sizeof *full);
     len = wcslen(full);
-    if (len > 0 && full[len - 1] == L'\\' && len > 7) { /* a drive's root keeps its backslash */
+    if (len > 0 && full[len - 1] == L'\\' && len > 7) /* a drive's root keeps its backslash */
         full[len - 1] = 0;
-    }
     return 0;
 }
 
@@ -896,9 +844,8 @@ static int folder_try(folder *f, int part, int writing, DWORD how)
     int error = file_open(f->path, writing, how, &f->file[part]);
     if (error == 0) {
         f->writable[part] = writing;
-        if (writing) { /* holes take no room, and are not filled with zeros; where there are none, they are */
+        if (writing) /* holes take no room, and are not filled with zeros; where there are none, they are */
             DeviceIoControl(f->file[part], FSCTL_SET_SPARSE, NULL, 0, NULL, 0, &given, NULL);
-        }
     }
     return error;
 }
@@ -910,22 +857,17 @@ static int folder_open(folder *f, int part, int writing)
 
     if (f->file[part] == INVALID_HANDLE_VALUE) {
         error = folder_try(f, part, may_write, OPEN_EXISTING);
-        if (error == DATSYNC_E_ACCESS && may_write) {
+        if (error == DATSYNC_E_ACCESS && may_write)
             error = folder_try(f, part, 0, OPEN_EXISTING);
-        }
-        if (error != 0 && (error != DATSYNC_E_NO_ENTRY || !writing)) {
+        if (error != 0 && (error != DATSYNC_E_NO_ENTRY || !writing))
             return error;
-        }
     }
-    if (!writing || f->writable[part]) {
+    if (!writing || f->writable[part])
         return 0;
-    }
-    if (!may_write) {
+    if (!may_write)
         return DATSYNC_E_READ_ONLY;
-    }
-    if (f->file[part] != INVALID_HANDLE_VALUE) {
+    if (f->file[part] != INVALID_HANDLE_VALUE)
         return DATSYNC_E_ACCESS; /* it opens for reading only */
-    }
     return folder_try(f, part, 1, OPEN_ALWAYS);
 }
 
@@ -934,12 +876,10 @@ static int64_t folder_read(void *ctx, int part, uint64_t offset, void *buf, size
     folder *f = ctx;
 
     int error = file_range(offset, len);
-    if (error == 0) {
+    if (error == 0)
         error = folder_open(f, part, 0);
-    }
-    if (error != 0) {
+    if (error != 0)
         return error == DATSYNC_E_NO_ENTRY ? 0 : error;
-    }
     int64_t got = file_read(f->file[part], offset, buf, len);
     if (got == DATSYNC_E_LOCKED && part == DATSYNC_PART_BITFIELD && offset == 0 && (f->flags & DATSYNC_READ_ONLY)) {
         /* Whoever has the feed open keeps all others from the byte that it locks, which is the same in all of them. */
@@ -957,9 +897,8 @@ static int folder_write(void *ctx, int part, uint64_t offset, const void *buf, s
     folder *f = ctx;
 
     int error = file_range(offset, len);
-    if (error == 0) {
+    if (error == 0)
         error = folder_open(f, part, 1);
-    }
     return error != 0 ? error : file_write(f->file[part], offset, buf, len);
 }
 
@@ -969,9 +908,8 @@ static int64_t folder_size(void *ctx, int part)
     LARGE_INTEGER size;
 
     int error = folder_open(f, part, 0);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     return GetFileSizeEx(f->file[part], &size) ? (int64_t)size.QuadPart : os_last_error();
 }
 
@@ -980,9 +918,8 @@ static int folder_truncate(void *ctx, int part, uint64_t size)
     folder *f = ctx;
 
     int error = file_range(size, 0);
-    if (error == 0) {
+    if (error == 0)
         error = folder_open(f, part, 1);
-    }
     return error != 0 ? error : file_truncate(f->file[part], size);
 }
 
@@ -1001,9 +938,8 @@ static int folder_punch(void *ctx, int part, uint64_t offset, uint64_t len)
     DWORD given;
 
     int error = file_range(offset, len);
-    if (error != 0 || len == 0 || folder_open(f, part, 0) != 0 || !f->writable[part]) {
+    if (error != 0 || len == 0 || folder_open(f, part, 0) != 0 || !f->writable[part])
         return error;
-    }
     hole.FileOffset.QuadPart = (LONGLONG)offset;
     hole.BeyondFinalZero.QuadPart = (LONGLONG)(offset + len);
     DeviceIoControl(f->file[part], FSCTL_SET_ZERO_DATA, &hole, sizeof hole, NULL, 0, &given, NULL);
@@ -1016,21 +952,17 @@ static int folder_lock(void *ctx)
     folder *f = ctx;
 
     if ((f->flags & DATSYNC_CREATE) == 0 && folder_open(f, DATSYNC_PART_BITFIELD, 0) == DATSYNC_E_NO_ENTRY &&
-        folder_open(f, DATSYNC_PART_KEY, 0) == DATSYNC_E_NO_ENTRY) {
+        folder_open(f, DATSYNC_PART_KEY, 0) == DATSYNC_E_NO_ENTRY)
         return DATSYNC_E_NOT_FOUND;
-    }
     int error = folder_open(f, DATSYNC_PART_BITFIELD, 1);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     OVERLAPPED at = file_at(0);
-    if (LockFileEx(f->file[DATSYNC_PART_BITFIELD], LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at)) {
+    if (LockFileEx(f->file[DATSYNC_PART_BITFIELD], LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at))
         return 0;
-    }
     DWORD why = GetLastError();
-    if (why == ERROR_NOT_SUPPORTED || why == ERROR_INVALID_FUNCTION) {
+    if (why == ERROR_NOT_SUPPORTED || why == ERROR_INVALID_FUNCTION)
         return 0; /* a file system without locks */
-    }
     return why == ERROR_IO_PENDING ? DATSYNC_E_LOCKED : os_error(why);
 }
 
@@ -1038,11 +970,9 @@ static void folder_close(void *ctx)
 {
     folder *f = ctx;
 
-    for (int part = 0; part < DATSYNC_PARTS; part++) {
-        if (f->file[part] != INVALID_HANDLE_VALUE) {
+    for (int part = 0; part < DATSYNC_PARTS; part++)
+        if (f->file[part] != INVALID_HANDLE_VALUE)
             CloseHandle(f->file[part]);
-        }
-    }
     free(f->path);
     free(f);
 }
@@ -1051,25 +981,21 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
 {
     wchar_t *path;
 
-    if (prefix == NULL) {
+    if (prefix == NULL)
         prefix = "";
-    }
-    if (strlen(prefix) > OS_MAX_PREFIX) {
+    if (strlen(prefix) > OS_MAX_PREFIX)
         return DATSYNC_E_INVALID;
-    }
     wchar_t *before = os_wide(prefix, 0);
-    if (before == NULL) {
+    if (before == NULL)
         return os_last_error();
-    }
     int error = file_path(dir, OS_MAX_PREFIX + 16, &path);
     if (error == 0) {
         error = file_make_folder(path, flags);
         DWORD is = error == 0 ? GetFileAttributesW(path) : 0;
-        if (error == 0 && is == INVALID_FILE_ATTRIBUTES) {
+        if (error == 0 && is == INVALID_FILE_ATTRIBUTES)
             error = os_last_error();
-        } else if (error == 0 && !(is & FILE_ATTRIBUTE_DIRECTORY)) {
+        else if (error == 0 && !(is & FILE_ATTRIBUTE_DIRECTORY))
             error = DATSYNC_E_IO; /* as elsewhere: a file is in the folder's place */
-        }
     }
     folder *f = error == 0 ? malloc(sizeof *f) : NULL;
     if (f == NULL) {
@@ -1084,9 +1010,8 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
     f->flags = flags;
     f->path = path;
     f->len = wcslen(path);
-    for (int part = 0; part < DATSYNC_PARTS; part++) {
+    for (int part = 0; part < DATSYNC_PARTS; part++)
         f->file[part] = INVALID_HANDLE_VALUE;
-    }
     memset(out, 0, sizeof *out);
     out->ctx = f;
     out->read = folder_read;
@@ -1102,9 +1027,9 @@ int datsync_os_store(datsync_store *out, const char *dir, const char *prefix, un
 
 /* ---------------------------------------------------------------- trees ---------------------------------------- */
 
-/* Each folder on the way is opened by its name in the one above, which the wide calls cannot do and NtCreateFile can, and
- * no open goes through a reparse point: whatever others do to the folders meanwhile, all that is reached was a folder or
- * file beneath the root, by names alone. */
+/* Each folder on the way is opened by its name in the one above, which the wide calls cannot do and NtCreateFile
+ * can, and no open goes through a reparse point: whatever others do to the folders meanwhile, all that is reached
+ * was a folder or file beneath the root, by names alone. */
 
 #define TREE_FOLDER 1u          /* FILE_DIRECTORY_FILE */
 #define TREE_FILE 0x40u         /* FILE_NON_DIRECTORY_FILE */
@@ -1134,30 +1059,22 @@ static int files_name_is_other(const wchar_t *name, size_t len)
     static const wchar_t *const devices[] = {L"con", L"prn", L"aux", L"nul", L"conin$", L"conout$", L"clock$"};
     size_t base = 0, tail;
 
-    for (size_t i = 0; i < len; i++) {
-        if (name[i] < 32 || wcschr(L"<>:\"/\\|?*", name[i]) != NULL) {
+    for (size_t i = 0; i < len; i++)
+        if (name[i] < 32 || wcschr(L"<>:\"/\\|?*", name[i]) != NULL)
             return 1;
-        }
-    }
-    if (len == 0 || name[len - 1] == L'.' || name[len - 1] == L' ') {
+    if (len == 0 || name[len - 1] == L'.' || name[len - 1] == L' ')
         return 1;
-    }
-    while (base < len && name[base] != L'.') {
+    while (base < len && name[base] != L'.')
         base++;
-    }
     for (tail = base; tail > 0 && name[tail - 1] >= L'0' && name[tail - 1] <= L'9'; tail--) {
     }
-    if (base <= 8 && len - base <= 4 && tail < base && tail > 0 && name[tail - 1] == L'~') {
+    if (base <= 8 && len - base <= 4 && tail < base && tail > 0 && name[tail - 1] == L'~')
         return 1;
-    }
-    while (base > 0 && name[base - 1] == L' ') {
+    while (base > 0 && name[base - 1] == L' ')
         base--; /* `con .txt` is the console as well */
-    }
-    for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++) {
-        if (wcslen(devices[i]) == base && _wcsnicmp(name, devices[i], base) == 0) {
+    for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++)
+        if (wcslen(devices[i]) == base && _wcsnicmp(name, devices[i], base) == 0)
             return 1;
-        }
-    }
     return base == 4 && (_wcsnicmp(name, L"com", 3) == 0 || _wcsnicmp(name, L"lpt", 3) == 0) &&
            wcschr(L"123456789\u00b9\u00b2\u00b3", name[3]) != NULL;
 }
@@ -1168,9 +1085,8 @@ static int files_wide(const char *path, size_t len, wchar_t out[OS_MAX_NAME + 1]
     int units = len <= 4 * OS_MAX_NAME
                     ? MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, (int)len, out, OS_MAX_NAME)
                     : 0;
-    if (units <= 0) {
+    if (units <= 0)
         return DATSYNC_E_NAME;
-    }
     out[units] = 0;
     return files_name_is_other(out, (size_t)units) ? DATSYNC_E_NAME : 0;
 }
@@ -1180,9 +1096,8 @@ static int files_info(HANDLE handle, datsync_file_info *out)
 {
     BY_HANDLE_FILE_INFORMATION info;
 
-    if (!GetFileInformationByHandle(handle, &info)) {
+    if (!GetFileInformationByHandle(handle, &info))
         return os_last_error();
-    }
     memset(out, 0, sizeof *out);
     uint64_t when = (uint64_t)info.ftLastWriteTime.dwHighDateTime << 32 | info.ftLastWriteTime.dwLowDateTime;
     out->mtime = when > 116444736000000000u ? (when - 116444736000000000u) / 10000 : 0;
@@ -1199,9 +1114,8 @@ static int files_info(HANDLE handle, datsync_file_info *out)
 
 static int files_want(uint32_t mode, uint32_t type)
 {
-    if ((mode & 0170000) == type) {
+    if ((mode & 0170000) == type)
         return 0;
-    }
     return (mode & 0170000) == 0040000   ? DATSYNC_E_IS_FOLDER
            : (mode & 0170000) == 0100000 ? DATSYNC_E_NOT_FOLDER
                                          : DATSYNC_E_LINK;
@@ -1225,62 +1139,52 @@ static int files_openat(HANDLE dir, const wchar_t *name, ACCESS_MASK access, ULO
     which.Attributes = 0x40; /* OBJ_CASE_INSENSITIVE */
     NTSTATUS got = NtCreateFile(out, access | SYNCHRONIZE, &which, &status, NULL, FILE_ATTRIBUTE_NORMAL, FILE_SHARE_ALL,
                                 how, options | TREE_AS_IT_IS | TREE_WAIT, NULL, 0);
-    if (got >= 0) {
+    if (got >= 0)
         return 0;
-    }
     *out = INVALID_HANDLE_VALUE;
     DWORD why = RtlNtStatusToDosError(got);
     SetLastError(why);
-    if ((ULONG)got == 0xc0000103u) { /* STATUS_NOT_A_DIRECTORY */
+    if ((ULONG)got == 0xc0000103u) /* STATUS_NOT_A_DIRECTORY */
         return DATSYNC_E_NOT_FOLDER;
-    }
-    if ((ULONG)got == 0xc00000bau) { /* STATUS_FILE_IS_A_DIRECTORY */
+    if ((ULONG)got == 0xc00000bau) /* STATUS_FILE_IS_A_DIRECTORY */
         return DATSYNC_E_IS_FOLDER;
-    }
-    if ((ULONG)got == 0xc0000056u) { /* STATUS_DELETE_PENDING */
+    if ((ULONG)got == 0xc0000056u) /* STATUS_DELETE_PENDING */
         return DATSYNC_E_BUSY;
-    }
     return os_error(why);
 }
 
-/* The folder that path is in, and its last name. A folder other than the root is the caller's to close (files_leave). */
+/* The folder that path is in, and its last name. A folder other than the root is the caller's to close
+ * (files_leave). */
 static int files_enter(const files *t, const char *path, int writing, HANDLE *dir, wchar_t name[OS_MAX_NAME + 1])
 {
     const char *at = path;
 
     *dir = t->root;
-    if (writing && (t->flags & DATSYNC_READ_ONLY)) {
+    if (writing && (t->flags & DATSYNC_READ_ONLY))
         return DATSYNC_E_READ_ONLY;
-    }
-    if (strlen(path) > DATSYNC_MAX_PATH) {
+    if (strlen(path) > DATSYNC_MAX_PATH)
         return DATSYNC_E_NAME;
-    }
     for (;;) {
         size_t len = strcspn(at, "/");
         int error = DATSYNC_E_INVALID;
-        if (len > 0 && !(at[0] == '.' && (len == 1 || (len == 2 && at[1] == '.')))) {
+        if (len > 0 && !(at[0] == '.' && (len == 1 || (len == 2 && at[1] == '.'))))
             error = files_wide(at, len, name);
-        }
-        if (error == 0 && at[len] == 0) {
+        if (error == 0 && at[len] == 0)
             return 0;
-        }
         HANDLE next = INVALID_HANDLE_VALUE;
         datsync_file_info info;
-        if (error == 0) {
+        if (error == 0)
             error = files_openat(*dir, name, FILE_TRAVERSE | FILE_READ_ATTRIBUTES, 1, TREE_BACKUP, &next);
-        }
         if (error == 0) {
             error = files_info(next, &info);
             error = error == 0 ? files_want(info.mode, 0040000) : error;
         }
-        if (*dir != t->root) {
+        if (*dir != t->root)
             CloseHandle(*dir);
-        }
         *dir = next;
         if (error != 0) {
-            if (next != INVALID_HANDLE_VALUE) {
+            if (next != INVALID_HANDLE_VALUE)
                 CloseHandle(next);
-            }
             *dir = t->root;
             return error;
         }
@@ -1290,9 +1194,8 @@ static int files_enter(const files *t, const char *path, int writing, HANDLE *di
 
 static void files_leave(const files *t, HANDLE dir)
 {
-    if (dir != t->root) {
+    if (dir != t->root)
         CloseHandle(dir);
-    }
 }
 
 /* Open what is at a path: of this type, 0 for any. */
@@ -1304,9 +1207,8 @@ static int files_get(const files *t, const char *path, int writing, uint32_t typ
     HANDLE dir;
 
     int error = files_enter(t, path, writing, &dir, name);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     error = files_openat(dir, name, access | FILE_READ_ATTRIBUTES, how,
                          how == 1          ? TREE_BACKUP
                          : type == 0040000 ? TREE_FOLDER
@@ -1316,9 +1218,8 @@ static int files_get(const files *t, const char *path, int writing, uint32_t typ
     if (error == 0 && type != 0) {
         error = files_info(*out, &info);
         error = error == 0 ? files_want(info.mode, type) : error;
-        if (error != 0) {
+        if (error != 0)
             CloseHandle(*out);
-        }
     }
     return error;
 }
@@ -1336,9 +1237,8 @@ static int files_open_file(void *ctx, const char *path, int writing, intptr_t *f
 
     int error =
         files_get(t, path, writing, 0100000, GENERIC_READ | (writing ? GENERIC_WRITE : 0u), writing ? 3 : 1, &handle);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     open_file *f = malloc(sizeof *f);
     if (f == NULL) {
         CloseHandle(handle);
@@ -1378,13 +1278,11 @@ static void files_close_file(void *ctx, intptr_t file)
     files *t = ctx;
     open_file *f = (open_file *)file, **at = &t->open;
 
-    while (*at != f) {
+    while (*at != f)
         at = &(*at)->next;
-    }
     *at = f->next;
-    if (f->writing) {
+    if (f->writing)
         files_synced(t, f->handle);
-    }
     CloseHandle(f->handle);
     free(f);
 }
@@ -1394,9 +1292,8 @@ static int files_stat(void *ctx, const char *path, datsync_file_info *out)
     files *t = ctx;
     HANDLE handle;
 
-    if (*path == 0) {
+    if (*path == 0)
         return files_info(t->root, out);
-    }
     int error = files_get(t, path, 0, 0, 0, 1, &handle);
     if (error == 0) {
         error = files_info(handle, out);
@@ -1412,9 +1309,8 @@ static int files_tell(const FILE_ID_BOTH_DIR_INFO *entry, int (*fn)(void *arg, c
     int units = (int)(entry->FileNameLength / sizeof(wchar_t));
 
     int len = WideCharToMultiByte(CP_UTF8, 0, entry->FileName, units, name, (int)sizeof name - 1, NULL, NULL);
-    if (len <= 0) {
+    if (len <= 0)
         return DATSYNC_E_NAME;
-    }
     name[len] = 0;
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ? 0 : fn(arg, name);
 }
@@ -1435,9 +1331,8 @@ static int files_list(void *ctx, const char *path, int (*fn)(void *arg, const ch
     } else {
         got = files_get(t, path, 0, 0040000, FILE_LIST_DIRECTORY, 1, &dir);
     }
-    if (got != 0) {
+    if (got != 0)
         return got;
-    }
     while (got == 0) {
         if (!GetFileInformationByHandleEx(dir, FileIdBothDirectoryInfo, &some, sizeof some)) {
             got = GetLastError() == ERROR_NO_MORE_FILES ? 0 : os_last_error();
@@ -1446,9 +1341,8 @@ static int files_list(void *ctx, const char *path, int (*fn)(void *arg, const ch
         for (size_t at = 0;;) {
             const FILE_ID_BOTH_DIR_INFO *entry = (const void *)(some.room + at);
             got = files_tell(entry, fn, arg);
-            if (got != 0 || entry->NextEntryOffset == 0) {
+            if (got != 0 || entry->NextEntryOffset == 0)
                 break;
-            }
             at += entry->NextEntryOffset;
         }
     }
@@ -1484,9 +1378,8 @@ static int files_change(HANDLE handle, void *what, ULONG size, int flagged, int 
         memcpy(what, &flags, sizeof flags); /* a boolean at the same place */
         got = NtSetInformationFile(handle, &status, what, size, (FILE_INFORMATION_CLASS)plain);
     }
-    if (got >= 0) {
+    if (got >= 0)
         return 0;
-    }
     DWORD why = RtlNtStatusToDosError(got);
     SetLastError(why);
     return os_error(why);
@@ -1508,12 +1401,10 @@ static int files_rename(void *ctx, const char *from, const char *to)
 
     int error = files_stat(ctx, to, &info);
     error = error == DATSYNC_E_NO_ENTRY ? 0 : error == 0 ? files_want(info.mode, 0100000) : error;
-    if (error == 0) {
+    if (error == 0)
         error = files_enter(t, to, 1, &dir, name);
-    }
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     error = files_get(t, from, 1, 0, DELETE, 1, &handle);
     if (error == 0) {
         memset(&what, 0, sizeof what);
@@ -1561,24 +1452,20 @@ static int files_set(void *ctx, const char *path, uint32_t mode, uint64_t mtime)
     HANDLE handle;
 
     (void)mode;
-    if (t->flags & DATSYNC_READ_ONLY) {
+    if (t->flags & DATSYNC_READ_ONLY)
         return DATSYNC_E_READ_ONLY;
-    }
     uint64_t most = ((uint64_t)INT64_MAX - 116444736000000000u) / 10000; /* what FILETIME can hold */
     uint64_t ticks = (mtime < most ? mtime : most) * 10000 + 116444736000000000u;
     when.dwLowDateTime = (DWORD)(ticks & 0xffffffffu);
     when.dwHighDateTime = (DWORD)(ticks >> 32);
     int error = files_get(t, path, 0, 0, FILE_WRITE_ATTRIBUTES, 1, &handle);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     error = files_info(handle, &info);
-    if (error == 0 && (info.mode & 0170000) == 0120000) {
+    if (error == 0 && (info.mode & 0170000) == 0120000)
         error = DATSYNC_E_LINK;
-    }
-    if (error == 0 && !SetFileTime(handle, NULL, NULL, &when)) {
+    if (error == 0 && !SetFileTime(handle, NULL, NULL, &when))
         error = os_last_error();
-    }
     CloseHandle(handle);
     return error;
 }
@@ -1587,11 +1474,9 @@ static int files_sync(void *ctx)
 {
     files *t = ctx;
 
-    for (open_file *f = t->open; f != NULL; f = f->next) {
-        if (f->writing) {
+    for (open_file *f = t->open; f != NULL; f = f->next)
+        if (f->writing)
             files_synced(t, f->handle);
-        }
-    }
     return t->failed;
 }
 
@@ -1610,9 +1495,8 @@ int datsync_os_files(datsync_files *out, const char *dir, unsigned flags)
 
     memset(out, 0, sizeof *out);
     int error = file_path(dir, 2, &path);
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     HANDLE root = INVALID_HANDLE_VALUE;
     error = file_make_folder(path, flags);
     if (error == 0) {
@@ -1620,19 +1504,16 @@ int datsync_os_files(datsync_files *out, const char *dir, unsigned flags)
         root = CreateFileW(path, FILE_LIST_DIRECTORY | FILE_TRAVERSE | FILE_READ_ATTRIBUTES, FILE_SHARE_ALL, NULL,
                            OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
         error = root == INVALID_HANDLE_VALUE ? os_last_error() : 0;
-        if (error == DATSYNC_E_NAME) {
+        if (error == DATSYNC_E_NAME)
             error = DATSYNC_E_NOT_FOLDER; /* so it is said of a file with a backslash behind it */
-        }
     }
     free(path);
-    if (error == 0 && (error = files_info(root, &info)) == 0 && (info.mode & 0170000) != 0040000) {
+    if (error == 0 && (error = files_info(root, &info)) == 0 && (info.mode & 0170000) != 0040000)
         error = DATSYNC_E_NOT_FOLDER;
-    }
     files *t = error == 0 ? malloc(sizeof *t) : NULL;
     if (t == NULL) {
-        if (root != INVALID_HANDLE_VALUE) {
+        if (root != INVALID_HANDLE_VALUE)
             CloseHandle(root);
-        }
         return error != 0 ? error : DATSYNC_E_NOMEM;
     }
     memset(t, 0, sizeof *t);
@@ -1678,9 +1559,8 @@ static wchar_t *secrets_path(secrets *s, const uint8_t key[32])
     for (size_t i = 0; i < 32; i++) {
         *at++ = (wchar_t)digits[key[i] >> 4];
         *at++ = (wchar_t)digits[key[i] & 15];
-        if (i == 0) {
+        if (i == 0)
             *at++ = L'\\';
-        }
     }
     *at = 0;
     return s->path + s->len + 3;
@@ -1694,16 +1574,15 @@ static int secrets_load(void *ctx, const uint8_t discovery_key[32], uint8_t secr
 
     secrets_path(s, discovery_key);
     int error = file_open(s->path, 0, OPEN_EXISTING, &file);
-    if (error != 0) {
+    if (error != 0)
         return error == DATSYNC_E_NO_ENTRY ? DATSYNC_E_NOT_FOUND : error;
-    }
     int64_t got = GetFileSizeEx(file, &size) ? 0 : os_last_error();
-    if (got == 0 && size.QuadPart == SECRET_SIZE) {
+    if (got == 0 && size.QuadPart == SECRET_SIZE)
         got = file_read(file, 0, secret_key, SECRET_SIZE);
-    }
     CloseHandle(file);
     if (got == 0 && size.QuadPart == 0) {
-        return DATSYNC_E_NOT_FOUND; /* old versions of the deployed implementation made files before they had what goes in */
+        /* Old versions of the deployed implementation made files before they had what goes into them. */
+        return DATSYNC_E_NOT_FOUND;
     }
     if (got != SECRET_SIZE) {
         memset(secret_key, 0, SECRET_SIZE);
@@ -1717,12 +1596,10 @@ static int secrets_mkdir(wchar_t *path)
 {
     wchar_t *slash = wcsrchr(path, L'\\');
 
-    if (CreateDirectoryW(path, NULL) || GetLastError() == ERROR_ALREADY_EXISTS) {
+    if (CreateDirectoryW(path, NULL) || GetLastError() == ERROR_ALREADY_EXISTS)
         return 0;
-    }
-    if (GetLastError() != ERROR_PATH_NOT_FOUND || slash == NULL || slash - path < 7) {
+    if (GetLastError() != ERROR_PATH_NOT_FOUND || slash == NULL || slash - path < 7)
         return os_last_error();
-    }
     *slash = 0;
     int error = secrets_mkdir(path);
     *slash = L'\\';
@@ -1741,14 +1618,12 @@ static int secrets_save(void *ctx, const uint8_t discovery_key[32], const uint8_
     *name = 0;
     int error = secrets_mkdir(s->path);
     *name = L'\\';
-    if (error != 0) {
+    if (error != 0)
         return error;
-    }
     wchar_t *end = s->path + s->len + SECRET_NAME;
     wchar_t *final = malloc((s->len + SECRET_NAME + 1) * sizeof *final);
-    if (final == NULL) {
+    if (final == NULL)
         return DATSYNC_E_NOMEM;
-    }
     wcscpy(final, s->path);
     wcscpy(end, L".new");
     error = file_open(s->path, 1, CREATE_ALWAYS, &file);
@@ -1756,12 +1631,10 @@ static int secrets_save(void *ctx, const uint8_t discovery_key[32], const uint8_
         error = file_write(file, 0, secret_key, SECRET_SIZE);
         error = error == 0 ? file_sync(file) : error;
         CloseHandle(file);
-        if (error == 0 && !MoveFileExW(s->path, final, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) {
+        if (error == 0 && !MoveFileExW(s->path, final, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
             error = os_last_error();
-        }
-        if (error != 0) {
+        if (error != 0)
             DeleteFileW(s->path);
-        }
     }
     *end = 0;
     free(final);
@@ -1784,14 +1657,12 @@ int datsync_os_secrets(datsync_secrets *out, const char *dir)
     memset(out, 0, sizeof *out);
     if (dir == NULL) {
         DWORD len = GetEnvironmentVariableW(L"USERPROFILE", home, 4000);
-        if (len == 0 || len >= 4000) {
+        if (len == 0 || len >= 4000)
             return DATSYNC_E_NO_ENTRY;
-        }
         wcscat(home, L"\\.dat\\secret_keys");
         dir = beneath = os_utf8(home);
-        if (dir == NULL) {
+        if (dir == NULL)
             return DATSYNC_E_NOMEM;
-        }
     }
     secrets *s = malloc(sizeof *s);
     int error = s == NULL   ? DATSYNC_E_NOMEM

@@ -93,9 +93,8 @@ static void pin(size_t core)
 
     CPU_ZERO(&set);
     CPU_SET(core, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0) {
+    if (sched_setaffinity(0, sizeof set, &set) != 0)
         perror("sched_setaffinity");
-    }
 }
 
 static int open_in(const char *folder, const char *name, int flags)
@@ -104,9 +103,8 @@ static int open_in(const char *folder, const char *name, int flags)
 
     snprintf(path, sizeof path, "%s/%s", folder, name);
     int fd = open(path, flags, 0600);
-    if (fd < 0) {
+    if (fd < 0)
         die(path);
-    }
     return fd;
 }
 
@@ -114,9 +112,8 @@ static void read_all(int fd, uint8_t *to, size_t len, uint64_t at)
 {
     while (len > 0) {
         ssize_t n = pread(fd, to, len, (off_t)at);
-        if (n <= 0) {
+        if (n <= 0)
             die("read");
-        }
         to += n, at += (uint64_t)n, len -= (size_t)n;
     }
 }
@@ -125,9 +122,8 @@ static void write_all(int fd, const uint8_t *from, size_t len, uint64_t at)
 {
     while (len > 0) {
         ssize_t n = pwrite(fd, from, len, (off_t)at);
-        if (n <= 0) {
+        if (n <= 0)
             die("write");
-        }
         from += n, at += (uint64_t)n, len -= (size_t)n;
     }
 }
@@ -136,9 +132,8 @@ static void send_all(int fd, const uint8_t *from, size_t len)
 {
     while (len > 0) {
         ssize_t n = send(fd, from, len, MSG_NOSIGNAL);
-        if (n <= 0) {
+        if (n <= 0)
             die("send");
-        }
         from += n, len -= (size_t)n;
     }
 }
@@ -147,18 +142,16 @@ static void send_all(int fd, const uint8_t *from, size_t len)
 
 static void put_be64(uint8_t *to, uint64_t value)
 {
-    for (int i = 7; i >= 0; i--, value >>= 8) {
+    for (int i = 7; i >= 0; i--, value >>= 8)
         to[i] = (uint8_t)value;
-    }
 }
 
 static uint64_t get_be64(const uint8_t *from)
 {
     uint64_t value = 0;
 
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++)
         value = value << 8 | from[i];
-    }
     return value;
 }
 
@@ -180,9 +173,8 @@ static size_t get_varint(const uint8_t *from, size_t len, uint64_t *value)
     *value = 0;
     for (size_t i = 0; i < len && i < 10; i++) {
         *value |= (uint64_t)(from[i] & 127) << (7 * i);
-        if (from[i] < 128) {
+        if (from[i] < 128)
             return i + 1;
-        }
     }
     return 0;
 }
@@ -190,9 +182,8 @@ static size_t get_varint(const uint8_t *from, size_t len, uint64_t *value)
 /* XSalsa20 with its subkey kept, going on where the last call ended. */
 static void encipher(cipher *c, const job *j, uint8_t *p, size_t len)
 {
-    for (; c->left > 0 && len > 0; len--) {
+    for (; c->left > 0 && len > 0; len--)
         *p++ ^= c->pad[64 - c->left--];
-    }
     size_t whole = len & ~(size_t)63;
     if (whole > 0) {
         crypto_stream_salsa20_xor_ic(p, p, whole, j->nonce, c->counter, j->subkey);
@@ -202,9 +193,8 @@ static void encipher(cipher *c, const job *j, uint8_t *p, size_t len)
     if (len > 0) {
         memset(c->pad, 0, sizeof c->pad);
         crypto_stream_salsa20_xor_ic(c->pad, c->pad, sizeof c->pad, j->nonce, c->counter++, j->subkey);
-        for (size_t i = 0; i < len; i++) {
+        for (size_t i = 0; i < len; i++)
             p[i] ^= c->pad[i];
-        }
         c->left = 64 - len;
     }
 }
@@ -330,9 +320,8 @@ static void sender(const job *j, int fd)
         uint64_t n = j->count - i < batch ? j->count - i : batch;
         size_t len = 0;
         read_all(in, blocks, n * j->block, i * j->block);
-        for (uint64_t k = 0; k < n; k++, i++) {
+        for (uint64_t k = 0; k < n; k++, i++)
             len += put_message(out + len, j, i, blocks + k * j->block);
-        }
         encipher(&c, j, out, len);
         send_all(fd, out, len);
     }
@@ -352,9 +341,8 @@ typedef struct disk {
 
 static void sync_disk(disk *d)
 {
-    if (fdatasync(d->data) != 0 || fdatasync(d->tree_file) != 0) {
+    if (fdatasync(d->data) != 0 || fdatasync(d->tree_file) != 0)
         die("fdatasync");
-    }
     d->unsynced = 0;
     d->synced = now();
 }
@@ -371,9 +359,8 @@ static void write_data(disk *d, const uint8_t *from, size_t len)
     write_all(d->data, from, len, d->written);
     d->written += len;
     d->unsynced += len;
-    if (d->j->sync && (d->unsynced >= SYNC_BYTES || now() - d->synced >= 1)) {
+    if (d->j->sync && (d->unsynced >= SYNC_BYTES || now() - d->synced >= 1))
         sync_disk(d);
-    }
 }
 
 static void store(disk *d, const uint8_t *block)
@@ -396,16 +383,14 @@ static const uint8_t *get_message(const job *j, const uint8_t *p, size_t len, ui
     uint64_t index = 0, size = 0;
     const uint8_t *end = p + len;
 
-    if (len < 4 || p[0] != 9 || p[1] != 0x08) {
+    if (len < 4 || p[0] != 9 || p[1] != 0x08)
         fail("not a message");
-    }
     p += 2;
     p += get_varint(p, (size_t)(end - p), &index);
     p++;
     p += get_varint(p, (size_t)(end - p), &size);
-    if (index != block || size != j->block || (size_t)(end - p) < size) {
+    if (index != block || size != j->block || (size_t)(end - p) < size)
         fail("not the next block");
-    }
     return p;
 }
 
@@ -425,48 +410,40 @@ static void receiver(const job *j, int fd)
     for (;;) {
         ssize_t n = recv(fd, in + have, cap - have, 0);
         size_t at = 0;
-        if (n < 0) {
+        if (n < 0)
             die("recv");
-        } else if (n == 0) {
+        else if (n == 0)
             break;
-        }
         encipher(&c, j, in + have, (size_t)n);
         have += (size_t)n;
         for (;;) {
             uint64_t len;
             size_t head = get_varint(in + at, have - at, &len);
-            if (head == 0 || have - at - head < len) {
+            if (head == 0 || have - at - head < len)
                 break;
-            }
             const uint8_t *data = get_message(j, in + at + head, len, block);
             at += head + len;
             push(&r, block, data, j->block, tree);
             store(&d, data);
-            if (++block % step == 0) {
+            if (++block % step == 0)
                 write_tree(&d, tree, 2 * block < nodes ? 2 * block : nodes);
-            }
         }
         memmove(in, in + at, have - at);
         have -= at;
     }
-    if (d.fill > 0) {
+    if (d.fill > 0)
         write_data(&d, d.buffer, d.fill);
-    }
-    if (d.nodes < nodes) {
+    if (d.nodes < nodes)
         write_tree(&d, tree, nodes);
-    }
     /* Parents of more than `step` blocks were computed after their part was written. */
-    for (uint64_t i = 2 * step - 1; i < nodes; i += 2 * step) {
+    for (uint64_t i = 2 * step - 1; i < nodes; i += 2 * step)
         write_all(d.tree_file, tree + NODE * i, NODE, SLEEP_HEADER + NODE * i);
-    }
     hash_roots(hash, &r);
     if (block != j->count || memcmp(hash, j->want, 32) != 0 ||
-        crypto_sign_verify_detached(j->signature, hash, 32, j->public_key) != 0) {
+        crypto_sign_verify_detached(j->signature, hash, 32, j->public_key) != 0)
         fail("what arrived is not what was sent");
-    }
-    if (j->sync) {
+    if (j->sync)
         sync_disk(&d);
-    }
 }
 
 /* ---- the frame around ---- */
@@ -530,24 +507,21 @@ int main(int argc, char **argv)
     j.folder = argv[2];
     j.block = strtoul(argv[3], NULL, 10);
     j.count = strtoull(argv[4], NULL, 10);
-    if (j.block < 1 || j.block > 8000000 || j.count < 1) {
+    if (j.block < 1 || j.block > 8000000 || j.count < 1)
         return 2;
-    }
     prepare(&j);
     int listening = socket(AF_INET, SOCK_STREAM, 0);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (bind(listening, (struct sockaddr *)&address, sizeof address) != 0 || listen(listening, 1) != 0 ||
-        getsockname(listening, (struct sockaddr *)&address, &len) != 0) {
+        getsockname(listening, (struct sockaddr *)&address, &len) != 0)
         die("listen");
-    }
     double start = now();
     pid_t tx = fork();
     if (tx == 0) {
         pin(0);
         int fd = socket(AF_INET, SOCK_STREAM, 0);
-        if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+        if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
             die("connect");
-        }
         sender(&j, fd);
         _exit(0);
     }
@@ -557,13 +531,11 @@ int main(int argc, char **argv)
         receiver(&j, accept(listening, NULL, NULL));
         _exit(0);
     }
-    if (tx < 0 || rx < 0 || wait4(tx, &status[0], 0, &used[0]) < 0 || wait4(rx, &status[1], 0, &used[1]) < 0) {
+    if (tx < 0 || rx < 0 || wait4(tx, &status[0], 0, &used[0]) < 0 || wait4(rx, &status[1], 0, &used[1]) < 0)
         die("fork");
-    }
     double wall = now() - start;
-    if (status[0] != 0 || status[1] != 0) {
+    if (status[0] != 0 || status[1] != 0)
         fail("failed");
-    }
     printf("{\"wall\": %.6f", wall);
     side("sender", &used[0]);
     side("receiver", &used[1]);

@@ -27,9 +27,8 @@ static volatile pid_t child;
 
 static void pass_on(int number)
 {
-    if (child > 0) {
+    if (child > 0)
         kill(child, number);
-    }
 }
 
 static double now(void)
@@ -61,12 +60,10 @@ static int ballast(size_t mib)
 int main(int argc, char **argv)
 {
     struct sigaction action = {.sa_handler = pass_on};
-    struct rusage used;
     int status = 0;
 
-    if (argc == 3 && strcmp(argv[1], "ballast") == 0) {
+    if (argc == 3 && strcmp(argv[1], "ballast") == 0)
         return ballast(strtoul(argv[2], NULL, 10));
-    }
     if (argc < 4) {
         fprintf(stderr, "usage: run CORE STATS COMMAND...\n");
         return 2;
@@ -95,6 +92,7 @@ int main(int argc, char **argv)
         perror("fork");
         return 1;
     }
+    struct rusage used;
     while (wait4(child, &status, 0, &used) < 0) {
         if (errno != EINTR) {
             perror("wait4");

@@ -22,9 +22,8 @@ static uint32_t json_hex(const char *s)
 {
     char digits[5] = {0};
 
-    if (strspn(s, "0123456789abcdefABCDEF") < 4) {
+    if (strspn(s, "0123456789abcdefABCDEF") < 4)
         return 0xfffd;
-    }
     memcpy(digits, s, 4);
     return (uint32_t)strtoul(digits, NULL, 16);
 }
@@ -60,9 +59,8 @@ static const char *json_read(const char *s, char *out, size_t cap)
 
     for (s++; *s != '"';) {
         size_t count = 1;
-        if (*s == 0) {
+        if (*s == 0)
             return NULL;
-        }
         if (*s != '\\') {
             piece[0] = *s++;
         } else {
@@ -86,14 +84,12 @@ static const char *json_skip(const char *s)
 
     for (;;) {
         s = json_space(s);
-        if (*s == 0 || (depth == 0 && (*s == ',' || *s == '}'))) {
+        if (*s == 0 || (depth == 0 && (*s == ',' || *s == '}')))
             return *s == 0 ? NULL : s;
-        }
         if (*s == '"') {
             s = json_read(s, none, sizeof none);
-            if (s == NULL) {
+            if (s == NULL)
                 return NULL;
-            }
             continue;
         }
         depth += *s == '{' || *s == '[';
@@ -112,19 +108,15 @@ void scan_about(const char *s, about *out)
         s = json_space(s + 1);
         s = *s == '"' ? json_read(s, name, sizeof name) : NULL;
         s = s != NULL ? json_space(s) : NULL;
-        if (s == NULL || *s != ':') {
+        if (s == NULL || *s != ':')
             return;
-        }
         s = json_space(s + 1);
-        for (int i = 0; i < ABOUT && *s == '"'; i++) {
-            if (strcmp(name, about_names[i]) == 0) {
+        for (int i = 0; i < ABOUT && *s == '"'; i++)
+            if (strcmp(name, about_names[i]) == 0)
                 json_read(s, out->text[i], ABOUT_MAX);
-            }
-        }
         s = json_skip(s);
-        if (s == NULL) {
+        if (s == NULL)
             return;
-        }
     }
 }
 
@@ -137,9 +129,8 @@ int write_about(const cli *c, const datsync_files *files, const char *key)
     intptr_t file;
 
     int error = files->stat(files->ctx, "dat.json", &info);
-    if (error != DATSYNC_E_NO_ENTRY) {
+    if (error != DATSYNC_E_NO_ENTRY)
         return error < 0 ? error : 1;
-    }
     snprintf(url, sizeof url, "dat://%s/", key);
     values[ABOUT_URL] = url;
     for (int i = 0, count = 0; i < ABOUT; i++) {

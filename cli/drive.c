@@ -28,9 +28,8 @@ static void tell_other_about(cli *c, const char *dir, const datsync_files *files
     growing text;
     about found;
 
-    if (read_whole(files, "dat.json", &text) < 0) {
+    if (read_whole(files, "dat.json", &text) < 0)
         return;
-    }
     scan_about(text.text, &found);
     free(text.text);
     if (found.text[ABOUT_URL][0] != 0 && strstr(found.text[ABOUT_URL], key) == NULL) {
@@ -47,25 +46,21 @@ static int make_drive(cli *c, const char *dir, datsync_drive **drive)
     opening how = {dir, NULL, NULL, DATSYNC_CREATE, 1};
 
     int code = open_drive(c, &how, drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     hex(key, datsync_feed_key(datsync_drive_metadata(*drive)));
     memset(&files, 0, sizeof files);
     int error = datsync_drive_flush(*drive);
-    if (error == 0) {
+    if (error == 0)
         error = datsync_os_files(&files, dir, 0);
-    }
     if (error == 0) {
         error = write_about(c, &files, key);
-        if (error == 1) {
+        if (error == 1)
             tell_other_about(c, dir, &files, key);
-        }
         close_files(&files);
     }
-    if (error == 1 && (c->title != NULL || c->description != NULL || c->author != NULL || c->license != NULL)) {
+    if (error == 1 && (c->title != NULL || c->description != NULL || c->author != NULL || c->license != NULL))
         note(c, "%s: its dat.json is kept as it is", dir);
-    }
     if (error < 0) {
         fail(c, FAILED, "%s: dat.json: %s", dir, datsync_strerror(error));
         return close_drive(c, dir, *drive, FAILED);
@@ -87,21 +82,18 @@ int run_create(cli *c)
 
     datsync_os_signals();
     int code = make_drive(c, dir, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     if (!c->json) {
         hex(key, datsync_feed_key(datsync_drive_metadata(drive)));
         printf("dat://%s\n", key);
         fflush(stdout);
     }
     code = importing_begin(&im, c, dir, drive);
-    if (code == DONE) {
+    if (code == DONE)
         code = import_folder(&im);
-    }
-    if (code == DONE && im.counts[DATSYNC_REFUSED] > 0) {
+    if (code == DONE && im.counts[DATSYNC_REFUSED] > 0)
         code = fail_refused(c, dir, im.counts[DATSYNC_REFUSED], "not imported");
-    }
     importing_end(&im);
     return close_drive(c, dir, drive, code);
 }
@@ -138,9 +130,8 @@ static int share_as_owner(cli *c, transfer *t, int watch)
     } else if (code == INTERRUPTED) {
         code = DONE; /* as when it serves */
     }
-    if (code == DONE && im.counts[DATSYNC_REFUSED] > 0) {
+    if (code == DONE && im.counts[DATSYNC_REFUSED] > 0)
         code = fail_refused(c, t->dir, im.counts[DATSYNC_REFUSED], "not imported");
-    }
     importing_end(&im);
     return code;
 }
@@ -160,9 +151,8 @@ static int tell_no_files(const transfer *t)
 {
     char why[160];
 
-    if (has_files(t->c) || !is_owner(t->drive)) {
+    if (has_files(t->c) || !is_owner(t->drive))
         return 0;
-    }
     snprintf(why, sizeof why,
              "its files are not laid out here (layout: %s): it is served as it is, and nothing is imported",
              t->c->layout->name);
@@ -190,17 +180,14 @@ int run_share(cli *c)
     opening how = {dir, NULL, NULL, 0, 0};
 
     int code = need_peer_to_share(c);
-    if (code == DONE) {
+    if (code == DONE)
         code = need_folder(c, dir);
-    }
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     datsync_os_signals();
     code = find_layout(dir, key) != NULL ? open_drive(c, &how, &drive) : make_drive(c, dir, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     transfer_of_drive(&t, c, dir, drive);
     if (tell_no_files(&t)) {
         code = run_transfer(&t, DATSYNC_UPLOAD);
@@ -233,17 +220,14 @@ static int check_clone_folder(cli *c, const char *dir)
     memset(&files, 0, sizeof files);
     int error = datsync_os_files(&files, dir, DATSYNC_READ_ONLY);
     if (error == 0) {
-        if (files.stat(files.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY && find_layout(dir, key) == NULL) {
+        if (files.stat(files.ctx, ".dat", &info) == DATSYNC_E_NO_ENTRY && find_layout(dir, key) == NULL)
             error = files.list(files.ctx, "", stop_list, &used);
-        }
         close_files(&files);
     }
-    if (error < 0 && error != DATSYNC_E_NO_ENTRY) {
+    if (error < 0 && error != DATSYNC_E_NO_ENTRY)
         return fail_drive(c, dir, error);
-    }
-    if (used && !c->force) {
+    if (used && !c->force)
         return fail(c, FAILED, "%s: is not empty, and no drive is here (--force clones into it all the same)", dir);
-    }
     return DONE;
 }
 
@@ -277,12 +261,10 @@ static int check_all(cli *c)
 /* The path of a link to clone is a selection too. */
 static int select_link_path(cli *c)
 {
-    if (c->link_path[0] == 0) {
+    if (c->link_path[0] == 0)
         return DONE;
-    }
-    if (c->all) {
+    if (c->all)
         return fail(c, USAGE, "%s: --all and the path in this link contradict each other", c->words[0]);
-    }
     const char *fault = add_select_path(c, c->link_path);
     return fault != NULL ? fail(c, USAGE, "%s: %s", c->words[0], fault) : DONE;
 }
@@ -294,32 +276,25 @@ int run_clone(cli *c)
     datsync_drive *drive = NULL;
 
     int code = check_all(c);
-    if (code == DONE) {
+    if (code == DONE)
         code = read_link(c, c->words[0], key);
-    }
-    if (code == DONE) {
+    if (code == DONE)
         code = select_link_path(c);
-    }
-    if (code == DONE) {
+    if (code == DONE)
         code = need_peer_to_clone(c);
-    }
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     hex(name, key);
     char *dir = clone_folder(c->word_count > 1 ? c->words[1] : name, key);
-    if (dir == NULL) {
+    if (dir == NULL)
         return fail_drive(c, name, DATSYNC_E_NOMEM);
-    }
     opening how = {dir, key, NULL, DATSYNC_CREATE, 0};
     datsync_os_signals();
     code = check_clone_folder(c, dir);
-    if (code == DONE) {
+    if (code == DONE)
         code = open_drive(c, &how, &drive);
-    }
-    if (code == DONE) {
+    if (code == DONE)
         code = download(c, dir, drive, c->live);
-    }
     free(dir);
     return code;
 }
@@ -330,12 +305,10 @@ int run_pull(cli *c)
     opening how = {folder_word(c, 0), NULL, NULL, 0, 0};
 
     int code = check_all(c);
-    if (code == DONE) {
+    if (code == DONE)
         code = need_peer_to_clone(c);
-    }
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     datsync_os_signals();
     code = open_drive(c, &how, &drive);
     return code == DONE ? download(c, how.dir, drive, 0) : code;
@@ -348,28 +321,23 @@ int run_sync(cli *c)
     opening how = {folder_word(c, 0), NULL, NULL, 0, 0};
 
     int code = check_all(c);
-    if (code == DONE) {
+    if (code == DONE)
         code = need_peer_to_share(c);
-    }
-    if (code == DONE) {
+    if (code == DONE)
         code = need_folder(c, how.dir);
-    }
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     datsync_os_signals();
     c->timeout = 0;
     code = open_drive(c, &how, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     transfer_of_drive(&t, c, how.dir, drive);
-    if (!tell_no_files(&t) && datsync_drive_writable(drive)) {
+    if (!tell_no_files(&t) && datsync_drive_writable(drive))
         code = share_as_owner(c, &t, 1);
-    } else if (is_owner(drive) || tell_no_key(&t)) {
+    else if (is_owner(drive) || tell_no_key(&t))
         code = run_transfer(&t, DATSYNC_UPLOAD);
-    } else {
+    else
         return download(c, how.dir, drive, 1);
-    }
     return close_drive(c, how.dir, drive, code);
 }

@@ -25,14 +25,12 @@ static int read_secret_key(cli *c, uint8_t secret[64])
     FILE *file = in ? stdin : datsync_os_fopen(c->secret_key);
     uint8_t more;
 
-    if (file == NULL) {
+    if (file == NULL)
         return fail_file(c, c->secret_key, errno);
-    }
     size_t got = fread(secret, 1, 64, file);
     size_t rest = got == 64 ? fread(&more, 1, 1, file) : 0;
-    if (!in) {
+    if (!in)
         fclose(file);
-    }
     return got == 64 && rest == 0 ? DONE : fail(c, FAILED, "%s: a secret key has 64 bytes", c->secret_key);
 }
 
@@ -45,16 +43,14 @@ int feed_create(cli *c)
 
     if (c->secret_key != NULL) {
         int code = read_secret_key(c, secret);
-        if (code != DONE) {
+        if (code != DONE)
             return code;
-        }
         how.secret_key = secret;
         how.key = secret + 32;
     }
     int code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     hex(key, datsync_feed_key(feed));
     code = close_feed(c, how.dir, feed, DONE);
     if (code == DONE && c->json) {
@@ -89,18 +85,16 @@ static int batch_sign(batch *b)
     datsync_bytes blocks[CLI_BATCH_BLOCKS];
     size_t at = 0;
 
-    if (b->count == 0) {
+    if (b->count == 0)
         return DONE;
-    }
     for (size_t i = 0; i < b->count; i++) {
         blocks[i].data = b->bytes + at;
         blocks[i].len = b->sizes[i];
         at += b->sizes[i];
     }
     int64_t length = datsync_feed_append(b->feed, blocks, b->count);
-    if (length < 0) {
+    if (length < 0)
         return fail_feed(b->c, b->c->words[0], (int)length);
-    }
     memmove(b->bytes, b->bytes + b->used, b->open);
     b->used = 0;
     b->count = 0;
@@ -129,23 +123,19 @@ static size_t read_input(batch *b, FILE *file, const char *name, uint8_t *to, si
     errno = 0;
     if (file != stdin) {
         got = fread(to, 1, size, file);
-        if (ferror(file)) {
+        if (ferror(file))
             *code = fail_file(b->c, name, errno);
-        }
     }
     while (file == stdin && got < size) {
         int64_t n = datsync_os_input(to + got, size - got);
-        if (n < 0 && n != DATSYNC_E_AGAIN) {
+        if (n < 0 && n != DATSYNC_E_AGAIN)
             *code = fail_file(b->c, name, errno);
-        }
-        if (n <= 0) {
+        if (n <= 0)
             break;
-        }
         got += (size_t)n;
     }
-    if (*code == DONE && datsync_os_stopped(NULL)) {
+    if (*code == DONE && datsync_os_stopped(NULL))
         *code = INTERRUPTED;
-    }
     return got;
 }
 
@@ -156,20 +146,16 @@ static int append_blocks(batch *b, FILE *file, const char *name)
 
     while (got == size) {
         int code = batch_room(b, size);
-        if (code != DONE) {
+        if (code != DONE)
             return code;
-        }
         got = read_input(b, file, name, b->bytes + b->used, size, &code);
-        if (code == FAILED) {
+        if (code == FAILED)
             return code;
-        }
         b->open = got;
-        if (got > 0) {
+        if (got > 0)
             batch_end_block(b);
-        }
-        if (code != DONE) {
+        if (code != DONE)
             return code;
-        }
     }
     return DONE;
 }
@@ -177,9 +163,8 @@ static int append_blocks(batch *b, FILE *file, const char *name)
 /* Adds len bytes to the growing line. */
 static int append_piece(batch *b, const char *name, const uint8_t *piece, size_t len)
 {
-    if (len > DATSYNC_MAX_BLOCK - b->open) {
+    if (len > DATSYNC_MAX_BLOCK - b->open)
         return fail(b->c, FAILED, "%s: a line is longer than a block may be (%u bytes)", name, DATSYNC_MAX_BLOCK);
-    }
     int code = batch_room(b, b->open + len);
     if (code == DONE && len > 0) {
         memcpy(b->bytes + b->used + b->open, piece, len);
@@ -198,16 +183,14 @@ static int append_lines(batch *b, FILE *file, const char *name)
     while (got == size && code == DONE) {
         int ended = DONE;
         got = read_input(b, file, name, buffer, size, &ended);
-        if (ended == FAILED) {
+        if (ended == FAILED)
             return ended;
-        }
         for (size_t at = 0; at < got && code == DONE;) {
             const uint8_t *end = memchr(buffer + at, '\n', got - at);
             size_t len = end != NULL ? (size_t)(end - (buffer + at)) : got - at;
             code = append_piece(b, name, buffer + at, len);
-            if (code == DONE && end != NULL) {
+            if (code == DONE && end != NULL)
                 batch_end_block(b);
-            }
             at += len + (end != NULL);
         }
         if (ended != DONE && code == DONE) {
@@ -217,9 +200,8 @@ static int append_lines(batch *b, FILE *file, const char *name)
     }
     if (code == DONE && b->open > 0) {
         code = batch_room(b, b->open);
-        if (code == DONE) {
+        if (code == DONE)
             batch_end_block(b);
-        }
     }
     return code;
 }
@@ -229,14 +211,12 @@ static int append_file(batch *b, const char *name)
     int in = strcmp(name, "-") == 0;
     FILE *file = in ? stdin : datsync_os_fopen(name);
 
-    if (file == NULL) {
+    if (file == NULL)
         return fail_file(b->c, name, errno);
-    }
     const char *shown = in ? "standard input" : name;
     int code = b->c->lines ? append_lines(b, file, shown) : append_blocks(b, file, shown);
-    if (!in) {
+    if (!in)
         fclose(file);
-    }
     return code;
 }
 
@@ -252,12 +232,10 @@ static int append_all(cli *c, datsync_feed *feed)
         b->c = c;
         b->feed = feed;
         b->bytes = bytes;
-        if (c->file_count == 0) {
+        if (c->file_count == 0)
             code = append_file(b, "-");
-        }
-        for (int i = 0; i < c->file_count && code == DONE; i++) {
+        for (int i = 0; i < c->file_count && code == DONE; i++)
             code = append_file(b, c->files[i]);
-        }
         if (code == DONE || code == INTERRUPTED) {
             int last = batch_sign(b);
             code = last != DONE ? last : code;
@@ -275,23 +253,19 @@ int feed_append(cli *c)
 
     datsync_os_signals();
     int code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     uint64_t before = datsync_feed_length(feed);
-    if (!datsync_feed_writable(feed)) {
+    if (!datsync_feed_writable(feed))
         code = fail(c, FAILED, "%s: only the holder of its secret key can append to this feed", how.dir);
-    } else {
+    else
         code = append_all(c, feed);
-    }
     uint64_t length = datsync_feed_length(feed), bytes = datsync_feed_byte_length(feed);
     int error = datsync_feed_close(feed);
-    if (error != 0) {
+    if (error != 0)
         return fail_feed(c, how.dir, error); /* what is on disk shows when it is opened again */
-    }
-    if (code == FAILED && length == before) {
+    if (code == FAILED && length == before)
         return code;
-    }
     /* Also after an error: what was appended before it is there. */
     if (c->json) {
         json_begin("appended");
@@ -314,25 +288,21 @@ static int cat_block(cli *c, datsync_feed *feed, uint64_t index, uint8_t **buffe
     if (size >= 0 && (uint64_t)size > *cap) {
         size_t want = (size_t)size > CLI_BLOCK_SIZE ? (size_t)size : CLI_BLOCK_SIZE;
         uint8_t *grown = realloc(*buffer, want);
-        if (grown == NULL) {
+        if (grown == NULL)
             return fail_feed(c, c->words[0], DATSYNC_E_NOMEM);
-        }
         *buffer = grown;
         *cap = want;
     }
-    if (size > 0) {
+    if (size > 0)
         size = datsync_feed_get(feed, index, *buffer, *cap);
-    }
     if (size < 0) {
         return fail(c, FAILED, "%s: block %llu: %s", c->words[0], (unsigned long long)index,
                     size == DATSYNC_E_NOT_FOUND ? "is not here" : datsync_strerror((int)size));
     }
-    if (size > 0) {
+    if (size > 0)
         fwrite(*buffer, 1, (size_t)size, stdout);
-    }
-    if (c->lines) {
+    if (c->lines)
         putchar('\n');
-    }
     return ferror(stdout) ? FAILED : DONE;
 }
 
@@ -344,9 +314,8 @@ int feed_cat(cli *c)
     opening how = {c->words[0], NULL, NULL, DATSYNC_READ_ONLY, 0};
 
     int code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     uint64_t length = datsync_feed_length(feed);
     if (c->range_count == 0) {
         c->ranges[0].end = length;
@@ -354,15 +323,12 @@ int feed_cat(cli *c)
     }
     for (size_t i = 0; i < c->range_count && code == DONE; i++) {
         range r = c->ranges[i];
-        if (r.end == UINT64_MAX) {
+        if (r.end == UINT64_MAX)
             r.end = length;
-        }
-        if (r.start > length || r.end > length) {
+        if (r.start > length || r.end > length)
             code = fail(c, FAILED, "%s: the feed has %llu blocks", how.dir, (unsigned long long)length);
-        }
-        for (uint64_t index = r.start; index < r.end && code == DONE; index++) {
+        for (uint64_t index = r.start; index < r.end && code == DONE; index++)
             code = cat_block(c, feed, index, &buffer, &cap);
-        }
     }
     free(buffer);
     return close_feed(c, how.dir, feed, code);
@@ -375,9 +341,8 @@ int feed_info(cli *c)
     opening how = {c->words[0], NULL, NULL, DATSYNC_READ_ONLY, 0};
 
     int code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     uint64_t length = datsync_feed_length(feed), bytes = datsync_feed_byte_length(feed);
     uint64_t held = datsync_feed_count(feed, 0, length);
     int writable = datsync_feed_writable(feed) || datsync_feed_secret_key(feed) != NULL;
@@ -423,14 +388,12 @@ int feed_share(cli *c)
     opening how = {c->words[0], NULL, NULL, 0, 0};
 
     int code = need_peer_to_share(c);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     datsync_os_signals();
     code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     transfer_of_feed(&t, c, how.dir, feed);
     code = run_transfer(&t, DATSYNC_UPLOAD);
     return close_feed(c, how.dir, feed, code);
@@ -444,17 +407,14 @@ int feed_clone(cli *c)
     opening how = {c->words[1], key, NULL, DATSYNC_CREATE, 0};
 
     int code = read_feed_link(c, c->words[0], key);
-    if (code == DONE) {
+    if (code == DONE)
         code = need_peer_to_clone(c);
-    }
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     datsync_os_signals();
     code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     if (datsync_feed_writable(feed)) {
         code = fail(c, FAILED, "%s: is where this feed is written (it holds the secret key); nothing can be newer",
                     how.dir);

@@ -21,9 +21,8 @@ int read_whole(const datsync_files *files, const char *path, growing *out)
 
     memset(out, 0, sizeof *out);
     int error = files->open_file(files->ctx, path, 0, &file);
-    if (error < 0) {
+    if (error < 0)
         return error;
-    }
     while (got > 0 && out->len <= CLI_MAX_FILE && !out->failed) {
         got = files->read(files->ctx, file, out->len, piece, sizeof piece);
         put_buffer(out, piece, got > 0 ? (size_t)got : 0);
@@ -39,9 +38,8 @@ int read_whole(const datsync_files *files, const char *path, growing *out)
 
 void close_files(datsync_files *files)
 {
-    if (files->close != NULL) {
+    if (files->close != NULL)
         files->close(files->ctx);
-    }
     memset(files, 0, sizeof *files);
 }
 
@@ -53,9 +51,8 @@ static int folder_key(const char *dir, const char *name, uint8_t key[32])
     int there = 0;
 
     memset(&files, 0, sizeof files);
-    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0)
         return 0;
-    }
     if (read_whole(&files, name, &text) == 0) {
         there = text.len == 32;
         memcpy(key, text.text, there ? 32 : 0);
@@ -75,9 +72,8 @@ char *join(const char *dir, const char *name)
     size_t size = strlen(dir) + strlen(name) + 2;
     char *path = malloc(size);
 
-    if (path != NULL) {
+    if (path != NULL)
         snprintf(path, size, "%s/%s", dir, name);
-    }
     return path;
 }
 
@@ -86,8 +82,9 @@ char *join(const char *dir, const char *name)
 /* Of Beaker's drives in one folder, so many are named. */
 #define CLI_MAX_NAMED 100u
 
-/* The first is what is made here, and has the content in the files themselves. In the others it is in content's data part, nothing is
- * laid out, and an owner's secret key is a part of the metadata. Beaker's is told from hyperdrive's by where the folder lies. */
+/* The first is what is made here, and has the content in the files themselves. In the others it is in content's data
+ * part, nothing is laid out, and an owner's secret key is a part of the metadata. Beaker's is told from hyperdrive's
+ * by where the folder lies. */
 static const placing layouts[] = {
     {"dat", ".dat/metadata.", ".dat/content."}, {"dat-node 3.0", ".dat/metadata/", ".dat/content/"},
     {"hyperdrive", "metadata/", "content/"},    {"flat", "metadata.", "content."},
@@ -177,9 +174,8 @@ static int on_beaker_drive(void *arg, const char *name)
     size_t len = strlen(s->inner);
     datsync_file_info info;
 
-    if (!is_digits(name, 62)) {
+    if (!is_digits(name, 62))
         return 0;
-    }
     snprintf(s->inner + len, sizeof s->inner - len, "/%s/metadata/key", name);
     int there = s->files->stat(s->files->ctx, s->inner, &info) == 0 && info.size == 32;
     s->inner[len + 63] = 0;
@@ -188,9 +184,8 @@ static int on_beaker_drive(void *arg, const char *name)
         char link[80];
         snprintf(link, sizeof link, "dat://%.2s%s", s->inner + len - 2, name);
         complain(s->c, place != NULL ? place : s->inner, link);
-        if (s->count == 1) {
+        if (s->count == 1)
             strcpy(s->first, s->inner);
-        }
         free(place);
     }
     s->inner[len] = 0;
@@ -218,9 +213,8 @@ int check_beaker(const cli *c, const char *dir)
 
     memset(&s, 0, sizeof s);
     memset(&files, 0, sizeof files);
-    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0)
         return DONE;
-    }
     s.c = c;
     s.dir = dir;
     s.files = &files;
@@ -247,9 +241,8 @@ int check_indexed(const cli *c, const char *dir, const placing *how)
     int found = 0;
 
     memset(&files, 0, sizeof files);
-    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0)
         return DONE; /* opening the drive tells it */
-    }
     for (size_t i = 0; i < 2 * COUNT(parts) && !found; i++) {
         snprintf(name, sizeof name, "%s%s.index", i % 2 ? how->metadata : how->content, parts[i / 2]);
         found = files.stat(files.ctx, name, &info) == 0;
@@ -273,9 +266,8 @@ int fail_feed(const cli *c, const char *dir, int error)
         return fail(c, FAILED, "%s: no feed is here, but a drive: use datsync without `feed`, as in datsync clone",
                     dir);
     }
-    if (error == DATSYNC_E_NOT_FOUND) {
+    if (error == DATSYNC_E_NOT_FOUND)
         return fail(c, FAILED, "%s: no feed is here", dir);
-    }
     return fail(c, FAILED, "%s: %s", dir, datsync_strerror(error));
 }
 
@@ -283,14 +275,11 @@ int fail_drive(const cli *c, const char *dir, int error)
 {
     uint8_t key[32];
 
-    if (error == DATSYNC_E_NOT_FOUND && folder_key(dir, "key", key)) {
+    if (error == DATSYNC_E_NOT_FOUND && folder_key(dir, "key", key))
         return fail(c, FAILED, "%s: no drive is here, but a feed: use datsync feed, as in datsync feed clone", dir);
-    }
-    if (error == DATSYNC_E_NOT_FOUND) {
+    if (error == DATSYNC_E_NOT_FOUND)
         return fail(c, FAILED, "%s: no drive is here", dir);
-    }
-    if (error == DATSYNC_E_HEADER) {
+    if (error == DATSYNC_E_HEADER)
         return fail(c, FAILED, "%s: this is no drive; a bare feed is fetched with datsync feed clone", dir);
-    }
     return fail(c, FAILED, "%s: %s", dir, datsync_strerror(error));
 }

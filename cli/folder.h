@@ -11,8 +11,8 @@
 /* Bytes of a small file: .datignore, dat.json, .dat/selection. */
 #define CLI_MAX_FILE 1048576u
 
-/* A small file beneath a folder, whole: 0, or an error (DATSYNC_E_NO_ENTRY; DATSYNC_E_TOO_BIG). Links are not followed. The text is
- * the caller's to free, and NULL after an error. */
+/* A small file beneath a folder, whole: 0, or an error (DATSYNC_E_NO_ENTRY; DATSYNC_E_TOO_BIG). Links are not
+ * followed. The text is the caller's to free, and NULL after an error. */
 int read_whole(const datsync_files *files, const char *path, growing *out);
 
 /* Closes files that may never have been opened, if it was zeroed. */
@@ -39,7 +39,8 @@ const placing *find_layout(const char *dir, uint8_t key[32]);
 /* Does the drive that c has opened lay its files out? */
 int has_files(const cli *c);
 
-/* The folder that is meant by a link and a folder, to be freed: the drive's own, where Beaker's profile was given. NULL: no memory. */
+/* The folder that is meant by a link and a folder, to be freed: the drive's own, where Beaker's profile was given.
+ * NULL: no memory. */
 char *clone_folder(const char *dir, const uint8_t key[32]);
 
 /* No drive is here, but if it is a folder of Beaker's, drives are beneath it: they are named. DONE: it is none. */

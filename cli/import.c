@@ -2,8 +2,8 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * The library compares and reads; this says what is left out, what is waited for, and what happened. While the folder is shared,
- * it gives the network its turn. It calls rules, folder, open and output.
+ * The library compares and reads; this says what is left out, what is waited for, and what happened. While the
+ * folder is shared, it gives the network its turn. It calls rules, folder, open and output.
  */
 #include "import.h"
 #include "folder.h"
@@ -17,8 +17,8 @@
 /* Milliseconds for which an import leaves the network alone. */
 #define CLI_TURN_MS 20u
 
-/* While a folder is watched: milliseconds for which a file's size and time must have rested before it is imported; after how many
- * it is imported though they don't rest; and how many files are waited for at once. */
+/* While a folder is watched: milliseconds for which a file's size and time must have rested before it is imported;
+ * after how many it is imported though they don't rest; and how many files are waited for at once. */
 #define CLI_REST_MS 2000u
 #define CLI_RESTLESS_MS 60000u
 #define CLI_MAX_WAITING 65536u
@@ -53,20 +53,19 @@ static void on_bad_rule(void *ctx, size_t line, const char *why)
     char what[64];
 
     snprintf(what, sizeof what, ".datignore, line %llu", (unsigned long long)line);
-    if (!im->only_count && told_first(&im->told, why, -(int64_t)line)) {
+    if (!im->only_count && told_first(&im->told, why, -(int64_t)line))
         complain(im->c, what, why);
-    }
 }
 
-/* Is this the name of one? `secret_key`, `metadata.secret_key`, or the digits under which the folder of secret keys has it: `ab/cdef...` */
+/* Is this the name of one? `secret_key`, `metadata.secret_key`, or the digits under which the folder of secret keys
+ * has it: `ab/cdef...` */
 static int names_secret_key(const char *path)
 {
     static const char known[] = "secret_key";
     size_t len = strlen(path), digits = strspn(path + (len > 62 ? len - 62 : 0), "0123456789abcdef");
 
-    if (len > 65 && digits == 62) {
+    if (len > 65 && digits == 62)
         return path[len - 63] == '/' && path[len - 66] == '/' && strspn(path + len - 65, "0123456789abcdef") == 2;
-    }
     return len >= sizeof known && strcmp(path + len - (sizeof known - 1), known) == 0 &&
            strchr("/.", path[len - sizeof known]) != NULL;
 }
@@ -84,21 +83,18 @@ static int is_secret_file(const datsync_files *files, const char *path)
     return found;
 }
 
-/* A secret key is left out whatever the rules say: who has it writes in the owner's name, and what is published once can't be taken
- * back. */
+/* A secret key is left out whatever the rules say: who has it writes in the owner's name, and what is published once
+ * can't be taken back. */
 static int on_ignore(void *ctx, const char *path, int is_folder)
 {
     importing *im = ctx;
 
-    if (is_ignored(&im->rules, path, is_folder)) {
+    if (is_ignored(&im->rules, path, is_folder))
         return 1;
-    }
-    if (is_folder || !is_secret_file(&im->folder, path)) {
+    if (is_folder || !is_secret_file(&im->folder, path))
         return 0;
-    }
-    if (!im->only_count && told_first(&im->told, path, 0)) {
+    if (!im->only_count && told_first(&im->told, path, 0))
         complain(im->c, path, "not imported: it is a secret key");
-    }
     return 1;
 }
 
@@ -116,9 +112,8 @@ static waiting *waits_slot(waiting *table, size_t cap, uint64_t name)
 {
     size_t at = (size_t)name & (cap - 1);
 
-    while (table[at].name != 0 && table[at].name != name) {
+    while (table[at].name != 0 && table[at].name != name)
         at = (at + 1) & (cap - 1);
-    }
     return &table[at];
 }
 
@@ -128,9 +123,8 @@ static int waits_move(importing *im, size_t cap, uint64_t scan)
     waiting *table = calloc(cap, sizeof *table);
     size_t count = 0;
 
-    if (table == NULL) {
+    if (table == NULL)
         return 0;
-    }
     for (size_t i = 0; i < im->wait_cap; i++) {
         if (im->waits[i].name != 0 && im->waits[i].scan >= scan) {
             *waits_slot(table, cap, im->waits[i].name) = im->waits[i];
@@ -149,9 +143,8 @@ static waiting *waits_for(importing *im, uint64_t name)
 {
     if (2 * im->wait_count >= im->wait_cap) {
         size_t cap = im->wait_cap > 0 ? 2 * im->wait_cap : 64;
-        if (cap > 2 * CLI_MAX_WAITING || !waits_move(im, cap, 0)) {
+        if (cap > 2 * CLI_MAX_WAITING || !waits_move(im, cap, 0))
             return NULL;
-        }
     }
     waiting *w = waits_slot(im->waits, im->wait_cap, name);
     im->wait_count += w->name == 0;
@@ -167,36 +160,32 @@ static int on_ready(void *ctx, const char *path, const datsync_file_info *info, 
     uint64_t now = datsync_os_clock(NULL);
     waiting *w = waits_for(im, hash_of(path, 0));
 
-    if (w == NULL) {
+    if (w == NULL)
         return 1;
-    }
-    if (w->scan == 0) {
+    if (w->scan == 0)
         w->since = now;
-    }
     if (w->scan == 0 || w->size != info->size || w->mtime != info->mtime) {
         w->rests = now;
         w->size = info->size;
         w->mtime = info->mtime;
     }
     w->scan = im->scan;
-    if (now - w->rests < CLI_REST_MS && now - w->since < CLI_RESTLESS_MS) {
+    if (now - w->rests < CLI_REST_MS && now - w->since < CLI_RESTLESS_MS)
         return 0;
-    }
     w->since = now;
     return 1;
 }
 
-/* Before the folder is shared only so much is read of files that may be the same: the rest can wait, and be read while what is clear
- * is served. */
+/* Before the folder is shared only so much is read of files that may be the same: the rest can wait, and be read
+ * while what is clear is served. */
 static int on_first(void *ctx, const char *path, const datsync_file_info *info, int maybe_same)
 {
     importing *im = ctx;
 
     (void)path;
     im->first_bytes += maybe_same ? info->size : 0;
-    if (!maybe_same || im->first_bytes <= CLI_FIRST_BYTES) {
+    if (!maybe_same || im->first_bytes <= CLI_FIRST_BYTES)
         return 1;
-    }
     im->later++;
     return 0;
 }
@@ -204,9 +193,8 @@ static int on_first(void *ctx, const char *path, const datsync_file_info *info, 
 /* Those that this scan didn't ask for are gone, or as they were. */
 static void forget_waiting(importing *im)
 {
-    if (im->wait_count > 0) {
+    if (im->wait_count > 0)
         (void)waits_move(im, im->wait_cap, im->scan);
-    }
 }
 
 /* ---------------------------------------------------------------- what happens ------------------------------------ */
@@ -216,19 +204,17 @@ static void show_import(importing *im, uint64_t now)
     char text[160], size[32], rate[32];
     uint64_t pause = im->columns > 0 ? CLI_BAR_MS : CLI_LINE_MS;
 
-    if (im->c->json || im->c->quiet || im->ds != NULL || now - im->shown_at < pause || im->bytes == im->shown_bytes) {
+    if (im->c->json || im->c->quiet || im->ds != NULL || now - im->shown_at < pause || im->bytes == im->shown_bytes)
         return;
-    }
     measure(&im->meter, now, im->files, im->bytes);
     im->shown_at = now;
     im->shown_bytes = im->bytes;
     snprintf(text, sizeof text, "importing  %llu file%s  %s  %s/s", (unsigned long long)im->files,
              im->files == 1 ? "" : "s", amount(size, (double)im->bytes), amount(rate, im->meter.byte_rate));
-    if (im->columns > 0) {
+    if (im->columns > 0)
         draw_bar(im->columns, 0, 0, text);
-    } else {
+    else
         note(im->c, "%s", text);
-    }
 }
 
 static void tell_import(importing *im, const datsync_import_event *event)
@@ -267,13 +253,11 @@ static int on_import(void *ctx, const datsync_import_event *event)
         im->ended_bytes = im->bytes;
         im->files += (uint64_t)brings;
         im->counts[event->change]++;
-        if (event->change != DATSYNC_UNCHANGED && !im->only_count) {
+        if (event->change != DATSYNC_UNCHANGED && !im->only_count)
             tell_import(im, event);
-        }
     }
-    if (!im->only_count) {
+    if (!im->only_count)
         show_import(im, now);
-    }
     if (im->ds != NULL && now - im->turned_at >= CLI_TURN_MS) {
         int error = datsync_poll(im->ds, 0);
         im->turned_at = datsync_os_clock(NULL);
@@ -288,9 +272,8 @@ static void tell_imported(importing *im)
     char size[32], time[32];
     int changed = n[DATSYNC_ADDED] + n[DATSYNC_UPDATED] + n[DATSYNC_REMOVED] > 0;
 
-    if (im->ds != NULL && !changed) {
+    if (im->ds != NULL && !changed)
         return;
-    }
     if (im->c->json) {
         json_begin("imported");
         json_number("added", n[DATSYNC_ADDED]);
@@ -317,38 +300,33 @@ int import_folder(importing *im)
     im->rules.with_hidden = im->c->with_hidden;
     im->began = im->shown_at = im->meter.at = datsync_os_clock(NULL);
     int error = read_ignore(&im->rules, &im->folder, on_bad_rule, im);
-    if (error < 0) {
+    if (error < 0)
         return fail(im->c, FAILED, "%s/.datignore: %s", im->dir, datsync_strerror(error));
-    }
     memset(&options, 0, sizeof options);
     options.ctx = im;
     options.ignore = on_ignore;
     options.on_event = on_import;
     options.dry_run = im->only_count;
-    if (im->ds != NULL && im->watches) {
+    if (im->ds != NULL && im->watches)
         options.ready = on_ready;
-    } else if (im->ds == NULL && im->shares) {
+    else if (im->ds == NULL && im->shares)
         options.ready = on_first;
-    }
     im->scan++;
     int64_t changes = datsync_drive_import(im->drive, &options);
     forget_waiting(im);
     error = im->network < 0 ? im->network : changes < 0 ? (int)changes : 0;
-    if (error == 0 && !im->only_count) {
+    if (error == 0 && !im->only_count)
         error = datsync_drive_flush(im->drive);
-    }
     if (error == DATSYNC_E_AGAIN && datsync_os_stopped(NULL)) {
         bar_clear();
         return (im->c->command->bit & (SHARE | SYNC))
                    ? INTERRUPTED
                    : fail(im->c, INTERRUPTED, "%s: interrupted; what was imported is kept", im->dir);
     }
-    if (error < 0) {
+    if (error < 0)
         return fail_drive(im->c, im->dir, error);
-    }
-    if (!im->only_count) {
+    if (!im->only_count)
         tell_imported(im);
-    }
     return DONE;
 }
 

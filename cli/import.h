@@ -9,8 +9,8 @@
 #include "output.h"
 #include "rules.h"
 
-/* One folder's, from its first import to its last. After importing_begin the caller may set only_count, shares and watches, and ds while
- * the folder is on the network; he reads files, later and counts. */
+/* One folder's, from its first import to its last. After importing_begin the caller may set only_count, shares and
+ * watches, and ds while the folder is on the network; he reads files, later and counts. */
 typedef struct importing {
     cli *c;
     const char *dir;

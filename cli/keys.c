@@ -32,9 +32,8 @@ static int tell_keys(cli *c, const char *dir, datsync_drive *drive, int exportin
     const uint8_t *secret = exporting ? datsync_feed_secret_key(feed) : NULL;
     char key[65], discovery[65];
 
-    if (exporting && secret == NULL) {
+    if (exporting && secret == NULL)
         return fail(c, FAILED, "%s: the secret key of this drive is not here", dir);
-    }
     hex(key, datsync_feed_key(feed));
     hex(discovery, datsync_feed_discovery_key(feed));
     if (c->json) {
@@ -59,7 +58,8 @@ static int tell_keys(cli *c, const char *dir, datsync_drive *drive, int exportin
 
 /* ---------------------------------------------------------------- keys import ------------------------------------- */
 
-/* What was read where a secret key should be: 128 hexadecimal digits, however they are broken into lines, or 64 bytes. */
+/* What was read where a secret key should be: 128 hexadecimal digits, however they are broken into lines, or 64
+ * bytes. */
 static int secret_of_text(const char *text, size_t len, uint8_t secret[64])
 {
     char digits[129];
@@ -78,9 +78,8 @@ static int secret_of_text(const char *text, size_t len, uint8_t secret[64])
         secret[i] = (uint8_t)strtoul(two, NULL, 16);
     }
     int raw = len == 64 && strspn(text, "0123456789abcdefABCDEF") < 64; /* so many digits are a public key */
-    if (raw) {
+    if (raw)
         memcpy(secret, text, 64);
-    }
     memset(digits, 0, sizeof digits);
     return hex_digits || raw;
 }
@@ -94,16 +93,14 @@ static int fail_secret(cli *c, const char *dir, const char *text, size_t len, co
     uint8_t key[32];
 
     size_t digits = strspn(text, "0123456789abcdefABCDEF \t\r\n");
-    if (len == 0) {
+    if (len == 0)
         return fail(c, FAILED, "standard input is empty; %s", wanted);
-    }
     if (datsync_link_parse(text, key, &version, path, sizeof path) == 0) {
         return fail(c, FAILED, "standard input: this is a link, the public key%s; %s",
                     same_key(key, drive) ? " of the drive that is here" : "", wanted);
     }
-    if (len == 32 && memcmp(text, drive, 32) == 0) {
+    if (len == 32 && memcmp(text, drive, 32) == 0)
         return fail(c, FAILED, "standard input: this is the public key of the drive in %s; %s", dir, wanted);
-    }
     return fail(c, FAILED, "standard input: this is no secret key (%llu %s); %s", (unsigned long long)len,
                 digits == len ? "digits and blanks" : "bytes", wanted);
 }
@@ -138,9 +135,8 @@ typedef struct lacking {
 
 static void tell_lacking(lacking *l, const char *path, int error)
 {
-    if (!told_first(&l->told, path, 0)) {
+    if (!told_first(&l->told, path, 0))
         return;
-    }
     l->count++;
     complain(l->c, path,
              error == DATSYNC_E_NO_ENTRY  ? "is missing"
@@ -161,14 +157,13 @@ static void on_lacking(void *ctx, const datsync_entry *entry, int error)
 
 static int on_removal(void *ctx, const datsync_import_event *event)
 {
-    if (event->change == DATSYNC_REMOVED) {
+    if (event->change == DATSYNC_REMOVED)
         tell_lacking(ctx, event->path, DATSYNC_E_NO_ENTRY);
-    }
     return 0;
 }
 
-/* Every file of the newest version must be here, and be the recorded one, whatever its time: what the folder says of itself does
- * not count, for it may have come from another machine. */
+/* Every file of the newest version must be here, and be the recorded one, whatever its time: what the folder says of
+ * itself does not count, for it may have come from another machine. */
 static int check_files(cli *c, const char *dir, datsync_drive *drive)
 {
     const datsync_feed *feed = datsync_drive_metadata(drive);
@@ -177,9 +172,8 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
     datsync_import_options options;
 
     if (datsync_drive_content(drive) == NULL ||
-        datsync_feed_count(feed, 0, datsync_feed_length(feed)) < datsync_feed_length(feed)) {
+        datsync_feed_count(feed, 0, datsync_feed_length(feed)) < datsync_feed_length(feed))
         return fail(c, FAILED, "%s: is no complete clone, not all of its metadata is here: pull first", dir);
-    }
     memset(&options, 0, sizeof options);
     options.ctx = &l;
     options.on_event = on_removal;
@@ -187,9 +181,8 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
     int64_t done = has_files(c) ? datsync_drive_import(drive, &options) : 0;
     done = done < 0 ? done : datsync_drive_verify(drive, &check);
     told_free(&l.told);
-    if (done < 0) {
+    if (done < 0)
         return fail_drive(c, dir, (int)done);
-    }
     return l.count == 0
                ? DONE
                : fail(c, FAILED, "%s: is no complete clone (%llu %s, named above)%s: pull first, or use --force", dir,
@@ -199,17 +192,16 @@ static int check_files(cli *c, const char *dir, datsync_drive *drive)
                           : "");
 }
 
-/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. So it is looked at as the
- * owner would, and nothing is written yet. */
+/* An owner's next share imports what his folder holds: what a clone lacks would be removed from the drive. So it is
+ * looked at as the owner would, and nothing is written yet. */
 static int check_whole(cli *c, const char *dir, const uint8_t secret[64])
 {
     datsync_drive *drive = NULL;
     opening how = {dir, NULL, secret, DATSYNC_READ_ONLY, 0};
 
     int code = open_drive(c, &how, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     code = check_files(c, dir, drive);
     return close_drive(c, dir, drive, code);
 }
@@ -220,25 +212,20 @@ static int import_key(cli *c, const char *dir)
     datsync_drive *drive = NULL;
     opening how = {dir, NULL, secret, 0, 0};
 
-    if (find_layout(dir, key) == NULL) {
+    if (find_layout(dir, key) == NULL)
         return fail_drive(c, dir, DATSYNC_E_NOT_FOUND);
-    }
     int code = read_secret(c, dir, key, secret);
-    if (code == DONE && !c->force) {
+    if (code == DONE && !c->force)
         code = check_whole(c, dir, secret);
-    }
-    if (code == DONE) {
+    if (code == DONE)
         code = open_drive(c, &how, &drive);
-    }
     memset(secret, 0, sizeof secret);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
-    if (c->json) {
+    if (c->json)
         code = tell_keys(c, dir, drive, 0);
-    } else {
+    else
         note(c, "%s: is now the owner's folder; share no other one of this drive as its owner, or it forks", dir);
-    }
     return close_drive(c, dir, drive, code);
 }
 
@@ -249,16 +236,13 @@ int run_keys(cli *c)
     const char *dir = folder_word(c, exporting || importing_it);
     datsync_drive *drive = NULL;
 
-    if (c->word_count > 1 && !exporting && !importing_it) {
+    if (c->word_count > 1 && !exporting && !importing_it)
         return fail(c, USAGE, "%s: not one of export, import", what);
-    }
-    if (importing_it) {
+    if (importing_it)
         return import_key(c, dir);
-    }
     int code = look_into(c, dir, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     code = tell_keys(c, dir, drive, exporting);
     return close_drive(c, dir, drive, code);
 }

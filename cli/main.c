@@ -184,9 +184,8 @@ static void usage_of(const command *cmd)
 
 static int parse_number(const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
-    if (*text == 0 || strlen(text) > 19 || strspn(text, "0123456789") != strlen(text)) {
+    if (*text == 0 || strlen(text) > 19 || strspn(text, "0123456789") != strlen(text))
         return 0;
-    }
     *out = strtoull(text, NULL, 10);
     return *out >= min && *out <= max;
 }
@@ -197,9 +196,8 @@ static int parse_range(const char *text, range *out)
     char first[24];
     const char *colon = strchr(text, ':');
 
-    if (colon == NULL || (size_t)(colon - text) >= sizeof first) {
+    if (colon == NULL || (size_t)(colon - text) >= sizeof first)
         return 0;
-    }
     memcpy(first, text, (size_t)(colon - text));
     first[colon - text] = 0;
     out->start = 0;
@@ -214,9 +212,8 @@ static int is_address(const char *text, uint64_t least_port)
     const char *colon = strrchr(text, ':');
     uint64_t port;
 
-    if (strncmp(text, "unix:", 5) == 0) {
+    if (strncmp(text, "unix:", 5) == 0)
         return text[5] != 0;
-    }
     return colon != NULL && parse_number(colon + 1, least_port, 65535, &port);
 }
 
@@ -248,9 +245,8 @@ static int set_option(cli *c, const option_spec *spec, const char *value)
         return good;
     }
     case PEER:
-        if (c->peer_count == CLI_MAX_PEERS || !is_address(value, 1)) {
+        if (c->peer_count == CLI_MAX_PEERS || !is_address(value, 1))
             return 0;
-        }
         c->peers[c->peer_count++] = value;
         return 1;
     case LISTEN:
@@ -260,9 +256,8 @@ static int set_option(cli *c, const option_spec *spec, const char *value)
     case RANGE:
         return c->range_count < CLI_MAX_RANGES && parse_range(value, &c->ranges[c->range_count++]);
     default:
-        if (spec->at != 0) {
+        if (spec->at != 0)
             memcpy(place, &(int){1}, sizeof(int));
-        }
         return 1;
     }
 }
@@ -278,26 +273,21 @@ static int read_option(cli *c, int argc, char **argv, int *at)
 
     for (size_t i = 0; i < COUNT(option_specs); i++) {
         const option_spec *one = &option_specs[i];
-        if (strlen(one->name) == len && strncmp(one->name, arg, len) == 0 && (one->commands & c->command->bit)) {
+        if (strlen(one->name) == len && strncmp(one->name, arg, len) == 0 && (one->commands & c->command->bit))
             spec = one;
-        }
     }
     if (spec == NULL) {
         return fail(c, USAGE, "%.*s: no such option; see datsync %s%s -h", (int)len, arg, group(c->command),
                     c->command->name);
     }
-    if (spec->kind != NONE && equals == NULL && *at + 1 >= argc) {
+    if (spec->kind != NONE && equals == NULL && *at + 1 >= argc)
         return fail(c, USAGE, "%s: needs %s", spec->name, spec->value);
-    }
-    if (spec->kind == NONE && equals != NULL) {
+    if (spec->kind == NONE && equals != NULL)
         return fail(c, USAGE, "%s: takes no value", spec->name);
-    }
-    if (spec->kind != NONE) {
+    if (spec->kind != NONE)
         value = equals != NULL ? equals + 1 : argv[++*at];
-    }
-    if (set_option(c, spec, value)) {
+    if (set_option(c, spec, value))
         return DONE;
-    }
     if (spec->kind == NUMBER) {
         return fail(c, USAGE, "%s %s: not a number from %llu to %llu", spec->name, value, (unsigned long long)spec->min,
                     (unsigned long long)spec->max);
@@ -315,24 +305,21 @@ static int read_arguments(cli *c, int argc, char **argv)
             only_words = 1;
         } else if (!only_words && argv[at][0] == '-' && argv[at][1] != 0) {
             int code = read_option(c, argc, argv, &at);
-            if (code != DONE) {
+            if (code != DONE)
                 return code;
-            }
         } else {
             argv[words++] = argv[at];
         }
     }
-    if (c->help) {
+    if (c->help)
         return DONE;
-    }
     if (words < c->command->min || (c->command->max >= 0 && words > c->command->max)) {
         return fail(c, USAGE, "usage: datsync %s%s [OPTIONS] %s", group(c->command), c->command->name,
                     c->command->usage);
     }
     c->word_count = words < (int)COUNT(c->words) ? words : (int)COUNT(c->words);
-    for (int i = 0; i < c->word_count; i++) {
+    for (int i = 0; i < c->word_count; i++)
         c->words[i] = argv[i];
-    }
     c->files = argv + 1;
     c->file_count = words - 1;
     return DONE;
@@ -353,9 +340,8 @@ static void merge_ranges(cli *c)
     qsort(c->ranges, c->range_count, sizeof c->ranges[0], compare_ranges);
     for (size_t i = 0; i < c->range_count; i++) {
         if (count > 0 && c->ranges[i].start <= c->ranges[count - 1].end) {
-            if (c->ranges[i].end > c->ranges[count - 1].end) {
+            if (c->ranges[i].end > c->ranges[count - 1].end)
                 c->ranges[count - 1].end = c->ranges[i].end;
-            }
         } else {
             c->ranges[count++] = c->ranges[i];
         }
@@ -367,16 +353,14 @@ static int run_command(cli *c, int argc, char **argv)
 {
     int code = read_arguments(c, argc, argv);
 
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     if (c->help) {
         usage_of(c->command);
         return DONE;
     }
-    if (c->command->bit == FEED_CLONE) {
+    if (c->command->bit == FEED_CLONE)
         merge_ranges(c);
-    }
     return c->command->run(c);
 }
 

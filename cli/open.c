@@ -22,19 +22,15 @@ static int check_store(cli *c, const opening *how, const datsync_store *store)
     char text[65];
 
     int64_t got = store->read(store->ctx, DATSYNC_PART_KEY, 0, key, sizeof key);
-    if (got < 0) {
+    if (got < 0)
         return fail_feed(c, how->dir, (int)got);
-    }
-    if (got != (int64_t)sizeof key) {
+    if (got != (int64_t)sizeof key)
         return DONE;
-    }
     hex(text, key);
-    if (how->fresh) {
+    if (how->fresh)
         return fail(c, FAILED, "%s: holds a feed already, dat://%s", how->dir, text);
-    }
-    if (how->key != NULL && !same_key(key, how->key)) {
+    if (how->key != NULL && !same_key(key, how->key))
         return fail(c, FAILED, "%s: holds another feed, dat://%s", how->dir, text);
-    }
     return DONE;
 }
 
@@ -49,12 +45,10 @@ int open_feed(cli *c, const opening *how, datsync_feed **feed)
     options.flags = how->flags | (c->no_sync ? DATSYNC_NO_SYNC : 0u);
     errno = 0;
     int error = datsync_os_store(&options.store, how->dir, NULL, how->flags);
-    if (error == DATSYNC_E_IO && errno != 0) {
+    if (error == DATSYNC_E_IO && errno != 0)
         return fail_file(c, how->dir, errno);
-    }
-    if (error != 0) {
+    if (error != 0)
         return fail_feed(c, how->dir, error);
-    }
     int code = check_store(c, how, &options.store);
     if (code != DONE) {
         options.store.close(options.store.ctx);
@@ -80,9 +74,8 @@ int close_feed(const cli *c, const char *dir, datsync_feed *feed, int code)
 {
     int error = datsync_feed_close(feed);
 
-    if (error != 0 && !has_failed()) {
+    if (error != 0 && !has_failed())
         return fail_feed(c, dir, error);
-    }
     return error != 0 && code == DONE ? FAILED : code;
 }
 
@@ -93,9 +86,8 @@ static int open_store(datsync_store *store, const char *dir, const char *parts, 
 {
     char *place = join(dir, parts);
 
-    if (place == NULL) {
+    if (place == NULL)
         return DATSYNC_E_NOMEM;
-    }
     char *slash = strrchr(place, '/');
     *slash = 0;
     int error = datsync_os_store(store, place, slash + 1, flags);
@@ -108,9 +100,8 @@ static int open_content(const cli *c, const opening *how, datsync_drive_options 
 {
     unsigned flags = how->flags;
 
-    if (!has_files(c) && (flags & DATSYNC_READ_ONLY) == 0) {
+    if (!has_files(c) && (flags & DATSYNC_READ_ONLY) == 0)
         flags |= DATSYNC_CREATE;
-    }
     int error = open_store(&options->content, how->dir, c->layout->content, flags);
     return error == DATSYNC_E_NO_ENTRY && !has_files(c) ? 0 : error;
 }
@@ -122,32 +113,26 @@ static int open_drive_plugs(const cli *c, const opening *how, datsync_drive_opti
     unsigned flags = c->command->bit == SHARE ? how->flags & ~(unsigned)DATSYNC_CREATE : how->flags;
     int error = has_files(c) ? datsync_os_files(&options->files, how->dir, flags) : 0;
 
-    if (error == 0) {
+    if (error == 0)
         error = open_store(&options->metadata, how->dir, c->layout->metadata, how->flags);
-    }
-    if (error == 0) {
+    if (error == 0)
         error = open_content(c, how, options);
-    }
     if (error == 0 && has_files(c)) {
         error = datsync_os_secrets(&options->secrets, c->secret_dir);
-        if (error < 0 && c->secret_dir == NULL && !how->fresh && how->secret_key == NULL) {
+        if (error < 0 && c->secret_dir == NULL && !how->fresh && how->secret_key == NULL)
             error = 0; /* there is no home folder, and nothing to put there */
-        }
     }
     return error;
 }
 
 static void close_drive_plugs(datsync_drive_options *options)
 {
-    if (options->metadata.close != NULL) {
+    if (options->metadata.close != NULL)
         options->metadata.close(options->metadata.ctx);
-    }
-    if (options->content.close != NULL) {
+    if (options->content.close != NULL)
         options->content.close(options->content.ctx);
-    }
-    if (options->secrets.close != NULL) {
+    if (options->secrets.close != NULL)
         options->secrets.close(options->secrets.ctx);
-    }
     close_files(&options->files);
 }
 
@@ -165,12 +150,10 @@ static int check_folder(cli *c, const opening *how)
         return code != DONE || create ? code : fail_drive(c, how->dir, DATSYNC_E_NOT_FOUND);
     }
     hex(text, key);
-    if (how->fresh) {
+    if (how->fresh)
         return fail(c, FAILED, "%s: is a drive already, dat://%s", how->dir, text);
-    }
-    if (how->key != NULL && !same_key(key, how->key)) {
+    if (how->key != NULL && !same_key(key, how->key))
         return fail(c, FAILED, "%s: holds another drive, dat://%s", how->dir, text);
-    }
     return check_indexed(c, how->dir, c->layout);
 }
 
@@ -186,17 +169,15 @@ static int fail_secret_file(cli *c, const char *dir, int error)
                     c->layout->metadata);
     }
     memset(&secrets, 0, sizeof secrets);
-    if (find_layout(dir, key) == NULL || datsync_os_secrets(&secrets, c->secret_dir) < 0) {
+    if (find_layout(dir, key) == NULL || datsync_os_secrets(&secrets, c->secret_dir) < 0)
         return fail_drive(c, dir, error);
-    }
     datsync_discovery_key(discovery, key);
     int loaded = secrets.load(secrets.ctx, discovery, secret);
     secrets.close(secrets.ctx);
     int fits = loaded == 0 && same_key(secret + 32, key);
     memset(secret, 0, sizeof secret);
-    if (fits || (loaded < 0 && loaded != DATSYNC_E_KEY)) {
+    if (fits || (loaded < 0 && loaded != DATSYNC_E_KEY))
         return fail_drive(c, dir, error);
-    }
     hex(name, discovery);
     return fail(c, FAILED, "%s/%.2s/%s: %s", c->secret_dir != NULL ? c->secret_dir : "~/.dat/secret_keys", name,
                 name + 2,
@@ -208,9 +189,8 @@ int open_drive(cli *c, const opening *how, datsync_drive **drive)
     datsync_drive_options options;
 
     int code = check_folder(c, how);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     memset(&options, 0, sizeof options);
     options.env = &c->env;
     options.key = how->key;
@@ -219,17 +199,14 @@ int open_drive(cli *c, const opening *how, datsync_drive **drive)
     errno = 0;
     int error = open_drive_plugs(c, how, &options);
     int number = error == DATSYNC_E_IO ? errno : 0;
-    if (error == 0) {
+    if (error == 0)
         error = datsync_drive_open(drive, &options);
-    } else {
+    else
         close_drive_plugs(&options);
-    }
-    if (number != 0) {
+    if (number != 0)
         return fail_file(c, how->dir, number);
-    }
-    if (error == DATSYNC_E_KEY && how->secret_key == NULL) {
+    if (error == DATSYNC_E_KEY && how->secret_key == NULL)
         return fail_secret_file(c, how->dir, error);
-    }
     if (error == DATSYNC_E_ACCESS && how->flags == 0 && (c->command->bit & (SHARE | VERIFY))) {
         opening again = *how; /* it can still be read: what can't be written can't be changed by others either */
         again.flags = DATSYNC_READ_ONLY;
@@ -248,9 +225,8 @@ int close_drive(const cli *c, const char *dir, datsync_drive *drive, int code)
 {
     int error = datsync_drive_close(drive);
 
-    if (error != 0 && !has_failed()) {
+    if (error != 0 && !has_failed())
         return fail_drive(c, dir, error);
-    }
     return error != 0 && code == DONE ? FAILED : code;
 }
 

@@ -66,9 +66,8 @@ void bar_clear(void)
 static void put_name(const cli *c)
 {
     fputs("datsync: ", stderr);
-    if (c->command != NULL) {
+    if (c->command != NULL)
         fprintf(stderr, "%s%s: ", c->command->feed ? "feed " : "", c->command->name);
-    }
 }
 
 int fail(const cli *c, int code, const char *format, ...)
@@ -76,9 +75,8 @@ int fail(const cli *c, int code, const char *format, ...)
     char line[DATSYNC_MAX_PATH + 1024];
     va_list args;
 
-    if (said) {
+    if (said)
         return code;
-    }
     said = 1;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
@@ -121,9 +119,8 @@ void note(const cli *c, const char *format, ...)
     char line[DATSYNC_MAX_PATH + 1024];
     va_list args;
 
-    if (c->quiet || c->json) {
+    if (c->quiet || c->json)
         return;
-    }
     bar_clear();
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
@@ -138,9 +135,8 @@ static size_t told_slot(const told *t, uint64_t hash)
 {
     size_t at = (size_t)hash & (t->cap - 1);
 
-    while (t->slots[at] != 0 && t->slots[at] != hash) {
+    while (t->slots[at] != 0 && t->slots[at] != hash)
         at = (at + 1) & (t->cap - 1);
-    }
     return at;
 }
 
@@ -150,14 +146,11 @@ int told_first(told *t, const char *text, int64_t number)
 
     if (2 * t->count >= t->cap) {
         told grown = {calloc(t->cap > 0 ? 2 * t->cap : 64, sizeof *t->slots), t->count, t->cap > 0 ? 2 * t->cap : 64};
-        if (grown.slots == NULL) {
+        if (grown.slots == NULL)
             return 1;
-        }
-        for (size_t i = 0; i < t->cap; i++) {
-            if (t->slots[i] != 0) {
+        for (size_t i = 0; i < t->cap; i++)
+            if (t->slots[i] != 0)
                 grown.slots[told_slot(&grown, t->slots[i])] = t->slots[i];
-            }
-        }
         free(t->slots);
         *t = grown;
     }
@@ -180,9 +173,8 @@ void measure(meter *m, uint64_t now, uint64_t blocks, uint64_t bytes)
 {
     double seconds = (double)(now - m->at) / 1000.0;
 
-    if (seconds < 0.5) {
+    if (seconds < 0.5)
         return;
-    }
     double weight = m->byte_rate > 0 ? 0.3 : 1.0;
     m->block_rate += weight * ((double)(blocks - m->blocks) / seconds - m->block_rate);
     m->byte_rate += weight * ((double)(bytes - m->bytes) / seconds - m->byte_rate);
@@ -205,9 +197,8 @@ void draw_bar(int columns, uint64_t held, uint64_t total, const char *text)
     if (total > 0 && room >= 8) {
         int filled = (int)((double)held / (double)total * room);
         fputc('[', stderr);
-        for (int i = 0; i < room; i++) {
+        for (int i = 0; i < room; i++)
             fputc(i < filled ? '=' : i == filled ? '>' : ' ', stderr);
-        }
         fputs("] ", stderr);
     }
     fprintf(stderr, "%.*s", columns > 1 ? columns - 1 : 0, text);

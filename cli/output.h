@@ -22,7 +22,8 @@ void json_bool(const char *name, int value);
 void json_reason(int error);
 void json_end(void);
 
-/* The one line of what went wrong, and the event `error`; returns the exit code. Only the first one of a run is told. */
+/* The one line of what went wrong, and the event `error`; returns the exit code. Only the first one of a run is
+ * told. */
 int fail(const cli *c, int code, const char *format, ...);
 
 /* The same for a file of the user's: what the C library says of it, `number` being its errno or 0. Returns FAILED. */

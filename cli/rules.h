@@ -7,8 +7,8 @@
 
 #include "datsync.h"
 
-/* Does the pattern p fit the whole path s, without a slash before it? `**` stands for any number of folders, at the end for all that
- * is beneath. */
+/* Does the pattern p fit the whole path s, without a slash before it? `**` stands for any number of folders, at the
+ * end for all that is beneath. */
 int match_path(const char *p, const char *s);
 
 /* What is wrong with a pattern, or NULL. */
@@ -22,7 +22,8 @@ typedef struct ignoring {
     int with_hidden; /* names that begin with a dot are taken in */
 } ignoring;
 
-/* Reads the folder's .datignore, which need not be there: 0, or an error. `bad` is called for each line that is no pattern. */
+/* Reads the folder's .datignore, which need not be there: 0, or an error. `bad` is called for each line that is no
+ * pattern. */
 int read_ignore(ignoring *ig, const datsync_files *files, void (*bad)(void *ctx, size_t line, const char *why),
                 void *ctx);
 

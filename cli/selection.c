@@ -17,24 +17,22 @@
 /* Where a folder keeps them, one a line. */
 #define SELECTION ".dat/selection"
 
-/* Takes out of a pattern what stays where it is: `./`, empty names, slashes at both ends. What is wrong with it, or NULL. */
+/* Takes out of a pattern what stays where it is: `./`, empty names, slashes at both ends. What is wrong with it, or
+ * NULL. */
 static const char *tidy_pattern(char *pattern)
 {
     const char *from = pattern;
     char *to = pattern;
 
-    if (*pattern == 0) {
+    if (*pattern == 0)
         return "an empty pattern";
-    }
     while (*from != 0) {
         size_t len = strcspn(from, "/");
-        if (len == 2 && memcmp(from, "..", 2) == 0) {
+        if (len == 2 && memcmp(from, "..", 2) == 0)
             return "a .. in it";
-        }
         if (len > 0 && !(len == 1 && *from == '.')) {
-            if (to > pattern) {
+            if (to > pattern)
                 *to++ = '/';
-            }
             memmove(to, from, len);
             to += len;
         }
@@ -49,21 +47,17 @@ const char *add_select(cli *c, const char *text)
 {
     size_t len = strlen(text);
 
-    if (c->select_count == CLI_MAX_SELECTS) {
+    if (c->select_count == CLI_MAX_SELECTS)
         return "more patterns than 64";
-    }
-    if (text[strcspn(text, "\r\n")] != 0) {
+    if (text[strcspn(text, "\r\n")] != 0)
         return "a line end in it";
-    }
     char *pattern = malloc(len + 3);
-    if (pattern == NULL) {
+    if (pattern == NULL)
         return datsync_strerror(DATSYNC_E_NOMEM);
-    }
     memcpy(pattern, text, len + 1);
     const char *fault = tidy_pattern(pattern);
-    if (fault == NULL && *pattern == 0) {
+    if (fault == NULL && *pattern == 0)
         strcpy(pattern, "**"); /* the folder itself: everything */
-    }
     fault = fault != NULL ? fault : glob_fault(pattern);
     if (fault != NULL) {
         free(pattern);
@@ -80,9 +74,8 @@ const char *add_select_path(cli *c, const char *path)
 
     for (; *path != 0 && len + 2 < sizeof pattern; path++) {
         int end = *path == '\r' || *path == '\n'; /* which a line can't hold */
-        if (strchr("*?[]\\", *path) != NULL) {
+        if (strchr("*?[]\\", *path) != NULL)
             pattern[len++] = '\\';
-        }
         pattern[len++] = (char)(end ? '?' : *path);
     }
     pattern[len] = 0;
@@ -95,18 +88,15 @@ int selects(const char *pattern, const char *path)
 
     path += *path == '/';
     size_t len = strlen(path);
-    if (len >= sizeof part) {
+    if (len >= sizeof part)
         return 0;
-    }
     for (size_t at = 1; at <= len; at++) {
-        if (path[at] != '/' && path[at] != 0) {
+        if (path[at] != '/' && path[at] != 0)
             continue;
-        }
         memcpy(part, path, at);
         part[at] = 0;
-        if (match_path(pattern, part)) {
+        if (match_path(pattern, part))
             return 1;
-        }
     }
     return 0;
 }
@@ -115,29 +105,23 @@ int is_selected(void *ctx, const char *path)
 {
     const cli *c = ctx;
 
-    for (size_t i = 0; i < c->select_count; i++) {
-        if (selects(c->selects[i], path)) {
+    for (size_t i = 0; i < c->select_count; i++)
+        if (selects(c->selects[i], path))
             return 1;
-        }
-    }
     return c->select_count == 0;
 }
 
 /* One line of the kept selection: what is wrong with it, or NULL. */
 static const char *read_selected(cli *c, char *line, size_t len)
 {
-    if (memchr(line, 0, len) != NULL) {
+    if (memchr(line, 0, len) != NULL)
         return "a NUL byte";
-    }
     line[len] = 0;
-    if (len > 0 && line[len - 1] == '\r') {
+    if (len > 0 && line[len - 1] == '\r')
         line[--len] = 0;
-    }
-    for (const unsigned char *at = (const unsigned char *)line; *at != 0; at += utf8_length(at)) {
-        if (utf8_length(at) == 0) {
+    for (const unsigned char *at = (const unsigned char *)line; *at != 0; at += utf8_length(at))
+        if (utf8_length(at) == 0)
             return "no UTF-8";
-        }
-    }
     return add_select(c, line);
 }
 
@@ -149,12 +133,10 @@ static int read_selection(cli *c, const char *dir, const datsync_files *files)
     size_t line = 0;
 
     int error = read_whole(files, SELECTION, &text);
-    if (error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_NOT_FOLDER) {
+    if (error == DATSYNC_E_NO_ENTRY || error == DATSYNC_E_NOT_FOLDER)
         return DONE;
-    }
-    if (error < 0) {
+    if (error < 0)
         return fail(c, FAILED, "%s/" SELECTION ": %s", dir, datsync_strerror(error));
-    }
     for (size_t at = 0; at < text.len && fault == NULL;) {
         char *end = memchr(text.text + at, '\n', text.len - at);
         size_t len = end != NULL ? (size_t)(end - text.text) - at : text.len - at;
@@ -174,9 +156,8 @@ int look_at_selection(cli *c, const char *dir)
     datsync_files files;
 
     memset(&files, 0, sizeof files);
-    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0) {
+    if (datsync_os_files(&files, dir, DATSYNC_READ_ONLY) < 0)
         return DONE; /* opening the drive tells it */
-    }
     int code = read_selection(c, dir, &files);
     close_files(&files);
     return code;
@@ -217,13 +198,12 @@ int settle_selection(cli *c, const char *dir)
 
     memset(&files, 0, sizeof files);
     int code = DONE, error = datsync_os_files(&files, dir, 0);
-    if (error == 0 && c->all) {
+    if (error == 0 && c->all)
         error = drop_selection(&files);
-    } else if (error == 0 && c->select_count > 0) {
+    else if (error == 0 && c->select_count > 0)
         error = write_selection(c, &files);
-    } else if (error == 0) {
+    else if (error == 0)
         code = read_selection(c, dir, &files);
-    }
     close_files(&files);
     return error < 0 ? fail(c, FAILED, "%s/" SELECTION ": %s", dir, datsync_strerror(error)) : code;
 }
@@ -247,9 +227,8 @@ const char *selection_of(const cli *c)
 
 void json_selection(const cli *c)
 {
-    if (c->select_count == 0) {
+    if (c->select_count == 0)
         return;
-    }
     fputs(",\"selection\":[", stdout);
     for (size_t i = 0; i < c->select_count; i++) {
         fputs(i > 0 ? "," : "", stdout);

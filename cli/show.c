@@ -28,9 +28,8 @@ static int number_width(uint64_t number)
 {
     int width = 1;
 
-    for (; number >= 10; number /= 10) {
+    for (; number >= 10; number /= 10)
         width++;
-    }
     return width;
 }
 
@@ -44,17 +43,15 @@ static void log_entry(const cli *c, const datsync_entry *entry, int width)
         json_number("size", entry->stat.size);
         json_number("mode", entry->stat.mode);
         json_number("mtime", entry->stat.mtime);
-        if (entry->error < 0) {
+        if (entry->error < 0)
             json_reason(entry->error);
-        }
         json_end();
         return;
     }
     printf("%*llu [%s] ", width, (unsigned long long)entry->version, entry->deleted ? "del" : "put");
     put_safe(stdout, entry->path);
-    if (!entry->deleted) {
+    if (!entry->deleted)
         printf("%s %llu B", is_folder_entry(entry) ? "/" : "", (unsigned long long)entry->stat.size);
-    }
     printf("%s%s\n", entry->error < 0 ? "  bad: " : "", entry->error < 0 ? datsync_strerror(entry->error) : "");
 }
 
@@ -66,9 +63,8 @@ int run_log(cli *c)
     uint64_t bytes = 0, missing = 0;
 
     int code = look_into(c, dir, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     uint64_t version = datsync_drive_version(drive);
     for (uint64_t at = 1; at <= version && code == DONE && !ferror(stdout); at++) {
         int error = datsync_drive_entry(drive, at, &entry, NULL);
@@ -105,12 +101,10 @@ static const char *drive_path(char out[DATSYNC_MAX_PATH + 2], const char *path)
         path++;
         len--;
     }
-    while (len > 0 && path[len - 1] == '/') {
+    while (len > 0 && path[len - 1] == '/')
         len--;
-    }
-    if (len > DATSYNC_MAX_PATH) {
+    if (len > DATSYNC_MAX_PATH)
         return NULL;
-    }
     out[0] = '/';
     memcpy(out + 1, path, len);
     out[len + 1] = 0;
@@ -122,13 +116,11 @@ static int chosen_version(cli *c, const char *dir, const datsync_drive *drive, u
 {
     uint64_t newest = datsync_drive_version(drive);
 
-    if (datsync_feed_length(datsync_drive_metadata(drive)) == 0) {
+    if (datsync_feed_length(datsync_drive_metadata(drive)) == 0)
         return fail(c, FAILED, "%s: nothing of this drive is here", dir);
-    }
     *version = c->checkout > 0 ? c->checkout : newest;
-    if (*version > newest) {
+    if (*version > newest)
         return fail(c, FAILED, "%s: the newest version known is %llu", dir, (unsigned long long)newest);
-    }
     return DONE;
 }
 
@@ -148,9 +140,8 @@ static const char *moment(char out[32], uint64_t ms)
     time_t when = (time_t)seconds;
     struct tm *parts = seconds < 253402300800u ? gmtime(&when) : NULL; /* up to the year 9999 */
 
-    if (parts == NULL || strftime(out, 32, "%Y-%m-%d %H:%M", parts) == 0) {
+    if (parts == NULL || strftime(out, 32, "%Y-%m-%d %H:%M", parts) == 0)
         snprintf(out, 32, "%16s", "?");
-    }
     return out;
 }
 
@@ -169,9 +160,8 @@ static int on_listed(void *ctx, const datsync_entry *entry)
     char time[32];
 
     l->count++;
-    if (strncmp(name, l->path, len) == 0 && name[len] == '/') {
+    if (strncmp(name, l->path, len) == 0 && name[len] == '/')
         name += len + 1;
-    }
     if (l->c->json) {
         json_begin("ls");
         json_string("path", entry->path);
@@ -202,9 +192,8 @@ static int list_out(cli *c, const char *dir, datsync_drive *drive, const char *p
     int root = strcmp(path, "/") == 0;
 
     int code = chosen_version(c, dir, drive, &version);
-    if (code != DONE || version == 0) {
+    if (code != DONE || version == 0)
         return code;
-    }
     int error = root ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, path, &entry, NULL);
     int known = error == 0 || (error == DATSYNC_E_MORE && entry.path != NULL);
     if (known && !entry.deleted && !is_folder_entry(&entry)) {
@@ -213,9 +202,8 @@ static int list_out(cli *c, const char *dir, datsync_drive *drive, const char *p
     } else if (known || error == DATSYNC_E_NOT_FOUND || error == DATSYNC_E_MORE) {
         int found = error == 0;
         error = datsync_drive_list(drive, version, path, c->recursive, on_listed, &l, NULL);
-        if (error == 0 && l.count == 0 && !root && !found) {
+        if (error == 0 && l.count == 0 && !root && !found)
             error = DATSYNC_E_NOT_FOUND;
-        }
     }
     return error < 0 ? fail_path(c, dir, path, error) : DONE;
 }
@@ -230,9 +218,8 @@ static void on_looked(void *ctx, const datsync_entry *entry, int error)
 {
     looking *l = ctx;
 
-    if (strcmp(entry->path, l->path) == 0) {
+    if (strcmp(entry->path, l->path) == 0)
         l->error = error;
-    }
 }
 
 static int fail_read(cli *c, const char *dir, datsync_drive *drive, const char *path, int error)
@@ -242,9 +229,8 @@ static int fail_read(cli *c, const char *dir, datsync_drive *drive, const char *
     datsync_drive_check check = {&l, on_looked, 0};
 
     lay_out(c, drive);
-    if (datsync_drive_look(drive, &state, &check) == 0 && l.error < 0) {
+    if (datsync_drive_look(drive, &state, &check) == 0 && l.error < 0)
         error = l.error;
-    }
     return error == DATSYNC_E_NOT_FOUND || error == DATSYNC_E_PARTIAL || error >= 0
                ? fail(c, FAILED, "%s: %s: its bytes are not all here", dir, path)
            : error == DATSYNC_E_HASH || error == DATSYNC_E_INVALID || error == DATSYNC_E_CORRUPT
@@ -261,29 +247,24 @@ static int write_out(cli *c, const char *dir, datsync_drive *drive, const char *
     uint64_t version;
 
     int code = chosen_version(c, dir, drive, &version);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     int error = version == 0 ? DATSYNC_E_NOT_FOUND : datsync_drive_find(drive, version, path, &entry, NULL);
     int partly = error == DATSYNC_E_MORE && entry.path != NULL; /* the newest of the entries that are here */
-    if (error == 0 && entry.deleted) {
+    if (error == 0 && entry.deleted)
         error = DATSYNC_E_NOT_FOUND;
-    } else if (error == 0 || partly) {
+    else if (error == 0 || partly)
         error = is_folder_entry(&entry) ? DATSYNC_E_IS_FOLDER : entry.error;
-    }
-    if (error == DATSYNC_E_NOT_FOUND) {
+    if (error == DATSYNC_E_NOT_FOUND)
         return fail(c, FAILED, "%s: %s: no such file in this version", dir, path);
-    }
-    if (error < 0) {
+    if (error < 0)
         return fail_path(c, dir, path, error);
-    }
     strcpy(own, path);
     entry.path = own; /* the drive's lasts only until the next call */
     for (uint64_t at = 0; at < entry.stat.size && !ferror(stdout);) {
         int64_t got = datsync_drive_read(drive, &entry, at, piece, sizeof piece);
-        if (got <= 0) {
+        if (got <= 0)
             return fail_read(c, dir, drive, path, (int)got);
-        }
         fwrite(piece, 1, (size_t)got, stdout);
         at += (uint64_t)got;
     }
@@ -315,18 +296,16 @@ static int show_link(cli *c, const uint8_t key[32], char *path)
     transfer t;
 
     int code = need_peer_to_clone(c);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     datsync_os_signals();
     memset(&options, 0, sizeof options);
     options.env = &c->env;
     options.key = key;
     options.flags = DATSYNC_CREATE;
     int error = datsync_drive_open(&drive, &options);
-    if (error < 0) {
+    if (error < 0)
         return fail_drive(c, c->words[0], error);
-    }
     memset(&layout, 0, sizeof layout);
     layout.ctx = path;
     layout.version = c->checkout;
@@ -334,9 +313,8 @@ static int show_link(cli *c, const uint8_t key[32], char *path)
     datsync_drive_layout(drive, &layout);
     transfer_of_drive(&t, c, c->words[0], drive);
     code = run_transfer(&t, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD);
-    if (code == DONE) {
+    if (code == DONE)
         code = c->command->bit == LS ? list_out(c, c->words[0], drive, path) : write_out(c, c->words[0], drive, path);
-    }
     return close_drive(c, c->words[0], drive, code);
 }
 
@@ -365,19 +343,15 @@ int show_path(cli *c)
     int link = c->word_count > 0 && is_link(from) && find_layout(from, there) == NULL;
 
     int code = link ? read_link(c, from, key) : DONE;
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
-    if (shown_path(c, place) == NULL) {
+    if (shown_path(c, place) == NULL)
         return has_failed() ? USAGE : fail_path(c, from, c->words[c->word_count - 1], DATSYNC_E_TOO_BIG);
-    }
-    if (link) {
+    if (link)
         return show_link(c, key, place);
-    }
     code = look_into(c, from, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     code = c->command->bit == LS ? list_out(c, from, drive, place) : write_out(c, from, drive, place);
     return close_drive(c, from, drive, code);
 }

@@ -31,20 +31,18 @@ static void say_text(const cli *c, const char *name, const char *value)
 
 static void say_number(const cli *c, const char *name, uint64_t value)
 {
-    if (c->json) {
+    if (c->json)
         json_number(name, value);
-    } else {
+    else
         printf("%s: %llu\n", name, (unsigned long long)value);
-    }
 }
 
 static void say_bool(const cli *c, const char *name, int value)
 {
-    if (c->json) {
+    if (c->json)
         json_bool(name, value);
-    } else {
+    else
         printf("%s: %s\n", name, value ? "yes" : "no");
-    }
 }
 
 /* A small file of the newest version, whole, out of the drive itself: 0, or an error. */
@@ -56,9 +54,8 @@ static int read_stored(datsync_drive *drive, const char *path, growing *out)
 
     memset(out, 0, sizeof *out);
     int error = datsync_drive_find(drive, datsync_drive_version(drive), path, &entry, NULL);
-    if (error < 0 || entry.stat.size > CLI_MAX_FILE) {
+    if (error < 0 || entry.stat.size > CLI_MAX_FILE)
         return error < 0 ? error : DATSYNC_E_TOO_BIG;
-    }
     while (got > 0 && !out->failed) {
         got = datsync_drive_read(drive, &entry, out->len, piece, sizeof piece);
         put_buffer(out, piece, got > 0 ? (size_t)got : 0);
@@ -77,16 +74,13 @@ static void say_about(const cli *c, datsync_drive *drive, const datsync_files *f
     about found;
 
     int error = has_files(c) ? read_whole(files, "dat.json", &text) : read_stored(drive, "/dat.json", &text);
-    if (error < 0) {
+    if (error < 0)
         return;
-    }
     scan_about(text.text, &found);
     free(text.text);
-    for (int i = 0; i < ABOUT; i++) {
-        if (found.text[i][0] != 0) {
+    for (int i = 0; i < ABOUT; i++)
+        if (found.text[i][0] != 0)
             say_text(c, about_names[i], found.text[i]);
-        }
-    }
 }
 
 /* Keeps the paths of the files that are not whole, each with its NUL. */
@@ -98,9 +92,8 @@ static void on_unfinished(void *ctx, const datsync_entry *entry, int error)
 
 static void say_unfinished(const cli *c, const growing *paths)
 {
-    if (c->json && paths->len > 0) {
+    if (c->json && paths->len > 0)
         fputs(",\"not_whole\":[", stdout);
-    }
     for (size_t at = 0; at < paths->len; at += strlen(paths->text + at) + 1) {
         if (c->json) {
             fputs(at > 0 ? "," : "", stdout);
@@ -111,9 +104,8 @@ static void say_unfinished(const cli *c, const growing *paths)
             putchar('\n');
         }
     }
-    if (c->json && paths->len > 0) {
+    if (c->json && paths->len > 0)
         putchar(']');
-    }
 }
 
 static void say_drive(const cli *c, datsync_drive *drive, const datsync_drive_state *state)
@@ -130,30 +122,26 @@ static void say_drive(const cli *c, datsync_drive *drive, const datsync_drive_st
     } else {
         printf("held: %llu of %llu blocks\n", (unsigned long long)state->held, (unsigned long long)state->blocks);
     }
-    if (state->missing > 0 || !state->has_header) {
+    if (state->missing > 0 || !state->has_header)
         say_number(c, "missing_entries", state->missing + !state->has_header);
-    }
     if (state->lost + state->shown > 0) {
         say_number(c, "lost_by_index", state->lost);
         say_number(c, "deleted_in_index", state->shown);
     }
     say_bool(c, "writable", is_owner(drive));
     say_bool(c, "archive", datsync_drive_archive(drive));
-    if (c->json) {
+    if (c->json)
         json_string("layout", c->layout->name);
-    } else {
+    else
         printf("layout: %s (%s*, %s*)\n", c->layout->name, c->layout->metadata, c->layout->content);
-    }
 }
 
 static void say_selection(const cli *c)
 {
-    if (c->json) {
+    if (c->json)
         json_selection(c);
-    }
-    for (size_t i = 0; i < c->select_count && !c->json; i++) {
+    for (size_t i = 0; i < c->select_count && !c->json; i++)
         say_text(c, "selection", c->selects[i]);
-    }
 }
 
 /* Where old versions of the deployed implementation kept the secret key; later ones don't read it there. */
@@ -165,15 +153,12 @@ static void say_key(const cli *c, const datsync_drive *drive, const char *dir, c
     const uint8_t *key = datsync_feed_key(datsync_drive_metadata(drive));
     growing text;
 
-    if (is_owner(drive)) {
+    if (is_owner(drive))
         return;
-    }
-    if (lacks_key(drive, dir)) {
+    if (lacks_key(drive, dir))
         say_bool(c, c->json ? "key_missing" : "key missing", 1);
-    }
-    if (read_whole(files, LOOSE_KEY, &text) < 0) {
+    if (read_whole(files, LOOSE_KEY, &text) < 0)
         return;
-    }
     int fits = text.len == 64 && same_key((const uint8_t *)text.text + 32, key);
     if (text.len > 0 && c->json) {
         json_bool("loose_key", fits);
@@ -181,9 +166,8 @@ static void say_key(const cli *c, const datsync_drive *drive, const char *dir, c
         printf("loose key: " LOOSE_KEY ", where it isn't looked for%s\n",
                fits ? "; datsync keys import < " LOOSE_KEY : "; it is not this drive's");
     }
-    if (text.text != NULL) {
+    if (text.text != NULL)
         memset(text.text, 0, text.len);
-    }
     free(text.text);
 }
 
@@ -199,26 +183,22 @@ int run_status(cli *c)
 
     datsync_os_signals();
     int code = look_into(c, dir, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     int selection = is_owner(drive) ? DONE : look_at_selection(c, dir);
     code = importing_begin(&im, c, dir, drive);
     im.only_count = 1;
     int importing_it = is_owner(drive) && has_files(c);
-    if (code == DONE && importing_it) {
+    if (code == DONE && importing_it)
         code = import_folder(&im);
-    }
     lay_out(c, drive); /* only what is selected is looked for */
     int error = datsync_drive_look(drive, &state, &check);
-    if (code == DONE && (error < 0 || paths.failed)) {
+    if (code == DONE && (error < 0 || paths.failed))
         code = fail_drive(c, dir, error < 0 ? error : DATSYNC_E_NOMEM);
-    }
     if (code == DONE) {
         hex(key, datsync_feed_key(datsync_drive_metadata(drive)));
-        if (c->json) {
+        if (c->json)
             json_begin("status");
-        }
         say_text(c, "key", key);
         say_about(c, drive, &im.folder);
         say_drive(c, drive, &state);
@@ -230,9 +210,8 @@ int run_status(cli *c)
             say_number(c, "removed", im.counts[DATSYNC_REMOVED]);
         }
         say_unfinished(c, &paths);
-        if (c->json) {
+        if (c->json)
             json_end();
-        }
     }
     free(paths.text);
     importing_end(&im);

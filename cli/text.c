@@ -13,24 +13,20 @@ size_t utf8_length(const unsigned char *s)
 {
     size_t len = 0;
 
-    if (s[0] < 0x80) {
+    if (s[0] < 0x80)
         return 1;
-    } else if (s[0] >= 0xc2 && s[0] < 0xe0) {
+    else if (s[0] >= 0xc2 && s[0] < 0xe0)
         len = 2;
-    } else if (s[0] >= 0xe0 && s[0] < 0xf0) {
+    else if (s[0] >= 0xe0 && s[0] < 0xf0)
         len = 3;
-    } else if (s[0] >= 0xf0 && s[0] < 0xf5) {
+    else if (s[0] >= 0xf0 && s[0] < 0xf5)
         len = 4;
-    }
-    for (size_t i = 1; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) {
+    for (size_t i = 1; i < len; i++)
+        if ((s[i] & 0xc0) != 0x80)
             return 0;
-        }
-    }
     if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f)) {
+        (s[0] == 0xf4 && s[1] > 0x8f))
         return 0;
-    }
     return len;
 }
 
@@ -46,9 +42,8 @@ uint32_t next_char(const char **s)
     }
     if (len > 1) {
         ch &= 0x7fu >> len;
-        for (size_t i = 1; i < len; i++) {
+        for (size_t i = 1; i < len; i++)
             ch = ch << 6 | (at[i] & 0x3fu);
-        }
     }
     *s += len;
     return ch;
@@ -83,9 +78,8 @@ void put_safe(FILE *out, const char *text)
             fwrite(from, 1, (size_t)(text - from), out);
             continue;
         }
-        while (from < text) {
+        while (from < text)
             fprintf(out, "\\x%02x", (unsigned char)*from++);
-        }
     }
 }
 
@@ -138,17 +132,15 @@ uint64_t hash_of(const char *text, int64_t number)
 {
     uint64_t hash = 14695981039346656037u ^ (uint64_t)number;
 
-    for (; *text != 0; text++) {
+    for (; *text != 0; text++)
         hash = (hash ^ (unsigned char)*text) * 1099511628211u;
-    }
     return hash | (hash == 0);
 }
 
 void hex(char out[65], const uint8_t key[32])
 {
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < 32; i++)
         snprintf(out + 2 * i, 3, "%02x", key[i]);
-    }
 }
 
 const char *amount(char out[32], double bytes)
@@ -179,9 +171,8 @@ const char *duration(char out[32], double seconds)
 
 const char *elapsed(char out[32], double seconds)
 {
-    if (seconds >= 60) {
+    if (seconds >= 60)
         return duration(out, seconds);
-    }
     snprintf(out, 32, "%.2f s", seconds);
     return out;
 }

@@ -2,8 +2,8 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * The synchronizer's events become lines, JSON and a bar; in the end there is one exit code. It calls import, for an owner who
- * goes on importing meanwhile, selection, folder and output.
+ * The synchronizer's events become lines, JSON and a bar; in the end there is one exit code. It calls import, for an
+ * owner who goes on importing meanwhile, selection, folder and output.
  */
 #include "transfer.h"
 #include "folder.h"
@@ -26,8 +26,8 @@ static uint64_t changed(const transfer *t)
     return t->blocks + t->sent_blocks + t->entries;
 }
 
-/* What is wanted and what of it is here: of a feed in blocks, as far as its length is known; of a drive the bytes of the
- * version that is being laid out, once it is known what there is. */
+/* What is wanted and what of it is here: of a feed in blocks, as far as its length is known; of a drive the bytes of
+ * the version that is being laid out, once it is known what there is. */
 static void counts(const transfer *t, uint64_t *held, uint64_t *total)
 {
     uint64_t length = datsync_feed_length(t->feed), offered = datsync_offered(t->ds, t->feed);
@@ -37,13 +37,11 @@ static void counts(const transfer *t, uint64_t *held, uint64_t *total)
 
     *held = t->plan_done < t->plan_bytes ? t->plan_done : t->plan_bytes;
     *total = t->plan_bytes;
-    if (t->drive != NULL) {
+    if (t->drive != NULL)
         return;
-    }
     /* What a peer offers is only its word; a wild one would make the bar useless. */
-    if (offered > length && offered <= DATSYNC_MAX_BLOCKS) {
+    if (offered > length && offered <= DATSYNC_MAX_BLOCKS)
         length = offered;
-    }
     for (size_t i = 0; i < count; i++) {
         uint64_t end = ranges[i].end < length ? ranges[i].end : length;
         if (ranges[i].start < end) {
@@ -58,11 +56,10 @@ static const char *portion(const transfer *t, char out[96], uint64_t held, uint6
 {
     char left[32], right[32];
 
-    if (t->drive != NULL) {
+    if (t->drive != NULL)
         snprintf(out, 96, "%s of %s", amount(left, (double)held), amount(right, (double)total));
-    } else {
+    else
         snprintf(out, 96, "%llu of %llu blocks", (unsigned long long)held, (unsigned long long)total);
-    }
     return out;
 }
 
@@ -131,9 +128,8 @@ static void show(transfer *t, uint64_t now, int tick)
             t->shown_at = now;
             measure_transfer(t, now);
             describe(t, text, sizeof text);
-            if (!t->sharing) {
+            if (!t->sharing)
                 counts(t, &held, &total);
-            }
             draw_bar(t->columns, held, total, text);
         }
     } else if (tick && now - t->shown_at >= CLI_LINE_MS && changed(t) != t->shown_change) {
@@ -161,9 +157,8 @@ static int on_candidate(void *ctx, const datsync_entry *entry)
 {
     matching *m = ctx;
 
-    for (size_t i = 0; i < m->c->select_count; i++) {
+    for (size_t i = 0; i < m->c->select_count; i++)
         m->hit[i] = m->hit[i] || selects(m->c->selects[i], entry->path);
-    }
     return 0;
 }
 
@@ -173,15 +168,13 @@ static void check_selection(transfer *t)
     cli *c = t->c;
     matching m = {c, {0}};
 
-    if (!t->complete || c->select_count == 0 || (t->checked && t->checked_version == t->version)) {
+    if (!t->complete || c->select_count == 0 || (t->checked && t->checked_version == t->version))
         return;
-    }
     t->checked = 1;
     t->checked_version = t->version;
     t->unmatched = 0;
-    if (t->version > 0 && datsync_drive_list(t->drive, t->version, "/", 1, on_candidate, &m, NULL) < 0) {
+    if (t->version > 0 && datsync_drive_list(t->drive, t->version, "/", 1, on_candidate, &m, NULL) < 0)
         return;
-    }
     for (size_t i = 0; i < c->select_count; i++) {
         if (!m.hit[i]) {
             t->unmatched++;
@@ -230,23 +223,19 @@ static void on_block(transfer *t, const datsync_event *event, int sent)
     } else {
         t->blocks++;
         t->bytes += event->size;
-        if (t->drive != NULL && event->feed != t->feed) {
+        if (t->drive != NULL && event->feed != t->feed)
             t->plan_done += event->size;
-        }
-        if (t->drive == NULL && event->index == 0 && is_drive_header(t->feed)) {
+        if (t->drive == NULL && event->index == 0 && is_drive_header(t->feed))
             note(t->c, "this feed is a drive's: datsync clone dat://%s fetches its files", t->key);
-        }
     }
-    if (t->columns > 0 && (changed(t) & 15) == 0) {
+    if (t->columns > 0 && (changed(t) & 15) == 0)
         show(t, datsync_os_clock(NULL), 0);
-    }
 }
 
 void tell_link(transfer *t)
 {
-    if (t->link_told || t->c->command->bit == LS) {
+    if (t->link_told || t->c->command->bit == LS)
         return;
-    }
     t->link_told = 1;
     if (t->c->json) {
         json_begin(t->drive != NULL ? "drive" : "feed");
@@ -255,9 +244,8 @@ void tell_link(transfer *t)
             json_number("version", datsync_drive_version(t->drive));
             json_number("laid_out", datsync_drive_laid_out(t->drive));
             json_bool("writable", datsync_drive_writable(t->drive));
-            if (t->no_key) {
+            if (t->no_key)
                 json_bool("key_missing", 1);
-            }
         } else {
             json_number("length", datsync_feed_length(t->feed));
             json_number("held", datsync_feed_count(t->feed, 0, datsync_feed_length(t->feed)));
@@ -307,12 +295,10 @@ static int is_own_fault(int error)
 /* Ended, not reached, or refused: the words for people, the same for --json, and kept for the last line. */
 static void on_trouble(transfer *t, const datsync_event *event)
 {
-    if (event->type == DATSYNC_EV_REJECT && is_own_fault(event->error)) {
+    if (event->type == DATSYNC_EV_REJECT && is_own_fault(event->error))
         t->failed = event->error;
-    }
-    if (t->failed != 0 && !t->c->json) {
+    if (t->failed != 0 && !t->c->json)
         return; /* the last line tells it */
-    }
     const char *why = datsync_strerror(event->error);
     int dropped = event->type == DATSYNC_EV_UNREACHABLE && event->index == 1;
     char before[sizeof t->trouble];
@@ -332,13 +318,11 @@ static void on_trouble(transfer *t, const datsync_event *event)
                    : event->type == DATSYNC_EV_DISCONNECTED ? "disconnected"
                                                             : "unreachable");
         json_string("address", event->address);
-        if (event->type == DATSYNC_EV_REJECT) {
+        if (event->type == DATSYNC_EV_REJECT)
             json_number("index", event->index);
-        }
         json_reason(event->error);
-        if (event->type == DATSYNC_EV_UNREACHABLE) {
+        if (event->type == DATSYNC_EV_UNREACHABLE)
             json_bool("again", !dropped);
-        }
         json_end();
     } else if (event->type == DATSYNC_EV_REJECT) {
         note(t->c, "%s", t->trouble);
@@ -356,9 +340,8 @@ static void on_complete(transfer *t, const datsync_event *event)
 {
     uint64_t length = datsync_feed_length(t->feed);
 
-    if (t->sharing || (t->drive != NULL) != (event->type == DATSYNC_EV_VERSION)) {
+    if (t->sharing || (t->drive != NULL) != (event->type == DATSYNC_EV_VERSION))
         return;
-    }
     t->complete = 1;
     t->version = event->index;
     t->refused = t->drive != NULL && !(t->c->command->bit & (LS | CAT)) ? event->size : 0;
@@ -383,9 +366,8 @@ static void on_complete(transfer *t, const datsync_event *event)
     } else if (t->live) {
         note(t->c, "complete: %llu blocks", (unsigned long long)length);
     }
-    if (!t->live) {
+    if (!t->live)
         stop(t);
-    }
 }
 
 static void complain_unserved(cli *c, const char *path, int error)
@@ -443,9 +425,8 @@ static void on_drive(transfer *t, const datsync_event *event)
         }
         break;
     default:
-        if (c->command->bit & (LS | CAT)) {
+        if (c->command->bit & (LS | CAT))
             break; /* nothing is laid out */
-        }
         complain(c, event->path, datsync_strerror(event->error));
         if (c->json) {
             json_begin("refused");
@@ -508,9 +489,8 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 
 int need_peer_to_share(const cli *c)
 {
-    if (c->no_listen && c->peer_count == 0) {
+    if (c->no_listen && c->peer_count == 0)
         return fail(c, USAGE, "with --no-listen, name a peer to dial with --peer HOST:PORT");
-    }
     return DONE;
 }
 
@@ -535,14 +515,12 @@ static int start_listening(transfer *t)
     cli *c = t->c;
     int usual = c->listen == NULL;
 
-    if (!is_listening(c)) {
+    if (!is_listening(c))
         return DONE;
-    }
     const char *address = usual ? ":" CLI_PORT : c->listen;
     int error = datsync_listen(t->ds, address);
-    if (usual && error == DATSYNC_E_IN_USE) {
+    if (usual && error == DATSYNC_E_IN_USE)
         error = datsync_listen(t->ds, ":0");
-    }
     return error < 0 ? fail(c, FAILED, "listening on %s: %s", address, datsync_strerror(error)) : DONE;
 }
 
@@ -552,9 +530,8 @@ static int start_dialling(transfer *t)
 
     for (size_t i = 0; i < c->peer_count; i++) {
         int error = datsync_connect(t->ds, c->peers[i], datsync_os_clock(NULL));
-        if (error < 0) {
+        if (error < 0)
             return fail(c, FAILED, "%s: %s", c->peers[i], datsync_strerror(error));
-        }
     }
     return DONE;
 }
@@ -563,9 +540,8 @@ static int fail_store(const transfer *t, int error)
 {
     uint64_t newest = t->drive != NULL ? datsync_drive_version(t->drive) : 0;
 
-    if (t->drive != NULL && error == DATSYNC_E_NOT_FOUND && t->c->checkout > newest) {
+    if (t->drive != NULL && error == DATSYNC_E_NOT_FOUND && t->c->checkout > newest)
         return fail(t->c, FAILED, "%s: the newest version known is %llu", t->dir, (unsigned long long)newest);
-    }
     return t->drive != NULL ? fail_drive(t->c, t->dir, error) : fail_feed(t->c, t->dir, error);
 }
 
@@ -590,9 +566,8 @@ static void tell_unfinished(const transfer *t)
     datsync_drive_state state;
     datsync_drive_check check = {t->c, on_missing, 0};
 
-    if (t->drive != NULL) {
+    if (t->drive != NULL)
         (void)datsync_drive_look(t->drive, &state, &check);
-    }
 }
 
 /* Whether anybody knows more or not: a sync that is interrupted then has done what it could. */
@@ -622,9 +597,8 @@ static int outcome_of_download(transfer *t)
                    : fail(c, INTERRUPTED, "%s: interrupted; %s are kept", t->dir, kept);
     }
     int nothing = t->drive != NULL && t->blocks == 0 && !datsync_feed_has(t->feed, 0);
-    if (t->peers_seen == 0 || nothing) {
+    if (t->peers_seen == 0 || nothing)
         return fail(c, NO_PEER, "dat://%s: no peer served this %s%s%s", t->key, what, colon, t->trouble);
-    }
     tell_unfinished(t);
     if (t->timed_out) {
         return fail(c, FAILED, "%s: nothing came for %llu s; %s are kept%s%s", t->dir, (unsigned long long)c->timeout,
@@ -639,28 +613,23 @@ static int outcome(transfer *t, int error)
     cli *c = t->c;
     const char *colon = t->trouble[0] != 0 ? ": " : "";
 
-    if (t->failed != 0 || error < 0) {
+    if (t->failed != 0 || error < 0)
         return fail_store(t, t->failed != 0 ? t->failed : error);
-    }
-    if (t->broken) {
+    if (t->broken)
         return FAILED;
-    }
     check_selection(t);
-    if (t->complete && t->refused > 0) {
+    if (t->complete && t->refused > 0)
         return fail_refused(c, t->dir, t->refused, "not laid out");
-    }
     if (t->complete && t->unmatched > 0) {
         return fail(c, FAILED,
                     "%s: %llu of %llu patterns, named above, matched nothing; the folder keeps them (--select "
                     "replaces them, --all drops them)",
                     t->dir, (unsigned long long)t->unmatched, (unsigned long long)c->select_count);
     }
-    if (!t->sharing) {
+    if (!t->sharing)
         return t->complete ? DONE : outcome_of_download(t);
-    }
-    if (datsync_os_stopped(NULL) || t->peers_seen > 0) {
+    if (datsync_os_stopped(NULL) || t->peers_seen > 0)
         return DONE;
-    }
     return fail(c, NO_PEER, "dat://%s: no peer%s%s", t->key, colon, t->trouble);
 }
 
@@ -670,25 +639,22 @@ static void tell_end(transfer *t, int code)
     double seconds = (double)(datsync_os_clock(NULL) - t->began + 1) / 1000.0;
     uint64_t bytes = t->sharing ? t->sent_bytes : t->bytes;
 
-    if (code != DONE) {
+    if (code != DONE)
         return;
-    }
     elapsed(time, seconds);
     amount(size, (double)bytes);
-    if (t->drive != NULL) {
+    if (t->drive != NULL)
         snprintf(version, sizeof version, "%sversion %llu, ", selection_of(t->c), (unsigned long long)t->version);
-    }
-    if (t->sharing) {
+    if (t->sharing)
         note(t->c, "sent %s in %s", size, time);
-    } else if (t->complete) {
+    else if (t->complete)
         note(t->c, "complete: %s%s in %s, %s/s", version, size, time, amount(rate, (double)bytes / seconds));
-    }
 }
 
 /* ---------------------------------------------------------------- from begin to end ------------------------------- */
 
-/* The loop of an owner who goes on importing: the network, and a look at the folder now and then, or once for what was left for
- * later. */
+/* The loop of an owner who goes on importing: the network, and a look at the folder now and then, or once for what
+ * was left for later. */
 static int run_importing(transfer *t)
 {
     cli *c = t->c;
@@ -710,9 +676,8 @@ static int run_importing(transfer *t)
         code = import_folder(t->watch);
         const uint64_t *n = t->watch->counts;
         uint64_t then = datsync_os_clock(NULL);
-        if (n[DATSYNC_ADDED] + n[DATSYNC_UPDATED] == 0) {
+        if (n[DATSYNC_ADDED] + n[DATSYNC_UPDATED] == 0)
             took = then - now; /* looking, not importing */
-        }
         due = then + (took * CLI_SCAN_TIMES > CLI_SCAN_MS ? took * CLI_SCAN_TIMES : CLI_SCAN_MS);
         if (code == DONE && !t->watch->watches) {
             t->watch->ds = NULL;
@@ -728,9 +693,8 @@ static int start_transfer(transfer *t, unsigned mode)
 {
     int error = t->drive != NULL ? datsync_add_drive(t->ds, t->drive, mode) : datsync_add(t->ds, t->feed, mode);
 
-    if (error < 0) {
+    if (error < 0)
         return fail_store(t, error);
-    }
     int code = start_listening(t);
     if (code == DONE) {
         tell_link(t);
@@ -756,9 +720,8 @@ int run_transfer(transfer *t, unsigned mode)
     options.on_event = on_event;
     options.stopped = datsync_os_stopped;
     int error = datsync_new(&t->ds, &options, t->began);
-    if (error < 0) {
+    if (error < 0)
         return fail(c, FAILED, "%s", datsync_strerror(error));
-    }
     int code = start_transfer(t, mode);
     if (code == DONE) {
         error = t->watch != NULL ? run_importing(t) : datsync_run(t->ds);
@@ -766,9 +729,8 @@ int run_transfer(transfer *t, unsigned mode)
         code = outcome(t, error);
     }
     error = datsync_free(t->ds);
-    if (error < 0 && code != FAILED) {
+    if (error < 0 && code != FAILED)
         code = fail_store(t, error);
-    }
     bar_clear();
     tell_end(t, code);
     return code;

@@ -9,7 +9,8 @@
 #include "import.h"
 #include "output.h"
 
-/* A feed or a drive on the network. After transfer_of_... the caller may set watch, live and no_key; what else changes is run_transfer's. */
+/* A feed or a drive on the network. After transfer_of_... the caller may set watch, live and no_key; what else
+ * changes is run_transfer's. */
 typedef struct transfer {
     cli *c;
     const char *dir;

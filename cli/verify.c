@@ -68,9 +68,8 @@ int feed_verify(cli *c)
     opening how = {c->words[0], NULL, NULL, 0, 0};
 
     int code = open_feed(c, &how, &feed);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     int64_t good = datsync_feed_verify(feed, on_fault, &v);
     code = good < 0 ? fail_feed(c, how.dir, (int)good) : tell_verified(&v, how.dir, (uint64_t)good, "blocks");
     return close_feed(c, how.dir, feed, code);
@@ -82,9 +81,8 @@ static void on_entry_fault(void *ctx, const datsync_entry *entry, int error)
 {
     verifying *v = ctx;
 
-    if (!is_selected(v->c, entry->path)) {
+    if (!is_selected(v->c, entry->path))
         return; /* what was here before the selection may be old: nothing is said of it */
-    }
     v->bad++;
     if (v->c->json) {
         json_begin("bad");
@@ -108,9 +106,8 @@ static void tell_missing(verifying *v, const datsync_feed *feed)
         int here = datsync_feed_has(feed, at);
         for (end = at + 1; end < length && datsync_feed_has(feed, end) == here; end++) {
         }
-        if (here) {
+        if (here)
             continue;
-        }
         v->bad++;
         if (v->c->json) {
             json_begin("missing");
@@ -131,13 +128,11 @@ int run_verify(cli *c)
     datsync_drive_check check = {&v, on_entry_fault, 1};
 
     int code = look_into(c, dir, &drive);
-    if (code != DONE) {
+    if (code != DONE)
         return code;
-    }
     code = is_owner(drive) ? DONE : look_at_selection(c, dir);
-    if (code != DONE) {
+    if (code != DONE)
         return close_drive(c, dir, drive, code);
-    }
     tell_missing(&v, datsync_drive_metadata(drive));
     lay_out(c, drive); /* only what is selected is looked for */
     int64_t good = datsync_feed_verify(datsync_drive_metadata(drive), on_fault, &v);
@@ -145,9 +140,8 @@ int run_verify(cli *c)
         v.prefix = "content.";
         good = datsync_feed_verify(datsync_drive_content(drive), on_fault, &v);
     }
-    if (good >= 0) {
+    if (good >= 0)
         good = datsync_drive_verify(drive, &check);
-    }
     code = good < 0 ? fail_drive(c, dir, (int)good) : tell_verified(&v, dir, (uint64_t)good, "entries");
     return close_drive(c, dir, drive, code);
 }

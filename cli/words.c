@@ -17,11 +17,9 @@ const char *folder_word(const cli *c, int first)
 /* Does it begin with this (in lower case), in whatever case? */
 static int begins(const char *text, const char *with)
 {
-    for (; *with != 0; text++, with++) {
-        if ((*text >= 'A' && *text <= 'Z' ? *text - 'A' + 'a' : *text) != *with) {
+    for (; *with != 0; text++, with++)
+        if ((*text >= 'A' && *text <= 'Z' ? *text - 'A' + 'a' : *text) != *with)
             return 0;
-        }
-    }
     return 1;
 }
 
@@ -32,11 +30,9 @@ int is_link(const char *word)
     uint64_t version;
     uint8_t key[32];
 
-    for (size_t i = 0; i < COUNT(schemes); i++) {
-        if (begins(word, schemes[i])) {
+    for (size_t i = 0; i < COUNT(schemes); i++)
+        if (begins(word, schemes[i]))
             return 1;
-        }
-    }
     int error = datsync_link_parse(word, key, &version, path, sizeof path);
     return error != DATSYNC_E_KEY && error != DATSYNC_E_UNSUPPORTED;
 }
@@ -45,12 +41,10 @@ static int fail_link(cli *c, const char *link, int error)
 {
     const char *at = link + strspn(link, " \t\r\n");
 
-    if (begins(at, "hyper:")) {
+    if (begins(at, "hyper:"))
         return fail(c, USAGE, "%s: this link is for Dat's successor, whose protocol is another", link);
-    }
-    if (error == DATSYNC_E_UNSUPPORTED) {
+    if (error == DATSYNC_E_UNSUPPORTED)
         return fail(c, USAGE, "%s: names can't be resolved here: a link needs the key, 64 hexadecimal digits", link);
-    }
     if (error == DATSYNC_E_INVALID) {
         return fail(c, USAGE, "%s: behind the + a link has a version, 1 to %llu", link,
                     (unsigned long long)DATSYNC_MAX_BLOCKS);
@@ -68,12 +62,10 @@ int read_link(cli *c, const char *link, uint8_t key[32])
     uint64_t version;
 
     int error = datsync_link_parse(link, key, &version, c->link_path, sizeof c->link_path);
-    if (error < 0) {
+    if (error < 0)
         return fail_link(c, link, error);
-    }
-    if (version > 0 && c->checkout > 0 && version != c->checkout) {
+    if (version > 0 && c->checkout > 0 && version != c->checkout)
         return fail(c, USAGE, "%s: --checkout names another version, %llu", link, (unsigned long long)c->checkout);
-    }
     c->checkout = version > 0 ? version : c->checkout;
     return DONE;
 }

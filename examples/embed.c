@@ -22,7 +22,7 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 int main(int argc, char **argv)
 {
     uint8_t key[32];
-    int complete = 0, error;
+    int complete = 0;
     datsync *ds = NULL;
     datsync_feed *feed = NULL;
     datsync_env env = {.clock = datsync_os_clock};
@@ -33,25 +33,22 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: embed dat://KEY HOST:PORT FOLDER\n");
         return 2;
     }
+    int error;
     if ((error = datsync_os_store(&folder.store, argv[3], NULL, DATSYNC_CREATE)) == 0 &&
         (error = datsync_feed_open(&feed, &folder)) == 0 &&
         (error = datsync_new(&ds, &options, datsync_os_clock(NULL))) == 0 &&
         (error = datsync_add(ds, feed, DATSYNC_DOWNLOAD)) == 0 &&
-        (error = datsync_connect(ds, argv[2], datsync_os_clock(NULL))) == 0) {
+        (error = datsync_connect(ds, argv[2], datsync_os_clock(NULL))) == 0)
         error = datsync_run(ds); /* until complete, or until there is nobody left to ask */
-    }
-    if (ds != NULL) {
+    if (ds != NULL)
         datsync_free(ds);
-    }
     if (feed != NULL && error >= 0) {
         printf("%s: %llu blocks\n", complete ? "complete" : "not complete",
                (unsigned long long)datsync_feed_length(feed));
     }
-    if (feed != NULL && datsync_feed_close(feed) < 0) {
+    if (feed != NULL && datsync_feed_close(feed) < 0)
         complete = 0;
-    }
-    if (error < 0) {
+    if (error < 0)
         fprintf(stderr, "embed: %s\n", datsync_strerror(error));
-    }
     return complete ? 0 : 1;
 }

@@ -18,9 +18,8 @@ namespace
 
 int check(int result)
 {
-    if (result < 0) {
+    if (result < 0)
         throw std::runtime_error(datsync_strerror(result));
-    }
     return result;
 }
 
@@ -71,9 +70,8 @@ class download
         check(datsync_add(ds.get(), into.get(), DATSYNC_DOWNLOAD));
         check(datsync_connect(ds.get(), address.c_str(), datsync_os_clock(nullptr)));
         check(datsync_run(ds.get()));
-        if (!complete) {
+        if (!complete)
             throw std::runtime_error("no peer had all of it");
-        }
         ds.reset();
         check(datsync_feed_flush(into.get()));
         return datsync_feed_length(into.get());

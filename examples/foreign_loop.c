@@ -1,5 +1,5 @@
-/* The peer level inside somebody else's loop: here a plain poll(), there libuv, epoll or an RTOS. The peer has no socket
- * and no clock: bytes and the time go in; bytes, events and the next deadline come out.
+/* The peer level inside somebody else's loop: here a plain poll(), there libuv, epoll or an RTOS. The peer has no
+ * socket and no clock: bytes and the time go in; bytes, events and the next deadline come out.
  *
  *     cc foreign_loop.c datsync.c net_posix.c -lsodium -o foreign_loop
  *     ./foreign_loop dat://KEY 127.0.0.1:3282 folder
@@ -17,9 +17,8 @@ static void on_event(void *ctx, datsync_peer *peer, const datsync_peer_event *ev
 {
     (void)ctx;
     (void)peer;
-    if (event->type == DATSYNC_PEER_REJECT) {
+    if (event->type == DATSYNC_PEER_REJECT)
         fprintf(stderr, "block %llu: %s\n", (unsigned long long)event->index, datsync_strerror(event->error));
-    }
 }
 
 /* All that is to be sent, as far as the socket takes it. */
@@ -30,9 +29,8 @@ static int push(const datsync_net *net, intptr_t socket, datsync_peer *peer)
 
     while ((len = datsync_peer_output(peer, &bytes, datsync_os_clock(NULL))) > 0) {
         int64_t sent = net->send(net->ctx, socket, bytes, len);
-        if (sent < 0) {
+        if (sent < 0)
             return sent == DATSYNC_E_AGAIN ? 0 : (int)sent;
-        }
         datsync_peer_sent(peer, (size_t)sent, datsync_os_clock(NULL));
     }
     return 0;
@@ -47,13 +45,11 @@ static int pull(const datsync_net *net, intptr_t socket, datsync_peer *peer)
 
     while (result == 0 && (room = datsync_peer_space(peer, &place)) > 0) {
         int64_t got = net->recv(net->ctx, socket, place, room);
-        if (got < 0) {
+        if (got < 0)
             return got == DATSYNC_E_AGAIN ? 0 : (int)got;
-        }
         result = datsync_peer_received(peer, (size_t)got, datsync_os_clock(NULL));
-        if ((size_t)got < room) {
+        if ((size_t)got < room)
             break;
-        }
     }
     return result;
 }
@@ -71,9 +67,8 @@ static int loop(const datsync_net *net, intptr_t socket, datsync_peer *peer, con
                              (!connected || datsync_peer_want_write(peer) ? POLLOUT : 0));
         /* This is where the other things that the program waits for would be, too. */
         int wait = deadline <= now ? 0 : deadline - now > 1000 ? 1000 : (int)(deadline - now);
-        if (poll(&one, 1, wait) < 0) {
+        if (poll(&one, 1, wait) < 0)
             return DATSYNC_E_IO;
-        }
         if (!connected) {
             result = one.revents == 0 ? 0 : net->connected(net->ctx, socket);
             connected = one.revents != 0 && result == 0;
@@ -81,16 +76,14 @@ static int loop(const datsync_net *net, intptr_t socket, datsync_peer *peer, con
         } else if (one.revents & (POLLIN | POLLERR | POLLHUP)) {
             result = pull(net, socket, peer);
         }
-        if (result == 0) {
+        if (result == 0)
             result = datsync_peer_tick(peer, datsync_os_clock(NULL));
-        }
         if (connected && (result == 0 || result == DATSYNC_E_DONE)) {
             int sent = push(net, socket, peer);
             result = sent < 0 && result == 0 ? sent : result;
         }
-        if (result == 0 && datsync_peer_complete(peer, feed)) {
+        if (result == 0 && datsync_peer_complete(peer, feed))
             result = DATSYNC_E_DONE;
-        }
     }
     return result;
 }
@@ -103,15 +96,13 @@ static int clone(datsync_feed *feed, const datsync_env *env, const char *address
     intptr_t socket;
 
     int error = net->connect(net->ctx, address, &socket);
-    if (error < 0) {
+    if (error < 0)
         return error;
-    }
     error = datsync_peer_new(&peer, &options, datsync_os_clock(NULL));
     if (error == 0) {
         error = datsync_peer_open(peer, feed, DATSYNC_DOWNLOAD);
-        if (error == 0) {
+        if (error == 0)
             error = loop(net, socket, peer, feed);
-        }
         datsync_peer_free(peer);
     }
     net->close(net->ctx, socket);
@@ -130,9 +121,8 @@ int main(int argc, char **argv)
         return 2;
     }
     int error = datsync_os_store(&folder.store, argv[3], NULL, DATSYNC_CREATE);
-    if (error == 0) {
+    if (error == 0)
         error = datsync_feed_open(&feed, &folder);
-    }
     if (error == 0) {
         error = clone(feed, &env, argv[2]);
         printf("%llu blocks\n", (unsigned long long)datsync_feed_length(feed));

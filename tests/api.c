@@ -1,6 +1,7 @@
-/* The public interface as a program in C meets it: each check is a function, `api NAME` runs one and `api` names them. What a
- * check finds wrong is told on standard error with its line, and the exit status is 1. Allocations that fail, addresses that are
- * taken, plugs that are missing: what the test driver, which speaks for Python, has no words for.
+/* The public interface as a program in C meets it: each check is a function, `api NAME` runs one and `api` names
+ * them. What a check finds wrong is told on standard error with its line, and the exit status is 1. Allocations that
+ * fail, addresses that are taken, plugs that are missing: what the test driver, which speaks for Python, has no
+ * words for.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -29,7 +30,6 @@ typedef struct allocator {
 static void *limited(void *ctx, void *ptr, size_t size)
 {
     allocator *a = ctx;
-    void *p;
     if (size == 0) {
         a->used -= ptr != NULL;
         free(ptr);
@@ -38,7 +38,7 @@ static void *limited(void *ctx, void *ptr, size_t size)
     if (a->left == 0)
         return NULL;
     a->left--;
-    p = realloc(ptr, size);
+    void *p = realloc(ptr, size);
     a->used += p && !ptr;
     return p;
 }
@@ -52,7 +52,8 @@ static datsync_env env_of(allocator *a)
     return e;
 }
 
-/* Runs it with 0, 1, 2, ... allocations until it comes to its end. It returns an error, or 0; both ways nothing is left. */
+/* Runs it with 0, 1, 2, ... allocations until it comes to its end. It returns an error, or 0; both ways nothing is
+ * left. */
 static void each_allocation_fails(int (*run)(const datsync_env *env))
 {
     long n;
@@ -91,8 +92,7 @@ static datsync_feed *feed_new(const uint8_t *key, unsigned flags)
 static datsync_feed *feed_of(unsigned blocks)
 {
     datsync_feed *f = feed_new(NULL, 0);
-    unsigned i;
-    for (i = 0; i < blocks; i++) {
+    for (unsigned i = 0; i < blocks; i++) {
         datsync_bytes b = bytes("a block");
         CHECK(datsync_feed_append(f, &b, 1) == (int64_t)i + 1);
     }
@@ -101,28 +101,28 @@ static datsync_feed *feed_of(unsigned blocks)
 
 /* ================================================================ messages ====================================== */
 
-/* What is encoded is decoded, with the same fields: whichever of them are given, on numbers whose header is a byte and two. */
+/* What is encoded is decoded, with the same fields: whichever of them are given, on numbers whose header is a byte
+ * and two. */
 static void check_fields(void)
 {
     uint8_t buf[64];
-    int type;
-    unsigned has, k;
-    for (type = DATSYNC_FEED; type <= DATSYNC_DATA; type++)
-        for (k = 0; k < 2; k++)
-            for (has = 0; has < 64; has += 2) {
-                datsync_message m, back;
-                int64_t n;
+    for (int type = DATSYNC_FEED; type <= DATSYNC_DATA; type++)
+        for (unsigned k = 0; k < 2; k++)
+            for (unsigned has = 0; has < 64; has += 2) {
+                datsync_message m;
                 int needs = type != DATSYNC_HANDSHAKE && type != DATSYNC_INFO;
-                unsigned known = type == DATSYNC_HANDSHAKE ? 0x2e : type == DATSYNC_HAVE || type == DATSYNC_REQUEST ? 0x1e
-                                 : type == DATSYNC_CANCEL  ? 0x0e
-                                 : type == DATSYNC_DATA    ? 0x16
-                                                           : 0x06; /* but for lists */
+                unsigned known = type == DATSYNC_HANDSHAKE                         ? 0x2e
+                                 : type == DATSYNC_HAVE || type == DATSYNC_REQUEST ? 0x1e
+                                 : type == DATSYNC_CANCEL                          ? 0x0e
+                                 : type == DATSYNC_DATA                            ? 0x16
+                                                                                   : 0x06; /* but for lists */
                 memset(&m, 0, sizeof m);
                 m.type = type;
                 m.channel = 8 * k;
                 m.has = has;
-                n = datsync_encode(&m, buf, sizeof buf, NULL);
+                int64_t n = datsync_encode(&m, buf, sizeof buf, NULL);
                 CHECK(n == datsync_encode(&m, NULL, 0, NULL));
+                datsync_message back;
                 CHECK(n == DATSYNC_E_INVALID || (n > 0 && datsync_decode(&back, buf, (size_t)n, NULL) == n));
                 CHECK((n > 0) == (needs ? (has & 2) != 0 : (has & known) != 0));
                 CHECK(n < 0 || back.has == (has & known));
@@ -131,15 +131,11 @@ static void check_fields(void)
 
 static void check_messages(void)
 {
-    uint8_t buf[64];
     datsync_message m;
-    datsync_bytes name;
-    datsync_node node;
-    size_t at, cap;
-    int64_t size;
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_KEEP_ALIVE;
     CHECK(datsync_encode(&m, NULL, 0, NULL) == 1);
+    uint8_t buf[64];
     CHECK(datsync_encode(&m, buf, 0, NULL) == DATSYNC_E_SPACE);
     CHECK(datsync_encode(&m, buf, 1, NULL) == 1 && buf[0] == 0);
     for (m.type = -1; m.type < 20; m.type++) /* no type, or no field: an Extension has its number */
@@ -151,8 +147,9 @@ static void check_messages(void)
     m.channel--;
     m.has = 1u << 1;
     m.u.have.start = 300;
-    size = datsync_encode(&m, NULL, 0, NULL);
+    int64_t size = datsync_encode(&m, NULL, 0, NULL);
     CHECK(size == 1 + 5 + 3);
+    size_t cap;
     for (cap = 0; cap < (size_t)size; cap++)
         CHECK(datsync_encode(&m, buf, cap, NULL) == DATSYNC_E_SPACE);
     CHECK(datsync_encode(&m, buf, cap, NULL) == size);
@@ -165,10 +162,12 @@ static void check_messages(void)
     CHECK(datsync_decode(&m, buf, 0, NULL) == DATSYNC_E_MORE && m.type == -1);
     memset(&m, 0, sizeof m);
     m.body = bytes("\x22\x05xy"); /* a name of five bytes of which two are there; a node's tag is \x1a */
-    at = 0;
+    size_t at = 0;
+    datsync_bytes name;
     CHECK(datsync_next_extension(&m, &at, &name) == DATSYNC_E_MESSAGE);
     m.body = bytes("\x1a\x05xy");
     at = 0;
+    datsync_node node;
     CHECK(datsync_next_node(&m, &at, &node) == DATSYNC_E_MESSAGE);
     m.body = bytes("\x1a\x02xy");
     at = 0;
@@ -177,18 +176,19 @@ static void check_messages(void)
 
 static void check_run_lengths(void)
 {
-    uint8_t bits[100], code[128], back[100];
-    size_t cap;
-    int64_t n;
+    uint8_t bits[100];
     memset(bits, 0, sizeof bits);
     memset(bits + 10, 255, 40);
     bits[60] = 7;
+    uint8_t code[128];
+    size_t cap;
     for (cap = 0; cap < 61 + 16; cap++) /* as much as the worst of 61 bytes could need */
         CHECK(datsync_rle_encode(bits, sizeof bits, code, cap) == DATSYNC_E_SPACE);
-    n = datsync_rle_encode(bits, sizeof bits, code, cap);
+    int64_t n = datsync_rle_encode(bits, sizeof bits, code, cap);
     CHECK(n > 0 && n < 16);
     CHECK(datsync_rle_size(code, (size_t)n, 61) == 61);
     CHECK(datsync_rle_size(code, (size_t)n, 60) == DATSYNC_E_RLE);
+    uint8_t back[100];
     CHECK(datsync_rle_decode(code, (size_t)n, back, 60) == DATSYNC_E_SPACE);
     CHECK(datsync_rle_decode(code, (size_t)n, back, 61) == 61 && memcmp(bits, back, 61) == 0);
     CHECK(datsync_rle_decode(code, (size_t)n - 1, back, sizeof back) == DATSYNC_E_RLE);
@@ -196,9 +196,8 @@ static void check_run_lengths(void)
 
 static void check_errors(void)
 {
-    int e, other;
-    for (e = -200; e < 10; e++)
-        for (other = -200; other < e; other++)
+    for (int e = -200; e < 10; e++)
+        for (int other = -200; other < e; other++)
             CHECK(strcmp(datsync_strerror(e), datsync_strerror(other)) != 0 ||
                   strcmp(datsync_strerror(e), "unknown error") == 0);
     CHECK(strcmp(datsync_strerror(DATSYNC_E_BUSY), "unknown error") != 0);
@@ -209,13 +208,13 @@ static void check_errors(void)
 
 static int use_memory_store(const datsync_env *env)
 {
-    uint8_t buf[16];
     datsync_store s;
     int r = datsync_memory_store(env, &s);
     if (r < 0)
         return r;
     CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == DATSYNC_E_NO_ENTRY);
     r = s.write(s.ctx, DATSYNC_PART_DATA, 3, "abc", 3);
+    uint8_t buf[16];
     if (r == 0) {
         CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == 6);
         r = s.write(s.ctx, DATSYNC_PART_DATA, 5000, "x", 1);
@@ -246,16 +245,14 @@ static void check_memory_store(void)
 
 static void check_feed(void)
 {
-    datsync_feed *f = feed_of(3), *reader, *fixed;
+    datsync_feed *f = feed_of(3);
     uint64_t index = 9, inside = 9;
     datsync_bytes b = bytes("more");
-    datsync_proof proof;
     CHECK(datsync_feed_has_node(f, 0) && datsync_feed_has_node(f, 1) && datsync_feed_has_node(f, 4));
     CHECK(!datsync_feed_has_node(f, 3) && !datsync_feed_has_node(f, 5) && !datsync_feed_has_node(f, UINT64_MAX));
     CHECK(datsync_feed_append(f, NULL, 0) == 3);
-    if (SIZE_MAX > UINT32_MAX) { /* elsewhere so many cannot be counted */
+    if (SIZE_MAX > UINT32_MAX) /* elsewhere so many cannot be counted */
         CHECK(datsync_feed_append(f, &b, (size_t)DATSYNC_MAX_BLOCKS) == DATSYNC_E_TOO_BIG);
-    }
     b.len = DATSYNC_MAX_BLOCK + 1;
     CHECK(datsync_feed_append(f, &b, 1) == DATSYNC_E_TOO_BIG);
     CHECK(datsync_feed_length(f) == 3 && datsync_feed_byte_length(f) == 21);
@@ -265,9 +262,10 @@ static void check_feed(void)
     CHECK(datsync_feed_clear(f, 1, 2) == 0 && datsync_feed_clear(f, 1, 2) == 0 && datsync_feed_clear(f, 7, 9) == 0);
     CHECK(datsync_feed_count(f, 0, UINT64_MAX) == 2 && !datsync_feed_has(f, 1) && datsync_feed_has(f, 2));
     CHECK(datsync_feed_block_size(f, 1) == 7 && datsync_feed_get(f, 1, NULL, 0) == DATSYNC_E_NOT_FOUND);
-    reader = feed_new(datsync_feed_key(f), 0);
+    datsync_feed *reader = feed_new(datsync_feed_key(f), 0);
     b = bytes("more");
     CHECK(datsync_feed_append(reader, &b, 1) == DATSYNC_E_READ_ONLY && datsync_feed_length(reader) == 0);
+    datsync_proof proof;
     CHECK(datsync_feed_proof(f, 0, 1, 0, &proof) == 0 && proof.node_count == 0);
     CHECK(datsync_feed_proof(f, 0, 0, 0, &proof) == 0 &&
           datsync_feed_put(reader, DATSYNC_MAX_BLOCKS, b, &proof) == DATSYNC_E_INVALID);
@@ -282,7 +280,7 @@ static void check_feed(void)
     proof.nodes[0].index -= 2 * DATSYNC_MAX_BLOCKS;
     CHECK(datsync_feed_put(reader, 0, b, &proof) == 1 && datsync_feed_put(reader, 0, b, &proof) == 0);
     b = bytes("more");
-    fixed = feed_new(NULL, DATSYNC_STATIC);
+    datsync_feed *fixed = feed_new(NULL, DATSYNC_STATIC);
     CHECK(datsync_feed_append(fixed, &b, 1) == 1 && datsync_feed_finalize(fixed) == 0);
     CHECK(datsync_feed_finalize(fixed) == DATSYNC_E_STATE && datsync_feed_append(fixed, &b, 1) == DATSYNC_E_READ_ONLY);
     CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(reader) == 0 && datsync_feed_close(fixed) == 0);
@@ -306,18 +304,17 @@ static int no_lock(void *ctx)
 
 static void check_sizes(void)
 {
-    datsync_feed_options o;
-    datsync_feed *f;
     datsync_bytes b[3];
-    int i;
-    for (i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++)
         b[i] = bytes("a block");
     CHECK(datsync_memory_store(NULL, &plain) == 0);
+    datsync_feed_options o;
     memset(&o, 0, sizeof o);
     o.store = plain;
     o.store.close = NULL; /* it is opened several times */
     o.store.lock = no_lock;
     o.flags = DATSYNC_CREATE;
+    datsync_feed *f;
     CHECK(datsync_feed_open(&f, &o) == 0 && datsync_feed_append(f, b, 3) == 3 && datsync_feed_flush(f) == 0);
     CHECK(plain.size(plain.ctx, DATSYNC_PART_DATA) == 21);
     CHECK(datsync_feed_clear(f, 1, 3) == 0); /* at the end: the bytes go at once */
@@ -339,11 +336,9 @@ static void check_sizes(void)
 static int pump(datsync_peer *a, datsync_peer *b, uint64_t now)
 {
     const uint8_t *buf;
-    size_t n;
     int idle = 0, r = 0;
     while (idle < 2 && r == 0) {
-        datsync_peer *other;
-        n = datsync_peer_output(a, &buf, now);
+        size_t n = datsync_peer_output(a, &buf, now);
         idle = n ? 0 : idle + 1;
         if (n) {
             int64_t k = datsync_peer_input(b, buf, n, now);
@@ -352,7 +347,7 @@ static int pump(datsync_peer *a, datsync_peer *b, uint64_t now)
         }
         if (r == 0 && (r = datsync_peer_tick(a, now)) == DATSYNC_E_DONE)
             r = 0;
-        other = a;
+        datsync_peer *other = a;
         a = b;
         b = other;
     }
@@ -364,14 +359,7 @@ static void check_handshake(void)
     static const char *const names[] = {"two", "one"};
     datsync_feed *f = feed_of(3), *g = feed_new(datsync_feed_key(f), 0);
     datsync_peer_options o;
-    datsync_peer *a, *b;
-    datsync_message m;
-    datsync_cipher cipher;
-    datsync_bytes name;
-    const uint8_t *out;
-    uint8_t *copy, user[] = "who I am";
-    size_t n, at;
-    int64_t k;
+    uint8_t user[] = "who I am";
     memset(&o, 0, sizeof o);
     memset(o.id, 'A', 32);
     o.live = 1;
@@ -379,25 +367,30 @@ static void check_handshake(void)
     o.user_data.len = 8;
     o.extensions = names;
     o.extension_count = 2;
+    datsync_peer *a;
     CHECK(datsync_peer_new(&a, &o, 0) == 0);
     memset(user, 0, sizeof user); /* it was copied */
     memset(&o, 0, sizeof o);
     memset(o.id, 'B', 32);
     o.extensions = names + 1;
     o.extension_count = 1;
+    datsync_peer *b;
     CHECK(datsync_peer_new(&b, &o, 0) == 0);
     CHECK(datsync_peer_remote_id(a) == NULL && datsync_peer_remote_live(b) == 0);
     CHECK(datsync_peer_extension(a, f, "one", bytes("x")) == DATSYNC_E_STATE);
     CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0);
     CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == DATSYNC_E_STATE);
     CHECK(datsync_peer_extension(a, f, "one", bytes("x")) == DATSYNC_E_UNSUPPORTED); /* not known yet */
+    const uint8_t *out;
     /* what goes over the wire first: Feed with its nonce in the clear, then the handshake */
-    n = datsync_peer_output(a, &out, 0);
-    copy = malloc(n);
+    size_t n = datsync_peer_output(a, &out, 0);
+    uint8_t *copy = malloc(n);
     CHECK(copy != NULL);
     memcpy(copy, out, n);
-    k = datsync_decode(&m, copy, n, NULL);
+    datsync_message m;
+    int64_t k = datsync_decode(&m, copy, n, NULL);
     CHECK(k > 0 && m.type == DATSYNC_FEED && m.u.feed.nonce.len == 24);
+    datsync_cipher cipher;
     datsync_cipher_init(&cipher, datsync_feed_key(f), m.u.feed.nonce.data);
     datsync_cipher_xor(&cipher, copy + k, n - (size_t)k);
     CHECK(datsync_decode(&m, copy + k, n - (size_t)k, NULL) > 0 && m.type == DATSYNC_HANDSHAKE);
@@ -405,7 +398,8 @@ static void check_handshake(void)
           m.u.handshake.ack == 0);
     CHECK(m.u.handshake.id.len == 32 && m.u.handshake.id.data[0] == 'A');
     CHECK(m.u.handshake.user_data.len == 8 && memcmp(m.u.handshake.user_data.data, "who I am", 8) == 0);
-    at = 0; /* in the order of their names, which the other side relies on */
+    size_t at = 0; /* in the order of their names, which the other side relies on */
+    datsync_bytes name;
     CHECK(datsync_next_extension(&m, &at, &name) == 1 && name.len == 3 && memcmp(name.data, "one", 3) == 0);
     CHECK(datsync_next_extension(&m, &at, &name) == 1 && name.len == 3 && memcmp(name.data, "two", 3) == 0);
     CHECK(datsync_next_extension(&m, &at, &name) == 0);
@@ -451,24 +445,23 @@ static void check_extensions_and_send(void)
     static const char *const names[] = {"one", "two"};
     datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0), *h = feed_of(0);
     heard told;
-    datsync_peer_options o;
-    datsync_peer *a, *b, *c;
-    datsync_message m;
-    const uint8_t *out;
-    uint8_t *place;
-    size_t n;
     memset(&told, 0, sizeof told);
+    datsync_peer_options o;
     memset(&o, 0, sizeof o);
     told.other = h;
     o.live = 1;
     o.extensions = names;
     o.extension_count = 2;
+    datsync_peer *a;
     CHECK(datsync_peer_new(&a, &o, 0) == 0);
     o.extension_count = 1;
     o.ctx = &told;
     o.on_event = hear;
+    datsync_peer *b;
     CHECK(datsync_peer_new(&b, &o, 0) == 0);
+    datsync_peer *c;
     CHECK(datsync_peer_new(&c, &o, 0) == 0);
+    datsync_message m;
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_UNHAVE;
     m.has = 1u << 1;
@@ -483,10 +476,12 @@ static void check_extensions_and_send(void)
     CHECK(!datsync_peer_remote_has(b, g, 0)); /* the Unhave */
     m.channel = 1;
     CHECK(datsync_peer_send(a, &m) == DATSYNC_E_STATE);
-    n = datsync_peer_output(a, &out, 0);
+    const uint8_t *out;
+    size_t n = datsync_peer_output(a, &out, 0);
     CHECK(n == 0);
     m.type = DATSYNC_KEEP_ALIVE;
     CHECK(datsync_peer_send(a, &m) == 0 && datsync_peer_output(a, &out, 0) == 1);
+    uint8_t *place;
     /* more than there was room for; the remote's first feed is one that this side did not begin with */
     n = datsync_peer_space(b, &place);
     CHECK(n > 0 && datsync_peer_received(b, n + 1, 0) == DATSYNC_E_INVALID);
@@ -507,22 +502,20 @@ static void check_extensions_and_send(void)
 static void check_peer_limits(void)
 {
     static char name[DATSYNC_MAX_EXTENSION_NAME + 1];
-    const char *names[DATSYNC_MAX_EXTENSIONS + 1];
-    datsync_feed *feeds[DATSYNC_MAX_CHANNELS + 1];
     static uint8_t user[DATSYNC_MAX_USER_DATA + 1];
     datsync_peer_options o;
-    datsync_peer *p;
-    size_t i;
     memset(&o, 0, sizeof o);
     o.user_data.data = user;
     o.user_data.len = sizeof user;
+    datsync_peer *p;
     CHECK(datsync_peer_new(&p, &o, 0) == DATSYNC_E_TOO_BIG && p == NULL);
     o.user_data.len--;
     CHECK(datsync_peer_new(&p, &o, 0) == 0);
     datsync_peer_free(p);
     o.user_data.data = NULL;
     memset(name, 'n', DATSYNC_MAX_EXTENSION_NAME);
-    for (i = 0; i <= DATSYNC_MAX_EXTENSIONS; i++)
+    const char *names[DATSYNC_MAX_EXTENSIONS + 1];
+    for (size_t i = 0; i <= DATSYNC_MAX_EXTENSIONS; i++)
         names[i] = name;
     o.extensions = names;
     o.extension_count = 1;
@@ -532,12 +525,13 @@ static void check_peer_limits(void)
     CHECK(datsync_peer_new(&p, &o, 0) == DATSYNC_E_TOO_BIG);
     o.extension_count--;
     CHECK(datsync_peer_new(&p, &o, 0) == 0);
-    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++) {
+    datsync_feed *feeds[DATSYNC_MAX_CHANNELS + 1];
+    for (size_t i = 0; i <= DATSYNC_MAX_CHANNELS; i++) {
         feeds[i] = feed_new(NULL, 0);
         CHECK(datsync_peer_open(p, feeds[i], DATSYNC_UPLOAD) == (i < DATSYNC_MAX_CHANNELS ? 0 : DATSYNC_E_TOO_BIG));
     }
     datsync_peer_free(p);
-    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
+    for (size_t i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
         CHECK(datsync_feed_close(feeds[i]) == 0);
 }
 
@@ -546,16 +540,17 @@ static void check_silence(void)
 {
     datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
     datsync_peer_options o;
-    datsync_peer *a, *b;
-    datsync_message m;
-    const uint8_t *out;
     memset(&o, 0, sizeof o);
+    datsync_message m;
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_KEEP_ALIVE;
     o.live = 1;
+    datsync_peer *a;
     CHECK(datsync_peer_new(&a, &o, 0) == 0);
+    datsync_peer *b;
     CHECK(datsync_peer_new(&b, &o, 0) == 0);
     CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0 && datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    const uint8_t *out;
     CHECK(pump(a, b, 0) == 0 && datsync_peer_send(a, &m) == 0 && datsync_peer_output(a, &out, 7000) == 1);
     CHECK(datsync_peer_input(b, out, 1, 7000) == 1);
     CHECK(datsync_peer_tick(b, 14499) == 0 && datsync_peer_tick(b, 14500) == DATSYNC_E_TIMEOUT);
@@ -568,20 +563,22 @@ static void check_silence(void)
 static void check_pool(void)
 {
     static uint8_t payload[DATSYNC_MAX_FRAME - 2];
-    datsync_feed *f = feed_of(1), *g[2];
+    datsync_feed *f = feed_of(1);
     struct datsync_pool pool = {6u << 20, 0, NULL};
     datsync_peer_options o;
-    datsync_peer *from[2], *to[2];
-    const uint8_t *out[2];
-    datsync_message m;
-    size_t n[2], done[2], first = 3u << 20, i;
+    size_t first = 3u << 20;
     memset(&o, 0, sizeof o);
+    datsync_message m;
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_EXTENSION;
     m.u.extension.payload.data = payload;
     m.u.extension.payload.len = sizeof payload;
     o.live = 1;
-    for (i = 0; i < 2; i++) {
+    datsync_feed *g[2];
+    datsync_peer *from[2], *to[2];
+    const uint8_t *out[2];
+    size_t n[2];
+    for (size_t i = 0; i < 2; i++) {
         g[i] = feed_new(datsync_feed_key(f), 0);
         o.pool = NULL;
         CHECK(datsync_peer_new(&from[i], &o, 0) == 0);
@@ -594,7 +591,8 @@ static void check_pool(void)
         n[i] = datsync_peer_output(from[i], &out[i], 0);
         CHECK(n[i] > DATSYNC_MAX_FRAME);
     }
-    for (i = 0; i < 2;
+    size_t done[2];
+    for (size_t i = 0; i < 2;
          i++) { /* both have room for half of theirs, the second by going over the limit: it is its turn */
         done[i] = (size_t)datsync_peer_input(to[i], out[i], first, 0);
         CHECK(done[i] == first && datsync_peer_want_read(to[i]));
@@ -609,7 +607,7 @@ static void check_pool(void)
     }
     CHECK(datsync_peer_want_read(to[0]));
     CHECK(datsync_peer_input(to[0], out[0] + done[0], n[0] - done[0], 0) == (int64_t)(n[0] - done[0]));
-    for (i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         datsync_peer_free(from[i]);
         datsync_peer_free(to[i]);
         CHECK(datsync_feed_close(g[i]) == 0);
@@ -624,10 +622,9 @@ static int clone_over_peers(const datsync_env *env)
     static const char *const names[] = {"one", "two"};
     datsync_feed_options fo;
     datsync_feed *g = NULL;
-    datsync_peer_options o;
     datsync_peer *a = NULL, *b = NULL;
-    int r;
     memset(&fo, 0, sizeof fo);
+    datsync_peer_options o;
     memset(&o, 0, sizeof o);
     fo.env = o.env = env;
     fo.key = datsync_feed_key(fixture);
@@ -636,6 +633,7 @@ static int clone_over_peers(const datsync_env *env)
     o.user_data = bytes("user data");
     o.extensions = names;
     o.extension_count = 2;
+    int r;
     if ((r = datsync_feed_open(&g, &fo)) == 0 && (r = datsync_peer_new(&a, &o, 0)) == 0 &&
         (r = datsync_peer_new(&b, &o, 0)) == 0 && (r = datsync_peer_open(a, fixture, DATSYNC_UPLOAD)) == 0 &&
         (r = datsync_peer_open(b, g, DATSYNC_DOWNLOAD)) == 0 && (r = pump(a, b, 0)) == 0)
@@ -660,14 +658,15 @@ static int use_memory_net(const datsync_env *env)
 {
     datsync_memory_net *net;
     datsync_net n;
-    datsync_pollfd fds[3];
-    intptr_t listener, a = 0, b = 0, c = 0;
-    char buf[300], from[64];
+    intptr_t a = 0, b = 0, c = 0;
     int r = datsync_memory_net_new(&net, env, &n);
     if (r < 0)
         return r;
+    char buf[300];
     memset(buf, 'x', sizeof buf - 1);
     buf[sizeof buf - 1] = 0;
+    intptr_t listener;
+    char from[64];
     CHECK(n.listen(n.ctx, buf, &listener, from, sizeof from) == DATSYNC_E_ADDRESS);
     CHECK(n.connect(n.ctx, "here", &a) == DATSYNC_E_REFUSED);
     if ((r = n.listen(n.ctx, "here", &listener, from, sizeof from)) == 0) {
@@ -675,6 +674,7 @@ static int use_memory_net(const datsync_env *env)
         CHECK(n.accept(n.ctx, listener, &b, from, sizeof from) == DATSYNC_E_AGAIN);
         r = n.connect(n.ctx, "here", &a);
     }
+    datsync_pollfd fds[3];
     if (r == 0) {
         CHECK(n.connected(n.ctx, a) == 0 && n.connected(n.ctx, 99) == DATSYNC_E_IO);
         CHECK(n.accept(n.ctx, listener, &b, from, sizeof from) == 0 && a != b);
@@ -711,15 +711,15 @@ static void check_memory_net(void)
 static void check_without_plugs(void)
 {
     datsync_options o;
-    datsync *ds;
-    datsync_memory_net *net;
-    datsync_net n;
     memset(&o, 0, sizeof o);
+    datsync *ds;
     CHECK(datsync_new(&ds, &o, 0) == 0);
     CHECK(datsync_listen(ds, "here") == DATSYNC_E_UNSUPPORTED &&
           datsync_connect(ds, "here", 0) == DATSYNC_E_UNSUPPORTED);
     CHECK(datsync_poll(ds, 0) == DATSYNC_E_UNSUPPORTED && datsync_run(ds) == DATSYNC_E_UNSUPPORTED);
     CHECK(datsync_free(ds) == 0 && datsync_free(NULL) == 0);
+    datsync_memory_net *net;
+    datsync_net n;
     CHECK(datsync_memory_net_new(&net, NULL, &n) == 0);
     o.net = &n; /* no clock: the caller's loop has its own */
     CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_run(ds) == DATSYNC_E_UNSUPPORTED &&
@@ -731,22 +731,22 @@ static void check_without_plugs(void)
 
 static void check_adding(void)
 {
-    datsync_feed *feeds[DATSYNC_MAX_CHANNELS + 1], *fixed = feed_new(NULL, DATSYNC_STATIC), *other = feed_of(1);
-    datsync_drive_options drive_options;
-    datsync_drive *drive;
+    datsync_feed *fixed = feed_new(NULL, DATSYNC_STATIC), *other = feed_of(1);
     datsync_options o;
-    datsync *ds;
-    size_t i;
     memset(&o, 0, sizeof o);
+    datsync *ds;
     CHECK(datsync_new(&ds, &o, 0) == 0);
     CHECK(datsync_add(ds, fixed, DATSYNC_UPLOAD) == DATSYNC_E_STATE); /* it has no key yet */
+    datsync_drive_options drive_options;
     memset(&drive_options, 0, sizeof drive_options);
     drive_options.flags = DATSYNC_CREATE;
+    datsync_drive *drive;
     CHECK(datsync_drive_open(&drive, &drive_options) == 0);
     CHECK(datsync_add_drive(ds, drive, DATSYNC_UPLOAD) == 0);
     CHECK(datsync_add_drive(ds, drive, DATSYNC_UPLOAD) == DATSYNC_E_STATE);
     CHECK(datsync_add(ds, datsync_drive_metadata(drive), DATSYNC_UPLOAD) == DATSYNC_E_STATE);
-    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++) {
+    datsync_feed *feeds[DATSYNC_MAX_CHANNELS + 1];
+    for (size_t i = 0; i <= DATSYNC_MAX_CHANNELS; i++) {
         feeds[i] = feed_new(NULL, 0);
         CHECK(datsync_add(ds, feeds[i], DATSYNC_UPLOAD) == (i < DATSYNC_MAX_CHANNELS - 2 ? 0 : DATSYNC_E_TOO_BIG));
         CHECK(datsync_add(ds, feeds[i], DATSYNC_UPLOAD) ==
@@ -754,7 +754,7 @@ static void check_adding(void)
     }
     CHECK(!datsync_complete(ds, other) && datsync_offered(ds, other) == 0);
     CHECK(datsync_free(ds) == 0 && datsync_drive_close(drive) == 0 && datsync_drive_close(NULL) == 0);
-    for (i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
+    for (size_t i = 0; i <= DATSYNC_MAX_CHANNELS; i++)
         CHECK(datsync_feed_close(feeds[i]) == 0);
     CHECK(datsync_feed_close(fixed) == 0 && datsync_feed_close(other) == 0);
 }
@@ -828,15 +828,13 @@ static void bad_begin(void)
 static void check_bad_network(void)
 {
     datsync_feed *f = feed_of(1);
-    datsync *ds;
-    datsync_pollfd fds[4];
-    intptr_t stream;
-    char bound[64];
     bad_begin();
+    datsync *ds;
     CHECK(datsync_new(&ds, &bad.options, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_listen(ds, "here") == 0);
     /* accept fails: it is told, and tried again a second later */
     bad.broken = 1;
+    datsync_pollfd fds[4];
     CHECK(datsync_pollfds(ds, fds, 4) == 1 && fds[0].events == DATSYNC_POLL_READ);
     fds[0].revents = DATSYNC_POLL_READ;
     CHECK(datsync_step(ds, fds, 1, 10) == 0 && bad.warnings == 1 && bad.accepts == 1);
@@ -847,12 +845,14 @@ static void check_bad_network(void)
     CHECK(bad.accepts == 1);
     /* the cap: the third connection is closed again, and told */
     bad.broken = 0;
+    intptr_t stream;
     CHECK(bad.real.connect(bad.real.ctx, "here", &stream) == 0 &&
           bad.real.connect(bad.real.ctx, "here", &stream) == 0 && bad.real.connect(bad.real.ctx, "here", &stream) == 0);
     fds[0].revents = DATSYNC_POLL_READ;
     CHECK(datsync_step(ds, fds, 1, 1020) == 0 && datsync_pollfds(ds, NULL, 0) == 3 && bad.warnings == 2 &&
           bad.accepts == 5);
     CHECK(datsync_free(ds) == 0);
+    char bound[64];
     /* a dial that never gets through */
     CHECK(bad.real.listen(bad.real.ctx, "there", &stream, bound, sizeof bound) == 0);
     bad.slow = 1;
@@ -887,18 +887,18 @@ static void check_bad_network(void)
 static void check_slow_remotes(void)
 {
     datsync_feed *f = feed_of(1);
-    datsync *ds;
-    datsync_pollfd fds[4];
-    intptr_t here, stream;
-    char text[64];
     bad_begin();
     bad.options.live = 1;
     bad.options.timeout_ms = bad.options.handshake_timeout_ms = UINT32_MAX;
+    intptr_t here;
+    char text[64];
     CHECK(bad.real.listen(bad.real.ctx, "there", &here, text, sizeof text) == 0);
     /* it takes nothing from us */
     bad.deaf = 1;
+    datsync *ds;
     CHECK(datsync_new(&ds, &bad.options, 100) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_connect(ds, "there", 100) == 0);
+    datsync_pollfd fds[4];
     CHECK(datsync_step(ds, NULL, 0, 100) == 0 && datsync_pollfds(ds, fds, 4) == 1);
     CHECK(fds[0].events == (DATSYNC_POLL_READ | DATSYNC_POLL_WRITE));
     CHECK(datsync_step(ds, NULL, 0, 15099) == 0 && datsync_pollfds(ds, fds, 4) == 1 && bad.last_error == 0);
@@ -919,6 +919,7 @@ static void check_slow_remotes(void)
     bad.endless = 0;
     CHECK(datsync_new(&ds, &bad.options, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0 &&
           datsync_listen(ds, "here") == 0);
+    intptr_t stream;
     CHECK(bad.real.connect(bad.real.ctx, "here", &stream) == 0 && datsync_pollfds(ds, fds, 4) == 1);
     fds[0].revents = DATSYNC_POLL_READ;
     CHECK(datsync_step(ds, fds, 1, 0) == 0 && datsync_pollfds(ds, fds, 4) == 2);
@@ -964,10 +965,10 @@ static uint64_t take_turns(datsync *a, datsync *b, const datsync_net *n, uint64_
     while (now < until) {
         datsync *both[2];
         uint64_t next = UINT64_MAX;
-        int i, ready = 0;
+        int ready = 0;
         both[0] = a;
         both[1] = b;
-        for (i = 0; i < 2; i++) {
+        for (int i = 0; i < 2; i++) {
             size_t count = datsync_pollfds(both[i], fds, 8);
             CHECK(count <= 8 && turns++ < 100000);
             ready += n->poll(n->ctx, fds, count, 0);
@@ -993,27 +994,29 @@ static void check_clone(int of_drive)
     datsync_feed *f = feed_of(of_drive ? 0 : 5), *g = feed_new(datsync_feed_key(f), 0);
     datsync_drive_options drive_options;
     datsync_drive *from = NULL, *to = NULL;
-    datsync_layout layout;
-    datsync_memory_net *net;
-    datsync_net n;
-    datsync_options o;
-    datsync *a, *b;
-    told here, there;
-    datsync_stat stat;
     size_t left = 200000;
     memset(&drive_options, 0, sizeof drive_options);
+    datsync_options o;
     memset(&o, 0, sizeof o);
+    told here;
     memset(&here, 0, sizeof here);
+    told there;
     memset(&there, 0, sizeof there);
+    datsync_stat stat;
     memset(&stat, 0, sizeof stat);
+    datsync_memory_net *net;
+    datsync_net n;
     CHECK(datsync_memory_net_new(&net, NULL, &n) == 0);
     o.net = &n;
     o.on_event = tell;
     o.ctx = &here;
+    datsync *a;
     CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0);
     o.ctx = &there;
     o.live = of_drive; /* a live one stays: then it must have nothing to do */
+    datsync *b;
     CHECK(datsync_new(&b, &o, 0) == 0 && datsync_connect(b, "here", 0) == 0);
+    datsync_layout layout;
     if (of_drive) {
         drive_options.flags = DATSYNC_CREATE;
         CHECK(datsync_drive_open(&from, &drive_options) == 0);
@@ -1055,7 +1058,8 @@ static void check_events(void)
 
 /* ================================================================ addresses ===================================== */
 
-/* A network on which nobody can be reached; it remembers who was dialled. `talks`: there all can be, and say nothing or nonsense. */
+/* A network on which nobody can be reached; it remembers who was dialled. `talks`: there all can be, and say nothing
+ * or nonsense. */
 static struct nowhere {
     char dialled[4096][24];
     size_t count;
@@ -1068,7 +1072,8 @@ static int nowhere_connect(void *ctx, const char *address, intptr_t *stream)
 {
     (void)ctx;
     *stream = (intptr_t)nowhere.count;
-    CHECK(nowhere.count < sizeof nowhere.dialled / sizeof *nowhere.dialled && strlen(address) < sizeof *nowhere.dialled);
+    CHECK(nowhere.count < sizeof nowhere.dialled / sizeof *nowhere.dialled &&
+          strlen(address) < sizeof *nowhere.dialled);
     strcpy(nowhere.dialled[nowhere.count++], address);
     return 0;
 }
@@ -1104,7 +1109,6 @@ static void nowhere_close(void *ctx, intptr_t handle)
 
 static datsync *nowhere_new(unsigned max_peers)
 {
-    datsync *ds;
     memset(&nowhere, 0, sizeof nowhere);
     nowhere.net.connect = nowhere_connect;
     nowhere.net.connected = nowhere_connected;
@@ -1113,6 +1117,7 @@ static datsync *nowhere_new(unsigned max_peers)
     nowhere.net.close = nowhere_close;
     nowhere.options.net = &nowhere.net;
     nowhere.options.max_peers = max_peers;
+    datsync *ds;
     CHECK(datsync_new(&ds, &nowhere.options, 0) == 0);
     return ds;
 }
@@ -1132,8 +1137,7 @@ static void run_until(datsync *ds, uint64_t until)
 static void was_dialled(const char *expected)
 {
     char all[4096] = "";
-    size_t i;
-    for (i = 0; i < nowhere.count && strlen(all) < sizeof all - sizeof *nowhere.dialled - 1; i++) {
+    for (size_t i = 0; i < nowhere.count && strlen(all) < sizeof all - sizeof *nowhere.dialled - 1; i++) {
         strcat(all, i ? " " : "");
         strcat(all, nowhere.dialled[i]);
     }
@@ -1147,10 +1151,13 @@ static void check_addresses(void)
 {
     datsync *ds = nowhere_new(1);
     /* chosen first, then one of each source in turn, and of a source one of each informant */
-    CHECK(datsync_found(ds, "a1", 1, 100, 0) == 0 && datsync_found(ds, "a2", 1, 100, 0) == 0 && datsync_found(ds, "a3", 1, 100, 0) == 0);
-    CHECK(datsync_found(ds, "b1", 1, 200, 0) == 0 && datsync_found(ds, "c1", 2, 300, 0) == 0 && datsync_found(ds, "c2", 2, 300, 0) == 0);
+    CHECK(datsync_found(ds, "a1", 1, 100, 0) == 0 && datsync_found(ds, "a2", 1, 100, 0) == 0 &&
+          datsync_found(ds, "a3", 1, 100, 0) == 0);
+    CHECK(datsync_found(ds, "b1", 1, 200, 0) == 0 && datsync_found(ds, "c1", 2, 300, 0) == 0 &&
+          datsync_found(ds, "c2", 2, 300, 0) == 0);
     CHECK(datsync_connect(ds, "x", 0) == 0 && datsync_connect(ds, "y", 0) == 0);
-    CHECK(datsync_found(ds, "z", 0, 1, 0) == DATSYNC_E_INVALID && datsync_found(ds, "z", DATSYNC_MAX_SOURCES, 1, 0) == DATSYNC_E_INVALID);
+    CHECK(datsync_found(ds, "z", 0, 1, 0) == DATSYNC_E_INVALID &&
+          datsync_found(ds, "z", DATSYNC_MAX_SOURCES, 1, 0) == DATSYNC_E_INVALID);
     CHECK(datsync_candidates(ds) == 8);
     run_until(ds, 0);
     was_dialled("x y a1 c1 b1 c2 a2 a3");
@@ -1186,18 +1193,17 @@ static void check_addresses(void)
 static void check_addresses_full(void)
 {
     datsync *ds = nowhere_new(4096);
-    char name[24];
-    unsigned i, k;
     CHECK(datsync_connect(ds, "chosen", 0) == 0);
-    for (i = 0; i < 10; i++) {
+    char name[24];
+    for (unsigned i = 0; i < 10; i++) {
         (void)snprintf(name, sizeof name, "honest-%u", i);
         CHECK(datsync_found(ds, name, 1, 7, 0) == 0);
     }
-    for (i = 0; i < 3000; i++) {
+    for (unsigned i = 0; i < 3000; i++) {
         (void)snprintf(name, sizeof name, "flood-%u", i);
         CHECK(datsync_found(ds, name, 1, 8, 0) == 0);
     }
-    for (i = 10; i < 20; i++) {
+    for (unsigned i = 10; i < 20; i++) {
         (void)snprintf(name, sizeof name, "honest-%u", i);
         CHECK(datsync_found(ds, name, 1, 7, 0) == 0);
     }
@@ -1205,7 +1211,8 @@ static void check_addresses_full(void)
     CHECK(datsync_candidates(ds) == DATSYNC_MAX_ADDRESSES + 2);
     run_until(ds, 500);
     CHECK(nowhere.count == DATSYNC_MAX_ADDRESSES + 2 && strcmp(nowhere.dialled[0], "chosen") == 0);
-    for (i = 0; i < 20; i++) { /* all of them among the first: their informant has its turns */
+    unsigned k;
+    for (unsigned i = 0; i < 20; i++) { /* all of them among the first: their informant has its turns */
         (void)snprintf(name, sizeof name, "honest-%u", i);
         for (k = 0; k < 50 && strcmp(nowhere.dialled[k], name) != 0; k++)
             ;
@@ -1213,7 +1220,7 @@ static void check_addresses_full(void)
     }
     /* those that failed go first */
     CHECK(datsync_found(ds, "flood-new", 1, 8, 500) == 0 && datsync_candidates(ds) == DATSYNC_MAX_ADDRESSES + 2);
-    for (i = 1; i < DATSYNC_MAX_ADDRESSES; i++) {
+    for (unsigned i = 1; i < DATSYNC_MAX_ADDRESSES; i++) {
         (void)snprintf(name, sizeof name, "chosen-%u", i);
         CHECK(datsync_connect(ds, name, 0) == 0);
     }
@@ -1222,9 +1229,10 @@ static void check_addresses_full(void)
     CHECK(datsync_candidates(ds) == 2 * DATSYNC_MAX_ADDRESSES + 1);
     CHECK(datsync_free(ds) == 0);
 
-    /* four sources fill the book; there is still room for what is chosen, none for a fifth source without a failure of its own */
+    /* four sources fill the book; there is still room for what is chosen, none for a fifth source without a failure
+     * of its own */
     ds = nowhere_new(1);
-    for (i = 0; i < 4096; i++) {
+    for (unsigned i = 0; i < 4096; i++) {
         (void)snprintf(name, sizeof name, "found-%u", i);
         CHECK(datsync_found(ds, name, 1 + i % 4, i, 0) == 0);
     }
@@ -1249,28 +1257,32 @@ static int counted_connect(void *ctx, const char *address, intptr_t *stream)
 static void check_worked_before(void)
 {
     datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
-    datsync_options options;
     datsync_memory_net *memory;
-    datsync_pollfd fds[1];
-    datsync_net n;
-    datsync *a, *b;
     CHECK(datsync_memory_net_new(&memory, NULL, &real) == 0);
+    datsync_options options;
     memset(&options, 0, sizeof options);
-    n = real;
+    datsync_net n = real;
     n.connect = counted_connect;
     dials = 0;
     options.net = &n;
     options.live = 1;
     options.max_peers = 1;
-    CHECK(datsync_new(&a, &options, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
-    CHECK(datsync_new(&b, &options, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0 && datsync_found(b, "here", 2, 1, 0) == 0);
+    datsync *a;
+    CHECK(datsync_new(&a, &options, 0) == 0 && datsync_listen(a, "here") == 0 &&
+          datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    datsync *b;
+    CHECK(datsync_new(&b, &options, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0 &&
+          datsync_found(b, "here", 2, 1, 0) == 0);
     (void)take_turns(a, b, &real, 0, 1000);
     CHECK(dials == 1 && datsync_complete(b, g) && datsync_free(a) == 0); /* it goes, and comes back */
-    CHECK(datsync_new(&a, &options, 1000) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_new(&a, &options, 1000) == 0 && datsync_listen(a, "here") == 0 &&
+          datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    datsync_pollfd fds[1];
     CHECK(datsync_pollfds(b, fds, 1) == 1);
     fds[0].revents = DATSYNC_POLL_READ;
     CHECK(datsync_step(b, fds, 1, 1001) == 0 && datsync_step(b, fds, 1, 1001) == 0); /* its last words, and its end */
-    CHECK(datsync_found(b, "there", 1, 1, 2001) == 0 && datsync_found(b, "where", 3, 1, 2001) == 0 && datsync_step(b, NULL, 0, 2001) == 0);
+    CHECK(datsync_found(b, "there", 1, 1, 2001) == 0 && datsync_found(b, "where", 3, 1, 2001) == 0 &&
+          datsync_step(b, NULL, 0, 2001) == 0);
     CHECK(dials == 2 && strcmp(last_dialled, "here") == 0);
     CHECK(datsync_free(a) == 0 && datsync_free(b) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
     datsync_memory_net_free(memory);
@@ -1280,8 +1292,7 @@ static void check_worked_before(void)
 static void check_strangers(void)
 {
     datsync_feed *f = feed_of(1);
-    int nonsense;
-    for (nonsense = 0; nonsense < 2; nonsense++) {
+    for (int nonsense = 0; nonsense < 2; nonsense++) {
         datsync *ds = nowhere_new(4);
         nowhere.talks = 1;
         nowhere.nonsense = nonsense;
@@ -1311,17 +1322,19 @@ static void check_options_are_copied(void)
     char *name = malloc(6);
     const char **names = malloc(sizeof *names);
     datsync_memory_net *memory;
-    datsync_options o;
     datsync_net n;
-    datsync *a, *b;
-    CHECK(name && names && datsync_memory_net_new(&memory, NULL, &n) == 0);
+    CHECK(name && names);
+    CHECK(datsync_memory_net_new(&memory, NULL, &n) == 0);
+    datsync_options o;
     memset(&o, 0, sizeof o);
     strcpy(name, "hello");
     names[0] = name;
     o.net = &n;
     o.extensions = names;
     o.extension_count = 1;
-    CHECK(datsync_new(&a, &o, 0) == 0 && datsync_new(&b, &o, 0) == 0);
+    datsync *a, *b;
+    CHECK(datsync_new(&a, &o, 0) == 0);
+    CHECK(datsync_new(&b, &o, 0) == 0);
     free(name);
     free((void *)names);
     CHECK(datsync_listen(a, "here") == 0 && datsync_connect(b, "here", 0) == 0);
@@ -1336,27 +1349,29 @@ static void check_options_are_copied(void)
 static void check_liars(void)
 {
     datsync_feed_options o;
-    datsync_options options;
-    datsync_memory_net *memory;
-    datsync_net n;
-    datsync_feed *f = NULL, *g;
-    datsync *a, *b;
+    datsync_feed *f = NULL;
     datsync_bytes block = bytes("what was signed");
     memset(&o, 0, sizeof o);
+    datsync_options options;
     memset(&options, 0, sizeof options);
     o.flags = DATSYNC_CREATE;
     CHECK(datsync_memory_store(NULL, &o.store) == 0 && datsync_feed_open(&f, &o) == 0);
     CHECK(datsync_feed_append(f, &block, 1) == 1 && datsync_feed_flush(f) == 0);
     CHECK(o.store.write(o.store.ctx, DATSYNC_PART_DATA, 0, "what was hinted", 15) == 0);
-    g = feed_new(datsync_feed_key(f), 0);
+    datsync_feed *g = feed_new(datsync_feed_key(f), 0);
+    datsync_memory_net *memory;
     CHECK(datsync_memory_net_new(&memory, NULL, &real) == 0);
-    n = real;
+    datsync_net n = real;
     n.connect = counted_connect;
     dials = 0;
     options.net = &n;
     options.live = 1;
-    CHECK(datsync_new(&a, &options, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
-    CHECK(datsync_new(&b, &options, 0) == 0 && datsync_connect(b, "here", 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+    datsync *a;
+    CHECK(datsync_new(&a, &options, 0) == 0 && datsync_listen(a, "here") == 0 &&
+          datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    datsync *b;
+    CHECK(datsync_new(&b, &options, 0) == 0 && datsync_connect(b, "here", 0) == 0 &&
+          datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
     (void)take_turns(a, b, &real, 0, 60000);
     CHECK(dials == 1 && datsync_feed_count(g, 0, 1) == 0 && datsync_candidates(b) == 0);
     (void)take_turns(a, b, &real, 60000, 3590000);
@@ -1372,10 +1387,10 @@ static void check_far_offsets(void)
 {
     static const uint64_t far = ((uint64_t)5 << 30) + 7;
     datsync_store s;
-    char buf[8];
     CHECK(datsync_os_store(&s, ".", "far.", DATSYNC_CREATE) == 0);
     CHECK(s.write(s.ctx, DATSYNC_PART_DATA, far, "abc", 3) == 0);
     CHECK(s.size(s.ctx, DATSYNC_PART_DATA) == (int64_t)far + 3);
+    char buf[8];
     CHECK(s.read(s.ctx, DATSYNC_PART_DATA, far - 1, buf, sizeof buf) == 4 && memcmp(buf, "\0abc", 4) == 0);
     CHECK(s.read(s.ctx, DATSYNC_PART_DATA, far & 0xffffffffu, buf, 3) == 3 && memcmp(buf, "\0\0\0", 3) == 0);
     CHECK(s.punch(s.ctx, DATSYNC_PART_DATA, far - 4096, 4098) == 0);
@@ -1421,9 +1436,8 @@ static const struct check {
 
 int main(int argc, char **argv)
 {
-    size_t i;
     CHECK(sodium_init() >= 0 && datsync_os_main(&argc, &argv) == 0);
-    for (i = 0; i < sizeof checks / sizeof *checks; i++)
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++)
         if (argc < 2)
             puts(checks[i].name);
         else if (strcmp(argv[1], checks[i].name) == 0)

@@ -1,7 +1,7 @@
-/* The test driver: commands on standard input, one a line, one line of answer each. It takes in datsync.c whole, to reach
- * what is static there. Words are separated by one space; bytes are hex, `-` for none of them. An answer is
- * `ok WORD ...` or `error NUMBER SENTENCE | WORD ...`. Every command is told beside its function. All numbered things
- * are freed at the end of the input, so that a leak is a leak of the library.
+/* The test driver: commands on standard input, one a line, one line of answer each. It takes in datsync.c whole, to
+ * reach what is static there. Words are separated by one space; bytes are hex, `-` for none of them. An answer is
+ * `ok WORD ...` or `error NUMBER SENTENCE | WORD ...`. Every command is told beside its function. All numbered
+ * things are freed at the end of the input, so that a leak is a leak of the library.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -43,11 +43,10 @@ static void text_need(text *t, size_t more)
 
 static void text_say(text *t, const char *format, ...)
 {
-    va_list args;
-    int n;
     text_need(t, 1024);
+    va_list args;
     va_start(args, format);
-    n = vsnprintf(t->at + t->len, 1024, format, args);
+    int n = vsnprintf(t->at + t->len, 1024, format, args);
     va_end(args);
     if (n < 0 || n >= 1024)
         die("an answer's word is too long");
@@ -57,11 +56,10 @@ static void text_say(text *t, const char *format, ...)
 static void text_hex(text *t, const uint8_t *bytes, size_t len)
 {
     static const char digits[] = "0123456789abcdef";
-    size_t i;
     text_need(t, 2 * len + 1);
     if (!len)
         t->at[t->len++] = '-';
-    for (i = 0; i < len; i++) {
+    for (size_t i = 0; i < len; i++) {
         t->at[t->len++] = digits[bytes[i] >> 4];
         t->at[t->len++] = digits[bytes[i] & 15];
     }
@@ -127,11 +125,9 @@ static unsigned digit(char c)
 static datsync_bytes bytes_n(const char *word, size_t chars)
 {
     datsync_bytes b;
-    size_t i;
-    uint8_t *to;
     b.len = chars == 1 && *word == '-' ? 0 : chars / 2;
-    to = temp(b.len);
-    for (i = 0; i < b.len; i++)
+    uint8_t *to = temp(b.len);
+    for (size_t i = 0; i < b.len; i++)
         to[i] = (uint8_t)(digit(word[2 * i]) << 4 | digit(word[2 * i + 1]));
     b.data = to;
     return b;
@@ -153,10 +149,10 @@ static const uint8_t *bytes_of(const char *word, size_t len)
 /* INDEX:HASH:SIZE */
 static datsync_node node_of(const char *word)
 {
-    datsync_node n;
     const char *a = strchr(word, ':'), *b = a ? strchr(a + 1, ':') : NULL;
     if (!b || b - a != 65)
         die("not a node");
+    datsync_node n;
     n.index = strtoull(word, NULL, 10);
     memcpy(n.hash, bytes_n(a + 1, 64).data, 32);
     n.size = number(b + 1);
@@ -304,12 +300,11 @@ static int disk_fails(disk *d, int kind)
 
 static void disk_note(disk *d, int kind, int part, uint64_t offset, const void *data, size_t len)
 {
-    op *o;
     if (d->op_count == d->op_cap) {
         d->op_cap = d->op_cap ? 2 * d->op_cap : 64;
         d->ops = must(realloc(d->ops, d->op_cap * sizeof *d->ops));
     }
-    o = &d->ops[d->op_count++];
+    op *o = &d->ops[d->op_count++];
     o->kind = kind;
     o->part = part;
     o->offset = offset;
@@ -385,10 +380,9 @@ static void disk_close(void *ctx)
 
 static void disk_free(disk *d)
 {
-    size_t i;
     if (!d->used)
         return;
-    for (i = 0; i < d->op_count; i++)
+    for (size_t i = 0; i < d->op_count; i++)
         free(d->ops[i].data);
     free(d->ops);
     d->inner.close(d->inner.ctx);
@@ -454,11 +448,10 @@ static int cmd_disk_get(int n, char **w)
     disk *d = disk_of(w[0]);
     int part = (int)number(w[1]);
     int64_t size = d->inner.size(d->inner.ctx, part);
-    uint8_t *buf;
     (void)n;
     if (size < 0)
         return (int)size;
-    buf = temp((size_t)size);
+    uint8_t *buf = temp((size_t)size);
     (void)d->inner.read(d->inner.ctx, part, 0, buf, (size_t)size);
     say_bytes(buf, (size_t)size);
     return 0;
@@ -482,10 +475,9 @@ static int cmd_disk_fail(int n, char **w)
 {
     static const char *const kinds[] = {"read", "write", "sync", "truncate", "any"};
     disk *d = disk_of(w[0]);
-    int i;
     (void)n;
     say_number(d->fail_at);
-    for (i = 0; i <= OP_KINDS; i++)
+    for (int i = 0; i <= OP_KINDS; i++)
         if (strcmp(kinds[i], w[1]) == 0)
             d->fail_kind = i;
     d->fail_at = number(w[2]);
@@ -497,9 +489,8 @@ static int cmd_disk_fail(int n, char **w)
 static int cmd_disk_calls(int n, char **w)
 {
     disk *d = disk_of(w[0]);
-    int i;
     (void)n;
-    for (i = 0; i < OP_KINDS; i++) {
+    for (int i = 0; i < OP_KINDS; i++) {
         say_number(d->calls[i]);
         d->calls[i] = 0;
     }
@@ -513,14 +504,14 @@ static int cmd_disk_calls(int n, char **w)
 static int cmd_disk_cut(int n, char **w)
 {
     disk *d = disk_of(w[0]), *to = disk_new(thing(w[1]));
-    size_t count = amount(w[2]), i, synced[DATSYNC_PARTS] = {0};
+    size_t count = amount(w[2]), synced[DATSYNC_PARTS] = {0};
     uint64_t seed = number(w[3]), state = seed * 1000003 + count;
     (void)n;
     count = MIN(count, d->op_count);
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         if (d->ops[i].kind == OP_SYNC)
             synced[d->ops[i].part] = i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const op *o = &d->ops[i];
         size_t len = o->len;
         if (i >= synced[o->part] && seed) {
@@ -572,12 +563,11 @@ static void say_field(const field *f, const datsync_message *m)
 
 static void say_message(const datsync_message *m)
 {
-    size_t i;
     if (m->type == DATSYNC_EXTENSION) {
         text_say(&answer, " id=%llu payload=", (unsigned long long)m->u.extension.id);
         text_hex(&answer, m->u.extension.payload.data, m->u.extension.payload.len);
     } else if (m->type >= 0 && m->type <= DATSYNC_DATA) {
-        for (i = 0; i < shapes[m->type].count; i++)
+        for (size_t i = 0; i < shapes[m->type].count; i++)
             if (m->has >> shapes[m->type].fields[i].number & 1)
                 say_field(&shapes[m->type].fields[i], m);
     }
@@ -608,12 +598,10 @@ static void message_of(datsync_message *m, int n, char **w)
     size_t most = (size_t)n;
     datsync_node *nodes = temp(most * sizeof *nodes);
     datsync_bytes *names = temp(most * sizeof *names);
-    int i;
     memset(m, 0, sizeof *m);
     m->type = (int)number(w[0]);
     m->channel = (unsigned)number(w[1]);
-    for (i = 2; i < n; i++) {
-        const field *f;
+    for (int i = 2; i < n; i++) {
         char *value = strchr(w[i], '=');
         if (!value)
             die("FIELD=VALUE");
@@ -625,7 +613,7 @@ static void message_of(datsync_message *m, int n, char **w)
                 m->u.extension.payload = bytes(value);
             continue;
         }
-        f = field_find(shapes[m->type].fields, shapes[m->type].count, number(w[i]));
+        const field *f = field_find(shapes[m->type].fields, shapes[m->type].count, number(w[i]));
         if (!f)
             die("no such field");
         m->has |= 1u << f->number;
@@ -649,13 +637,12 @@ static void message_of(datsync_message *m, int n, char **w)
 
 static int encode_say(const datsync_message *m)
 {
-    int64_t size = datsync_encode(m, NULL, 0, NULL), r;
-    uint8_t *buf;
+    int64_t size = datsync_encode(m, NULL, 0, NULL);
     size_t gap = 0;
     if (size < 0)
         return (int)size;
-    buf = temp((size_t)size);
-    r = datsync_encode(m, buf, (size_t)size, &gap);
+    uint8_t *buf = temp((size_t)size);
+    int64_t r = datsync_encode(m, buf, (size_t)size, &gap);
     if (r != size || (size > 1 && datsync_encode(m, buf, (size_t)size - 1, &gap) != DATSYNC_E_SPACE))
         die("the encoder contradicts itself about a size");
     r = datsync_encode(m, buf, (size_t)size, &gap);
@@ -700,8 +687,6 @@ static int cmd_recode(int n, char **w)
 static unsigned touch(const uint8_t *buf, size_t len)
 {
     datsync_message m;
-    datsync_bytes name;
-    datsync_node node;
     size_t skip = 0, at = 0;
     unsigned sum = 0;
     int64_t r = datsync_decode(&m, buf, len, &skip);
@@ -709,6 +694,8 @@ static unsigned touch(const uint8_t *buf, size_t len)
         die("a frame reaches beyond its bytes");
     if (r < 0)
         return 0;
+    datsync_bytes name;
+    datsync_node node;
     if (m.type == DATSYNC_HANDSHAKE) {
         while (datsync_next_extension(&m, &at, &name) == 1)
             while (name.len)
@@ -730,14 +717,13 @@ typedef unsigned damage_fn(const uint8_t *buf, size_t len);
 static uint64_t damage(datsync_bytes b, damage_fn *fn, uint64_t *accepted)
 {
     uint64_t tried = 0;
-    size_t len, bit;
-    for (len = 0; len < b.len; len++, tried++) {
+    for (size_t len = 0; len < b.len; len++, tried++) {
         uint8_t *copy = must(malloc(len ? len : 1));
         memcpy(copy, b.data, len);
         *accepted += fn(copy, len) != 0;
         free(copy);
     }
-    for (bit = 0; bit < 8 * b.len; bit++, tried++) {
+    for (size_t bit = 0; bit < 8 * b.len; bit++, tried++) {
         uint8_t *copy = must(malloc(b.len));
         memcpy(copy, b.data, b.len);
         copy[bit / 8] ^= (uint8_t)(1 << bit % 8);
@@ -814,13 +800,12 @@ static int cmd_varint_encode(int n, char **w)
 static int cmd_rle_decode(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
-    int64_t size = datsync_rle_size(b.data, b.len, amount(w[1])), r;
-    uint8_t *out;
+    int64_t size = datsync_rle_size(b.data, b.len, amount(w[1]));
     (void)n;
     if (size < 0)
         return (int)size;
-    out = temp((size_t)size);
-    r = datsync_rle_decode(b.data, b.len, out, (size_t)size);
+    uint8_t *out = temp((size_t)size);
+    int64_t r = datsync_rle_decode(b.data, b.len, out, (size_t)size);
     if (r != size || (size && datsync_rle_decode(b.data, b.len, out, (size_t)size - 1) != DATSYNC_E_SPACE))
         die("the size of a bitfield is not what it decodes to");
     say_bytes(out, (size_t)size);
@@ -842,12 +827,12 @@ static int cmd_rle_encode(int n, char **w)
 /* cipher KEY NONCE OFFSET PIECE HEX: in pieces of so many bytes (0: at once) */
 static int cmd_cipher(int n, char **w)
 {
-    datsync_cipher c;
     size_t piece = amount(w[3]), at = 0;
     datsync_bytes b = bytes(w[4]);
     uint8_t *buf = temp(b.len);
     (void)n;
     memcpy(buf, b.data, b.len);
+    datsync_cipher c;
     datsync_cipher_init(&c, bytes_of(w[0], 32), bytes_of(w[1], 24));
     c.at = number(w[2]);
     while (at < b.len) {
@@ -862,8 +847,8 @@ static int cmd_cipher(int n, char **w)
 /* discovery KEY; link HEX (of the text) -> key; leaf HEX; parent NODE NODE; root NODE ... */
 static int cmd_discovery(int n, char **w)
 {
-    uint8_t out[32];
     (void)n;
+    uint8_t out[32];
     datsync_discovery_key(out, bytes_of(w[0], 32));
     say_bytes(out, 32);
     return 0;
@@ -873,12 +858,11 @@ static int cmd_link(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
     char *link_text = temp(b.len + 1);
-    uint8_t key[32];
-    int r;
     (void)n;
     memcpy(link_text, b.data, b.len);
     link_text[b.len] = 0;
-    r = datsync_parse_link(key, link_text);
+    uint8_t key[32];
+    int r = datsync_parse_link(key, link_text);
     if (r == 0)
         say_bytes(key, 32);
     return r;
@@ -889,13 +873,12 @@ static int cmd_link_parts(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
     char *link_text = temp(b.len + 1), *path = temp(b.len + 1);
-    uint64_t version;
-    uint8_t key[32];
-    int r;
     (void)n;
     memcpy(link_text, b.data, b.len);
     link_text[b.len] = 0;
-    r = datsync_link_parse(link_text, key, &version, path, b.len + 1);
+    uint64_t version;
+    uint8_t key[32];
+    int r = datsync_link_parse(link_text, key, &version, path, b.len + 1);
     if (r == 0) {
         say_bytes(key, 32);
         say_number(version);
@@ -907,8 +890,8 @@ static int cmd_link_parts(int n, char **w)
 static int cmd_leaf(int n, char **w)
 {
     datsync_bytes b = bytes(w[0]);
-    datsync_node node;
     (void)n;
+    datsync_node node;
     datsync_leaf_hashes(&node, &b, 1);
     say_bytes(node.hash, 32);
     return 0;
@@ -916,8 +899,9 @@ static int cmd_leaf(int n, char **w)
 
 static int cmd_parent(int n, char **w)
 {
-    datsync_node left = node_of(w[0]), right = node_of(w[1]), out;
+    datsync_node left = node_of(w[0]), right = node_of(w[1]);
     (void)n;
+    datsync_node out;
     datsync_parent_hash(&out, &left, &right);
     say_node(&out);
     return 0;
@@ -926,10 +910,9 @@ static int cmd_parent(int n, char **w)
 static int cmd_root(int n, char **w)
 {
     datsync_node *nodes = temp((size_t)n * sizeof *nodes);
-    uint8_t out[32];
-    int i;
-    for (i = 0; i < n; i++)
+    for (int i = 0; i < n; i++)
         nodes[i] = node_of(w[i]);
+    uint8_t out[32];
     datsync_root_hash(out, nodes, (size_t)n);
     say_bytes(out, 32);
     return 0;
@@ -951,9 +934,9 @@ static int cmd_flat(int n, char **w)
 static int cmd_roots(int n, char **w)
 {
     uint64_t out[64];
-    size_t count = datsync_flat_full_roots(out, number(w[0])), i;
+    size_t count = datsync_flat_full_roots(out, number(w[0]));
     (void)n;
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         say_number(out[i]);
     return 0;
 }
@@ -973,11 +956,11 @@ static datsync_feed *feed_of(const char *word)
 /* open F WHERE FLAGS KEY SECRET: WHERE is memory, disk:D or dir:PATH; keys `-` for none */
 static int cmd_open(int n, char **w)
 {
-    datsync_feed_options o;
     size_t f = thing(w[0]);
     (void)n;
     if (feed_at[f])
         die("this feed is open");
+    datsync_feed_options o;
     memset(&o, 0, sizeof o);
     o.env = &plugs;
     o.flags = (unsigned)number(w[2]);
@@ -1022,11 +1005,9 @@ static int cmd_info(int n, char **w)
 static int cmd_append(int n, char **w)
 {
     datsync_bytes *blocks = temp((size_t)n * sizeof *blocks);
-    int64_t r;
-    int i;
-    for (i = 1; i < n; i++)
+    for (int i = 1; i < n; i++)
         blocks[i - 1] = bytes(w[i]);
-    r = datsync_feed_append(feed_of(w[0]), blocks, (size_t)n - 1);
+    int64_t r = datsync_feed_append(feed_of(w[0]), blocks, (size_t)n - 1);
     if (r >= 0)
         say_signed(r);
     return r < 0 ? (int)r : 0;
@@ -1035,8 +1016,7 @@ static int cmd_append(int n, char **w)
 static void keystream(uint8_t *out, size_t len, uint64_t seed, uint64_t index, unsigned purpose)
 {
     uint8_t key[32] = {0}, nonce[12] = {0};
-    int i;
-    for (i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++) {
         key[i] = (uint8_t)(seed >> 8 * i);
         nonce[i] = (uint8_t)(index >> 8 * i);
     }
@@ -1047,9 +1027,9 @@ static void keystream(uint8_t *out, size_t len, uint64_t seed, uint64_t index, u
 /* A block of the vectors' content: see vectors/README.md. */
 static datsync_bytes content(uint64_t seed, uint64_t index, uint64_t min, uint64_t max)
 {
-    datsync_bytes b;
     uint8_t r[4];
     keystream(r, 4, seed, index, 1);
+    datsync_bytes b;
     b.len = (size_t)min;
     if (max > min)
         b.len += (size_t)(((uint32_t)r[3] << 24 | (uint32_t)r[2] << 16 | (uint32_t)r[1] << 8 | r[0]) % (max - min + 1));
@@ -1062,14 +1042,13 @@ static datsync_bytes content(uint64_t seed, uint64_t index, uint64_t min, uint64
 static int append_content(datsync_feed *f, uint64_t seed, uint64_t count, uint64_t min, uint64_t max, uint64_t batch)
 {
     datsync_bytes *blocks = temp((size_t)batch * sizeof *blocks);
-    uint64_t done = 0, i;
+    uint64_t done = 0;
     size_t mark = temp_count;
     while (done < count) {
         uint64_t n = MIN(batch, count - done);
-        int64_t r;
-        for (i = 0; i < n; i++)
+        for (uint64_t i = 0; i < n; i++)
             blocks[i] = content(seed, f->length + i, min, max);
-        r = datsync_feed_append(f, blocks, (size_t)n);
+        int64_t r = datsync_feed_append(f, blocks, (size_t)n);
         while (temp_count > mark)
             free(temps[--temp_count]);
         if (r < 0)
@@ -1093,9 +1072,10 @@ static int cmd_grow(int n, char **w)
 /* keys SEED -> secret key of the vectors' feed */
 static int cmd_keys(int n, char **w)
 {
-    uint8_t seed[32], pk[32], sk[64];
     (void)n;
+    uint8_t seed[32];
     keystream(seed, 32, number(w[0]), 0, 2);
+    uint8_t pk[32], sk[64];
     (void)crypto_sign_seed_keypair(pk, sk, seed);
     say_bytes(sk, 64);
     return 0;
@@ -1111,10 +1091,10 @@ static int cmd_finalize(int n, char **w)
 static int cmd_get(int n, char **w)
 {
     datsync_feed *f = feed_of(w[0]);
-    int64_t size = datsync_feed_block_size(f, number(w[1])), r;
+    int64_t size = datsync_feed_block_size(f, number(w[1]));
     uint8_t *buf = temp(size > 0 ? (size_t)size : 0);
     (void)n;
-    r = datsync_feed_get(f, number(w[1]), buf, size > 0 ? (size_t)size : 0);
+    int64_t r = datsync_feed_get(f, number(w[1]), buf, size > 0 ? (size_t)size : 0);
     if (r >= 0)
         say_bytes(buf, (size_t)r);
     return r < 0 ? (int)r : 0;
@@ -1124,16 +1104,14 @@ static int cmd_get(int n, char **w)
 static int cmd_check(int n, char **w)
 {
     datsync_feed *f = feed_of(w[0]);
-    uint64_t i, held = 0, good = 0;
+    uint64_t held = 0, good = 0;
     size_t mark = temp_count;
     (void)n;
-    for (i = 0; i < bits_length(&f->have); i++) {
-        datsync_bytes b;
-        uint8_t *buf;
+    for (uint64_t i = 0; i < bits_length(&f->have); i++) {
         if (!datsync_feed_has(f, i))
             continue;
-        b = content(number(w[1]), i, number(w[2]), number(w[3]));
-        buf = temp(b.len);
+        datsync_bytes b = content(number(w[1]), i, number(w[2]), number(w[3]));
+        uint8_t *buf = temp(b.len);
         held++;
         good += datsync_feed_get(f, i, buf, b.len) == (int64_t)b.len && (!b.len || memcmp(buf, b.data, b.len) == 0);
         while (temp_count > mark)
@@ -1245,9 +1223,8 @@ static int cmd_seek(int n, char **w)
 static int cmd_digests(int n, char **w)
 {
     datsync_feed *f = feed_of(w[0]);
-    uint64_t i;
     (void)n;
-    for (i = number(w[1]); i < number(w[2]); i++)
+    for (uint64_t i = number(w[1]); i < number(w[2]); i++)
         say_number(datsync_feed_digest(f, i));
     return 0;
 }
@@ -1256,14 +1233,13 @@ static int cmd_digests(int n, char **w)
 static int cmd_proof(int n, char **w)
 {
     datsync_proof p;
-    size_t i;
     int r = datsync_feed_proof(feed_of(w[0]), number(w[1]), number(w[2]), (int)number(w[3]), &p);
     (void)n;
     if (r < 0)
         return r;
     say_number(p.length);
     say_bytes(p.signature, p.has_signature ? 64 : 0);
-    for (i = 0; i < p.node_count; i++)
+    for (size_t i = 0; i < p.node_count; i++)
         say_node(&p.nodes[i]);
     return 0;
 }
@@ -1273,7 +1249,6 @@ static int cmd_put(int n, char **w)
 {
     datsync_proof p;
     datsync_bytes value = {NULL, 0};
-    int i, r;
     memset(&p, 0, sizeof p);
     if (strcmp(w[2], "none") != 0)
         value = bytes(w[2]);
@@ -1281,9 +1256,9 @@ static int cmd_put(int n, char **w)
         p.has_signature = 1;
         memcpy(p.signature, bytes_of(w[3], 64), 64);
     }
-    for (i = 4; i < n; i++)
+    for (int i = 4; i < n; i++)
         p.nodes[p.node_count++] = node_of(w[i]);
-    r = datsync_feed_put(feed_of(w[0]), number(w[1]), value, &p);
+    int r = datsync_feed_put(feed_of(w[0]), number(w[1]), value, &p);
     if (r >= 0)
         say_signed(r);
     return r < 0 ? r : 0;
@@ -1340,10 +1315,9 @@ static int cmd_audit(int n, char **w)
 static int cmd_claim(int n, char **w)
 {
     datsync_feed *f = feed_of(w[0]);
-    uint64_t i;
     int value = (int)number(w[3]), r = 0;
     (void)n;
-    for (i = number(w[1]); i < number(w[2]) && r >= 0; i++) {
+    for (uint64_t i = number(w[1]); i < number(w[2]) && r >= 0; i++) {
         r = block_claim(f, i, value);
         if (r >= 0 && value)
             r = tree_claim(f, 2 * i);
@@ -1354,10 +1328,9 @@ static int cmd_claim(int n, char **w)
 static int cmd_claim_node(int n, char **w)
 {
     datsync_feed *f = feed_of(w[0]);
-    uint64_t i;
     int r = 0;
     (void)n;
-    for (i = number(w[1]); i < number(w[2]) && r >= 0; i++)
+    for (uint64_t i = number(w[1]); i < number(w[2]) && r >= 0; i++)
         r = tree_claim(f, i);
     return r;
 }
@@ -1443,8 +1416,7 @@ static void note_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_ev
 static int scripted_block(void *ctx, datsync_peer *peer, datsync_feed *feed, uint64_t *index)
 {
     peer_slot *s = ctx;
-    size_t i;
-    for (i = 0; i < s->script_count; i++)
+    for (size_t i = 0; i < s->script_count; i++)
         if (datsync_peer_wants(peer, feed, s->script[i])) {
             *index = s->script[i];
             return 1;
@@ -1463,11 +1435,11 @@ static void peer_slot_free(peer_slot *s)
 /* peer P NOW LIVE ACK TIMEOUT ID SCRIPTED [EXTENSION ...]: ID is 32 bytes or `-` */
 static int cmd_peer(int n, char **w)
 {
-    datsync_peer_options o;
     peer_slot *s = &peer_at[thing(w[0])];
     if (s->peer)
         die("this peer is there");
     peer_slot_free(s);
+    datsync_peer_options o;
     memset(&o, 0, sizeof o);
     o.env = &plugs;
     o.live = (int)number(w[2]);
@@ -1490,10 +1462,9 @@ static int cmd_peer(int n, char **w)
 static int cmd_peer_script(int n, char **w)
 {
     peer_slot *s = peer_of(w[0]);
-    int i;
     s->script = must(realloc(s->script, (size_t)n * sizeof *s->script));
     s->script_count = 0;
-    for (i = 1; i < n; i++)
+    for (int i = 1; i < n; i++)
         s->script[s->script_count++] = number(w[i]);
     return 0;
 }
@@ -1502,10 +1473,9 @@ static int cmd_peer_script(int n, char **w)
 static int cmd_peer_expect(int n, char **w)
 {
     channel *c = channel_by_feed(peer_of(w[0])->peer, feed_of(w[1]));
-    int i;
     if (!c)
         return DATSYNC_E_STATE;
-    for (i = 2; i < n; i++)
+    for (int i = 2; i < n; i++)
         if (bits_set(&plugs, &c->late, number(w[i]), 1) < 0)
             return DATSYNC_E_NOMEM;
     return 0;
@@ -1518,7 +1488,8 @@ static int cmd_peer_open(int n, char **w)
     return datsync_peer_open(peer_of(w[0])->peer, feed_of(w[1]), (unsigned)number(w[2]));
 }
 
-/* peer-in P NOW PIECE HEX -> bytes taken; in pieces of so many bytes (0: at once), the peer's output left where it is */
+/* peer-in P NOW PIECE HEX -> bytes taken; in pieces of so many bytes (0: at once), the peer's output left where it
+ * is */
 static int cmd_peer_in(int n, char **w)
 {
     datsync_peer *p = peer_of(w[0])->peer;
@@ -1543,9 +1514,9 @@ static int cmd_peer_out(int n, char **w)
     datsync_peer *p = peer_of(w[0])->peer;
     uint64_t now = number(w[1]), most = number(w[2]), done = 0;
     const uint8_t *buf = NULL;
-    size_t len;
     (void)n;
     text_say(&answer, " ");
+    size_t len;
     while (done < most && (len = datsync_peer_output(p, &buf, now)) > 0) {
         len = (size_t)MIN(len, most - done);
         text_hex(&answer, buf, len);
@@ -1632,23 +1603,22 @@ static unsigned touch_peer(const uint8_t *buf, size_t len)
 {
     static const uint8_t nonce[24];
     datsync_peer_options o;
-    datsync_peer *p;
-    datsync_cipher c;
     uint8_t *stream = must(malloc(damage_opening.len + len));
     const uint8_t *out = NULL;
-    int64_t r;
-    size_t n;
     memset(&o, 0, sizeof o);
     o.env = &plugs;
     o.live = 1;
+    datsync_peer *p;
     if (datsync_peer_new(&p, &o, 0) < 0 || datsync_peer_open(p, damage_feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD) < 0)
         die("no peer");
     memcpy(stream, damage_opening.data, damage_opening.len);
     memcpy(stream + damage_opening.len, buf, len);
+    datsync_cipher c;
     datsync_cipher_init(&c, damage_feed->key, nonce);
     datsync_cipher_xor(&c, stream + 62, damage_opening.len + len - 62);
-    r = datsync_peer_input(p, stream, damage_opening.len + len, 1);
+    int64_t r = datsync_peer_input(p, stream, damage_opening.len + len, 1);
     free(stream);
+    size_t n;
     while ((n = datsync_peer_output(p, &out, 2)) > 0)
         datsync_peer_sent(p, n, 2);
     (void)datsync_peer_tick(p, 2000);
@@ -1656,8 +1626,8 @@ static unsigned touch_peer(const uint8_t *buf, size_t len)
     return r >= 0;
 }
 
-/* damage-peer F OPENING HEX -> damaged forms of the frame given to peers, those who went on; OPENING: Feed with a nonce of
- * zeros and Handshake, in the clear */
+/* damage-peer F OPENING HEX -> damaged forms of the frame given to peers, those who went on; OPENING: Feed with a
+ * nonce of zeros and Handshake, in the clear */
 static int cmd_damage_peer(int n, char **w)
 {
     uint64_t accepted = 0;
@@ -1687,8 +1657,8 @@ static crypto_generichash_state swarm_log; /* of all events, so that two runs ca
 static void note_event(void *ctx, datsync *ds, const datsync_event *e)
 {
     member *m = ctx;
-    uint64_t line[4];
     (void)ds;
+    uint64_t line[4];
     line[0] = (uint64_t)e->type;
     line[1] = e->type == DATSYNC_EV_TICK ? 0 : e->index;
     line[2] = e->type == DATSYNC_EV_BLOCK || e->type == DATSYNC_EV_UPLOAD ? e->size : 0;
@@ -1722,9 +1692,8 @@ static void swarm_leave(member *m)
 /* Is every block held by somebody who stays? */
 static int swarm_covers(const member *all, size_t count, size_t from, uint64_t blocks)
 {
-    uint64_t i;
     size_t k;
-    for (i = 0; i < blocks; i++) {
+    for (uint64_t i = 0; i < blocks; i++) {
         for (k = from; k < count && (all[k].gone || !datsync_feed_has(all[k].feed, i)); k++)
             continue;
         if (k == count)
@@ -1740,28 +1709,29 @@ static int swarm_covers(const member *all, size_t count, size_t from, uint64_t b
  * members that were told complete too early, hash of all events */
 static int cmd_swarm(int n, char **w)
 {
-    uint64_t seed = number(w[0]), blocks = number(w[2]), size = number(w[3]), most = number(w[5]), now, i;
-    size_t count = amount(w[1]), k, j;
+    uint64_t seed = number(w[0]), blocks = number(w[2]), size = number(w[3]), most = number(w[5]);
+    size_t count = amount(w[1]);
     int vanish = strcmp(w[4], "vanish") == 0, tamper = strcmp(w[4], "tamper") == 0, done = 0;
-    member all[SWARM];
-    datsync_memory_net *net_memory;
-    datsync_net net;
-    datsync_feed_options fo;
-    datsync_options o;
-    uint8_t hash[32], sk[64], pk[32], fseed[32];
     uint64_t complete = 0, good = 0, got = 0, rejects = 0, early = 0;
     (void)n;
     if (count > SWARM || count < 2)
         die("a swarm of another size");
     chance_state = seed;
+    member all[SWARM];
     memset(all, 0, sizeof all);
     (void)crypto_generichash_init(&swarm_log, NULL, 0, 32);
+    datsync_memory_net *net_memory;
+    datsync_net net;
     if (datsync_memory_net_new(&net_memory, &plugs, &net) < 0)
         die("no network");
+    uint8_t fseed[32];
     keystream(fseed, 32, seed, 0, 2);
+    uint8_t sk[64], pk[32];
     (void)crypto_sign_seed_keypair(pk, sk, fseed);
+    size_t k;
+    datsync_feed_options fo;
+    datsync_options o;
     for (k = 0; k < count; k++) {
-        char name[16], to[16];
         memset(&fo, 0, sizeof fo);
         fo.env = &plugs;
         fo.flags = DATSYNC_CREATE;
@@ -1773,14 +1743,13 @@ static int cmd_swarm(int n, char **w)
         if (k == 0 && append_content(all[0].feed, seed, blocks, size, size, 1000) < 0)
             die("no content");
         if (k == 1 && tamper) {
-            memory_store *s;
-            for (i = 0; i < blocks; i++)
+            for (uint64_t i = 0; i < blocks; i++)
                 if (give(all[1].feed, all[0].feed, i, 0) < 0)
                     die("no content");
             if (datsync_feed_flush(all[1].feed) < 0)
                 die("no content");
-            s = all[1].feed->store.ctx;
-            for (i = 0; i < blocks; i++)
+            memory_store *s = all[1].feed->store.ctx;
+            for (uint64_t i = 0; i < blocks; i++)
                 s->part[DATSYNC_PART_DATA].bytes[i * size] ^= 1;
         }
         memset(&o, 0, sizeof o);
@@ -1789,17 +1758,20 @@ static int cmd_swarm(int n, char **w)
         o.live = 1;
         o.ctx = &all[k];
         o.on_event = note_event;
+        char name[16];
         (void)snprintf(name, sizeof name, "m%u", (unsigned)k);
         if (datsync_new(&all[k].ds, &o, 0) < 0 ||
             datsync_add(all[k].ds, all[k].feed, DATSYNC_DOWNLOAD | DATSYNC_UPLOAD) < 0 ||
             datsync_listen(all[k].ds, name) < 0)
             die("no member");
-        for (j = 0; j < MIN(k, 3); j++) {
+        char to[16];
+        for (size_t j = 0; j < MIN(k, 3); j++) {
             size_t other = k <= 3 ? j : (size_t)(chance(&chance_state) % k);
             (void)snprintf(to, sizeof to, "m%u", (unsigned)other);
             (void)datsync_connect(all[k].ds, to, 0);
         }
     }
+    uint64_t now;
     for (now = 0; now < most && !done; now += 5) {
         for (k = 0; k < count; k++)
             if (!all[k].gone)
@@ -1815,7 +1787,7 @@ static int cmd_swarm(int n, char **w)
         uint64_t right = 0;
         if (tamper && k == 1)
             continue;
-        for (i = 0; i < blocks; i++) {
+        for (uint64_t i = 0; i < blocks; i++) {
             datsync_bytes b = content(seed, i, size, size);
             uint8_t *buf = temp(b.len);
             right += datsync_feed_get(all[k].feed, i, buf, b.len) == (int64_t)b.len && memcmp(buf, b.data, b.len) == 0;
@@ -1828,6 +1800,7 @@ static int cmd_swarm(int n, char **w)
         got += all[k].blocks;
         rejects += all[k].rejects;
     }
+    uint8_t hash[32];
     (void)crypto_generichash_final(&swarm_log, hash, 32);
     say_number(now);
     say_number(complete);
@@ -1881,11 +1854,10 @@ static datsync_files *files_of(const char *word)
 static int cmd_files_new(int n, char **w)
 {
     datsync_files *t = &files_at[thing(w[0])];
-    int r;
     (void)n;
     if (t->open_file)
         die("these files are there");
-    r = datsync_os_files(t, name_of(w[1]), (unsigned)number(w[2]));
+    int r = datsync_os_files(t, name_of(w[1]), (unsigned)number(w[2]));
     if (r == 0)
         say_signed(t->case_folds);
     return r;
@@ -1906,11 +1878,10 @@ static int cmd_files_open(int n, char **w)
 {
     size_t f = thing(w[1]);
     datsync_files *t = files_of(w[0]);
-    int r;
     (void)n;
     if (file_at[f].of)
         die("this file is open");
-    r = t->open_file(t->ctx, name_of(w[2]), (int)number(w[3]), &file_at[f].file);
+    int r = t->open_file(t->ctx, name_of(w[2]), (int)number(w[3]), &file_at[f].file);
     if (r == 0)
         file_at[f].of = t;
     return r;
@@ -1987,9 +1958,9 @@ static int list_name(void *arg, const char *name)
 {
     lister *l = arg;
     char *path = temp(strlen(l->folder) + strlen(name) + 2);
-    datsync_file_info info;
     (void)sprintf(path, "%s%s%s", l->folder, *l->folder ? "/" : "", name);
     say_bytes((const uint8_t *)name, strlen(name));
+    datsync_file_info info;
     text_say(&answer, ":%d", l->of->stat(l->of->ctx, path, &info));
     return l->left && --l->left == 0 ? 77 : 0;
 }
@@ -1998,13 +1969,12 @@ static int list_name(void *arg, const char *name)
  * is 0 or after how many names 77 is returned */
 static int cmd_files_list(int n, char **w)
 {
-    lister l;
-    int r;
     (void)n;
+    lister l;
     l.of = files_of(w[0]);
     l.folder = name_of(w[1]);
     l.left = amount(w[2]);
-    r = l.of->list(l.of->ctx, l.folder, list_name, &l);
+    int r = l.of->list(l.of->ctx, l.folder, list_name, &l);
     if (r >= 0)
         say_signed(r);
     return r;
@@ -2059,14 +2029,13 @@ static int cmd_files_fill(int n, char **w)
 {
     datsync_files *t = files_of(w[0]);
     const char *folder = name_of(w[1]);
-    uint64_t count = number(w[2]), i;
+    uint64_t count = number(w[2]);
     char *path = temp(strlen(folder) + 24);
     (void)n;
-    for (i = 0; i < count; i++) {
-        intptr_t file;
-        int r;
+    for (uint64_t i = 0; i < count; i++) {
         (void)sprintf(path, "%s/%llu", folder, (unsigned long long)i);
-        r = t->open_file(t->ctx, path, 1, &file);
+        intptr_t file;
+        int r = t->open_file(t->ctx, path, 1, &file);
         if (r < 0)
             return r;
         r = t->write(t->ctx, file, 0, "x", 1);
@@ -2126,14 +2095,13 @@ static int cmd_secrets_free(int n, char **w)
 
 static void files_end(void)
 {
-    size_t i;
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         if (file_at[i].of)
             file_at[i].of->close_file(file_at[i].of->ctx, file_at[i].file);
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         if (files_at[i].close)
             files_at[i].close(files_at[i].ctx);
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         if (secrets_at[i].close)
             secrets_at[i].close(secrets_at[i].ctx);
 }
@@ -2142,9 +2110,9 @@ static void files_end(void)
 
 /* ================================================================ drives ======================================== */
 
-/* Worlds are small file systems in memory, beneath which a drive's folder lies, with its two stores in `.dat`. Every call can be
- * made to fail, and everything that changes a world is noted, so that it can be taken back to what a power cut leaves. PATHs are
- * hex. */
+/* Worlds are small file systems in memory, beneath which a drive's folder lies, with its two stores in `.dat`. Every
+ * call can be made to fail, and everything that changes a world is noted, so that it can be taken back to what a
+ * power cut leaves. PATHs are hex. */
 
 enum {
     FS_OPEN,
@@ -2227,12 +2195,11 @@ static int fs_fails(world *w, int kind)
 
 static fs_op *fs_note(world *w, int kind, int who, const char *from, const char *to)
 {
-    fs_op *o;
     if (w->op_count == w->op_cap) {
         w->op_cap = w->op_cap ? 2 * w->op_cap : 64;
         w->ops = must(realloc(w->ops, w->op_cap * sizeof *w->ops));
     }
-    o = &w->ops[w->op_count++];
+    fs_op *o = &w->ops[w->op_count++];
     memset(o, 0, sizeof *o);
     o->kind = kind;
     o->who = who;
@@ -2262,8 +2229,8 @@ static int paths_same(const world *w, const char *a, const char *b, size_t len)
 
 static fs_name *fs_find(const world *w, const char *path)
 {
-    size_t i, len = strlen(path);
-    for (i = 0; i < w->count; i++)
+    size_t len = strlen(path);
+    for (size_t i = 0; i < w->count; i++)
         if (strlen(w->names[i].path) == len && paths_same(w, w->names[i].path, path, len))
             return &w->names[i];
     return NULL;
@@ -2286,12 +2253,11 @@ static void fs_name_remove(world *w, fs_name *n)
 
 static fs_node *fs_name_add(world *w, const char *path, uint64_t id, uint32_t mode)
 {
-    fs_name *n;
     if (w->count == w->cap) {
         w->cap = w->cap ? 2 * w->cap : 64;
         w->names = must(realloc(w->names, w->cap * sizeof *w->names));
     }
-    n = &w->names[w->count++];
+    fs_name *n = &w->names[w->count++];
     n->path = strcpy(must(malloc(strlen(path) + 1)), path);
     n->node = must(calloc(1, sizeof *n->node));
     n->node->id = id;
@@ -2361,14 +2327,13 @@ static uint32_t type_at(const world *w, const char *path)
 /* What a path must be, and that its folder is there. */
 static int fs_way(const world *w, const char *path)
 {
-    char part[DATSYNC_MAX_PATH + 8];
-    const char *at = path, *slash;
+    const char *at = path;
     if (strlen(path) > DATSYNC_MAX_PATH + 1)
         die("a path that is too long reached the files");
+    char part[DATSYNC_MAX_PATH + 8];
     for (;;) {
-        size_t len;
-        slash = strchr(at, '/');
-        len = slash ? (size_t)(slash - at) : strlen(at);
+        const char *slash = strchr(at, '/');
+        size_t len = slash ? (size_t)(slash - at) : strlen(at);
         if (len == 0 || (len == 1 && at[0] == '.') || (len == 2 && at[0] == '.' && at[1] == '.'))
             die("a path that was not checked reached the files");
         if (len > 255)
@@ -2403,7 +2368,6 @@ static int fs_open(void *ctx, const char *path, int write, intptr_t *file)
     int r = fs_enter(w, FS_OPEN, path);
     fs_name *n = fs_find(w, path);
     fs_node *node = n ? n->node : NULL;
-    size_t i;
     if (r < 0)
         return r;
     if (!*path)
@@ -2414,6 +2378,7 @@ static int fs_open(void *ctx, const char *path, int write, intptr_t *file)
         return (node->mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
     if (node && (!(node->mode & 0400u) || (write && !(node->mode & 0200u))))
         return DATSYNC_E_ACCESS;
+    size_t i;
     for (i = 0; i < FS_FILES && w->files[i]; i++)
         continue;
     if (i == FS_FILES)
@@ -2494,16 +2459,15 @@ static int fs_list(void *ctx, const char *path, int (*fn)(void *arg, const char 
 {
     world *w = ctx;
     int r = fs_enter(w, FS_LIST, path);
-    size_t i, len = strlen(path), found = 0;
-    char **names;
+    size_t len = strlen(path), found = 0;
     if (r < 0)
         return r;
     if (type_at(w, path) != MODE_FOLDER)
         return type_at(w, path) == MODE_FILE ? DATSYNC_E_NOT_FOLDER
                : type_at(w, path)            ? DATSYNC_E_LINK
                                              : DATSYNC_E_NO_ENTRY;
-    names = must(malloc((w->count + 1) * sizeof *names)); /* fn may change the folder */
-    for (i = 0; i < w->count; i++) {
+    char **names = must(malloc((w->count + 1) * sizeof *names)); /* fn may change the folder */
+    for (size_t i = 0; i < w->count; i++) {
         const char *p = w->names[i].path;
         if (len && (!paths_same(w, p, path, len) || p[len] != '/'))
             continue;
@@ -2511,7 +2475,7 @@ static int fs_list(void *ctx, const char *path, int (*fn)(void *arg, const char 
         if (*p && !strchr(p, '/'))
             names[found++] = strcpy(must(malloc(strlen(p) + 1)), p);
     }
-    for (i = 0; i < found; i++) {
+    for (size_t i = 0; i < found; i++) {
         if (r == 0)
             r = fn(arg, names[i]);
         free(names[i]);
@@ -2535,8 +2499,8 @@ static int fs_mkdir(void *ctx, const char *path)
 
 static int is_empty(const world *w, const char *path)
 {
-    size_t i, len = strlen(path);
-    for (i = 0; i < w->count; i++)
+    size_t len = strlen(path);
+    for (size_t i = 0; i < w->count; i++)
         if (paths_same(w, w->names[i].path, path, len) && w->names[i].path[len] == '/')
             return 0;
     return 1;
@@ -2639,8 +2603,7 @@ static int fs_sync(void *ctx)
 static void fs_close(void *ctx)
 {
     world *w = ctx;
-    size_t i;
-    for (i = 0; i < FS_FILES; i++)
+    for (size_t i = 0; i < FS_FILES; i++)
         if (w->files[i])
             die("a file was left open");
     w->open--;
@@ -2735,8 +2698,7 @@ static void world_close(void *ctx)
 static int world_load_secret(void *ctx, const uint8_t discovery_key[32], uint8_t secret_key[64])
 {
     world *w = ctx;
-    size_t i;
-    for (i = 0; i < w->pair_count; i++)
+    for (size_t i = 0; i < w->pair_count; i++)
         if (memcmp(w->pairs[i], discovery_key, 32) == 0) {
             memcpy(secret_key, w->pairs[i] + 32, 64);
             return 0;
@@ -2758,8 +2720,7 @@ static int world_save_secret(void *ctx, const uint8_t discovery_key[32], const u
 
 static void world_free(world *w)
 {
-    size_t i;
-    for (i = 0; i < w->op_count; i++) {
+    for (size_t i = 0; i < w->op_count; i++) {
         free(w->ops[i].from);
         free(w->ops[i].to);
         free(w->ops[i].data);
@@ -2774,14 +2735,13 @@ static void world_free(world *w)
 static world *world_new(size_t k, int folds)
 {
     world *w = &world_at[k];
-    int i;
     if (w->open)
         die("this world is open");
     world_free(w);
     w->used = 1;
     w->folds = folds;
     w->clock = 1600000000000u;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         store_of_world[k][i].w = w;
         store_of_world[k][i].content = i;
     }
@@ -2813,13 +2773,12 @@ static int cmd_drive_write(int n, char **words)
     uint64_t mtime = number(words[3]);
     datsync_bytes b = bytes(words[4]);
     fs_name *found = fs_find(w, path);
-    fs_node *node;
     (void)n;
     if (fs_way(w, path) < 0)
         die("there is no such folder");
     if (found && (found->node->mode & MODE_TYPE) != (mode & MODE_TYPE))
         die("another thing is there");
-    node = found ? found->node : fs_make(w, FS_USER, path, mode);
+    fs_node *node = found ? found->node : fs_make(w, FS_USER, path, mode);
     if ((mode & MODE_TYPE) == MODE_FILE) {
         fs_truncate_node(w, FS_USER, node, 0);
         fs_write_node(w, FS_USER, node, 0, b.data, b.len);
@@ -2833,9 +2792,9 @@ static int cmd_drive_delete(int n, char **words)
 {
     world *w = world_of(words[0]);
     const char *path = name_of(words[1]);
-    size_t i, len = strlen(path);
+    size_t len = strlen(path);
     (void)n;
-    for (i = w->count; i-- > 0;)
+    for (size_t i = w->count; i-- > 0;)
         if (paths_same(w, w->names[i].path, path, len) && (w->names[i].path[len] == '/' || !w->names[i].path[len])) {
             (void)fs_note(w, FS_UNLINK, FS_USER, w->names[i].path, NULL);
             fs_name_remove(w, &w->names[i]);
@@ -2848,9 +2807,8 @@ static int cmd_drive_delete(int n, char **words)
 static int cmd_drive_dump(int n, char **words)
 {
     const world *w = world_of(words[0]);
-    size_t i;
     (void)n;
-    for (i = 0; i < w->count; i++) {
+    for (size_t i = 0; i < w->count; i++) {
         const fs_node *node = w->names[i].node;
         say_bytes((const uint8_t *)w->names[i].path, strlen(w->names[i].path));
         text_say(&answer, ":%u:%llu:", (unsigned)node->mode, (unsigned long long)node->mtime);
@@ -2859,14 +2817,14 @@ static int cmd_drive_dump(int n, char **words)
     return 0;
 }
 
-/* drive.fail W KIND N ERROR ON: the Nth call of a kind (`any`) fails, with ON all that follow, too; 0 ends it. Tells what is left
- * of N */
+/* drive.fail W KIND N ERROR ON: the Nth call of a kind (`any`) fails, with ON all that follow, too; 0 ends it. Tells
+ * what is left of N */
 static int cmd_drive_fail(int n, char **words)
 {
     world *w = world_of(words[0]);
-    int i;
     (void)n;
     say_number(w->fail_at);
+    int i;
     for (i = 0; i < FS_KINDS && strcmp(fs_kinds[i], words[1]) != 0; i++)
         continue;
     w->fail_kind = i;
@@ -2880,10 +2838,9 @@ static int cmd_drive_fail(int n, char **words)
 static int cmd_drive_calls(int n, char **words)
 {
     world *w = world_of(words[0]);
-    int i;
     (void)n;
     say_number(w->op_count);
-    for (i = 0; i < FS_KINDS; i++) {
+    for (int i = 0; i < FS_KINDS; i++) {
         text_say(&answer, " %s=%llu", fs_kinds[i], (unsigned long long)w->calls[i]);
         w->calls[i] = 0;
     }
@@ -2892,8 +2849,7 @@ static int cmd_drive_calls(int n, char **words)
 
 static fs_node *node_by_id(const world *w, uint64_t id)
 {
-    size_t i;
-    for (i = 0; i < w->count; i++)
+    for (size_t i = 0; i < w->count; i++)
         if (w->names[i].node->id == id)
             return w->names[i].node;
     return NULL;
@@ -2920,18 +2876,20 @@ static void world_redo(world *to, const fs_op *o, size_t len)
         node->mtime = o->mtime;
 }
 
-/* drive.cut W COPY N SEED: COPY becomes what W may be after power was lost behind its first N operations. Of what was not synced:
- * names (made, renamed, removed) are there up to some point, in the stores each by itself; bytes are there, or not, or up to one of
- * their sectors. SEED 0: everything is there (the process was killed); 1: nothing is; 2: all names are, and no bytes. */
+/* drive.cut W COPY N SEED: COPY becomes what W may be after power was lost behind its first N operations. Of what
+ * was not synced: names (made, renamed, removed) are there up to some point, in the stores each by itself; bytes are
+ * there, or not, or up to one of their sectors. SEED 0: everything is there (the process was killed); 1: nothing is;
+ * 2: all names are, and no bytes. */
 static int cmd_drive_cut(int n, char **words)
 {
     const world *w = world_of(words[0]);
     world *to = world_new(thing(words[1]), w->folds);
-    size_t count = MIN(amount(words[2]), w->op_count), i, synced[2 * DATSYNC_PARTS + 1] = {0}, names = 0;
+    size_t count = MIN(amount(words[2]), w->op_count), synced[2 * DATSYNC_PARTS + 1] = {0}, names = 0;
     uint64_t seed = number(words[3]), state = seed * 1000003 + count;
     (void)n;
     if (w == to)
         die("a copy of itself");
+    size_t i;
     for (i = 0; i < count; i++)
         if (w->ops[i].kind == FS_SYNC)
             synced[w->ops[i].who + 1] = i;
@@ -2964,11 +2922,10 @@ static int cmd_drive_cut(int n, char **words)
         for (count = 0, i = 0; i < to->count; i++) {
             const fs_node *node = to->names[i].node;
             size_t depth = name_depth(path_name(to->names[i].path));
-            fs_op *o;
             count += depth > names;
             if (depth != names)
                 continue;
-            o = fs_note(to, FS_OPEN, FS_USER, to->names[i].path, NULL);
+            fs_op *o = fs_note(to, FS_OPEN, FS_USER, to->names[i].path, NULL);
             o->id = node->id;
             o->mode = node->mode;
             o->mtime = node->mtime;
@@ -3008,17 +2965,17 @@ static datsync_drive *drive_of(const char *word)
     return d;
 }
 
-/* drive.open D WHERE FLAGS KEY SECRET ENV: WHERE is memory (without files), world:W or dir:PATH:SECRETS. ENV 1: memory-fail
- * and memory are about this one */
+/* drive.open D WHERE FLAGS KEY SECRET ENV: WHERE is memory (without files), world:W or dir:PATH:SECRETS. ENV 1:
+ * memory-fail and memory are about this one */
 static int cmd_drive_open(int n, char **w)
 {
     size_t k = thing(w[0]);
-    datsync_drive_options o;
     int r = 0;
     (void)n;
     if (drive_at[k].drive)
         die("this drive is open");
     memset(&drive_at[k], 0, sizeof drive_at[k]);
+    datsync_drive_options o;
     memset(&o, 0, sizeof o);
     drive_plain.random = plug_random;
     o.env = number(w[5]) ? &plugs : &drive_plain;
@@ -3045,13 +3002,11 @@ static int cmd_drive_open(int n, char **w)
         o.secrets.save = world_save_secret;
     } else if (strncmp(w[1], "dir:", 4) == 0) {
         char *dir = w[1] + 4, *secrets = strchr(dir, ':');
-        const char *folder;
-        char *inside;
         if (!secrets)
             die("where are the secrets?");
         *secrets++ = 0;
-        folder = name_of(dir);
-        inside = temp(strlen(folder) + 8);
+        const char *folder = name_of(dir);
+        char *inside = temp(strlen(folder) + 8);
         (void)sprintf(inside, "%s/.dat", folder);
         r = datsync_os_files(&o.files, folder, o.flags);
         r = r < 0 ? r : datsync_os_store(&o.metadata, inside, "metadata.", o.flags);
@@ -3066,12 +3021,11 @@ static int cmd_drive_open(int n, char **w)
 static int drive_end(sharing *s)
 {
     datsync_drive *d = s->drive;
-    size_t i;
-    int r = s->ds ? datsync_free(s->ds) : 0, k;
-    for (i = 0; i < THINGS && d && s->lent; i++)
+    int r = s->ds ? datsync_free(s->ds) : 0;
+    for (size_t i = 0; i < THINGS && d && s->lent; i++)
         if (feed_at[i] && (feed_at[i] == d->metadata || feed_at[i] == d->content))
             feed_at[i] = NULL;
-    k = datsync_drive_close(d);
+    int k = datsync_drive_close(d);
     free(s->events.at);
     memset(s, 0, sizeof *s);
     return r < 0 ? r : k;
@@ -3123,16 +3077,15 @@ static void say_entry(const datsync_entry *e)
     const datsync_stat *s = &e->stat;
     const uint64_t v[] = {e->version, (uint64_t)e->deleted, s->mode,  s->uid,  s->gid, s->size, s->blocks,
                           s->offset,  s->byte_offset,       s->mtime, s->ctime};
-    size_t i;
     text_say(&answer, " ");
     text_hex(&answer, (const uint8_t *)e->path, strlen(e->path));
-    for (i = 0; i < sizeof v / sizeof *v; i++)
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         text_say(&answer, ":%llu", (unsigned long long)v[i]);
     text_say(&answer, ":%d", e->error);
 }
 
-/* drive.entry D NUMBER and drive.find D VERSION PATH [HERE] -> PATH:VERSION:DELETED:(the Stat's nine):ERROR; error -20 tells the
- * block that is needed, or with HERE 1 the newest entry that is here, if there is one */
+/* drive.entry D NUMBER and drive.find D VERSION PATH [HERE] -> PATH:VERSION:DELETED:(the Stat's nine):ERROR; error
+ * -20 tells the block that is needed, or with HERE 1 the newest entry that is here, if there is one */
 static int cmd_drive_entry(int n, char **w)
 {
     datsync_entry e;
@@ -3150,9 +3103,9 @@ static int cmd_drive_find(int n, char **w)
 {
     datsync_entry e;
     uint64_t needed = 0;
-    int here = n > 3 && number(w[3]), r;
+    int here = n > 3 && number(w[3]);
     memset(&e, 0xee, sizeof e);
-    r = datsync_drive_find(drive_of(w[0]), number(w[1]), name_of(w[2]), &e, here ? NULL : &needed);
+    int r = datsync_drive_find(drive_of(w[0]), number(w[1]), name_of(w[2]), &e, here ? NULL : &needed);
     if (r == 0 || (r == DATSYNC_E_MORE && here && e.path))
         say_entry(&e);
     else if (r == DATSYNC_E_MORE)
@@ -3167,8 +3120,9 @@ static int drive_listed(void *ctx, const datsync_entry *e)
     return *stop && --*stop == 0 ? 77 : 0;
 }
 
-/* drive.list D VERSION PATH DEEP [STOP [HERE]] -> what it returned or the block that is needed, last; before it each entry as find
- * tells it. STOP: after how many of them 77 is returned. HERE 1: what is here will do, nothing is needed */
+/* drive.list D VERSION PATH DEEP [STOP [HERE]] -> what it returned or the block that is needed, last; before it each
+ * entry as find tells it. STOP: after how many of them 77 is returned. HERE 1: what is here will do, nothing is
+ * needed */
 static int cmd_drive_list(int n, char **w)
 {
     uint64_t needed = 0, stop = n > 4 ? number(w[4]) : 0;
@@ -3217,14 +3171,12 @@ static int64_t give_bytes(void *ctx, void *buf, size_t len)
     return (int64_t)k;
 }
 
-/* drive.put D PATH MODE UID GID MTIME CTIME BYTES STEP ERROR -> version. BYTES are given STEP at a time (0: no reader), with ERROR
- * at their end */
+/* drive.put D PATH MODE UID GID MTIME CTIME BYTES STEP ERROR -> version. BYTES are given STEP at a time (0: no
+ * reader), with ERROR at their end */
 static int cmd_drive_put(int n, char **w)
 {
-    datsync_stat s;
-    giving g;
-    int64_t r;
     (void)n;
+    datsync_stat s;
     memset(&s, 0, sizeof s);
     s.mode = (uint32_t)number(w[2]);
     s.uid = (uint32_t)number(w[3]);
@@ -3232,10 +3184,11 @@ static int cmd_drive_put(int n, char **w)
     s.mtime = number(w[5]);
     s.ctime = number(w[6]);
     s.size = s.blocks = s.offset = s.byte_offset = 99; /* these don't count */
+    giving g;
     g.left = bytes(w[7]);
     g.step = amount(w[8]);
     g.error = -(int)number(w[9]);
-    r = datsync_drive_put(drive_of(w[0]), name_of(w[1]), &s, g.step ? give_bytes : NULL, &g);
+    int64_t r = datsync_drive_put(drive_of(w[0]), name_of(w[1]), &s, g.step ? give_bytes : NULL, &g);
     if (r >= 0)
         say_signed(r);
     return r < 0 ? (int)r : 0;
@@ -3269,9 +3222,8 @@ static int import_noted(void *ctx, const datsync_import_event *e)
 static int import_ignored(void *ctx, const char *path, int folder)
 {
     import_probe *p = ctx;
-    int i;
     (void)folder;
-    for (i = 0; i < p->count; i++)
+    for (int i = 0; i < p->count; i++)
         if (strcmp(name_of(p->ignore[i]), path) == 0)
             return 1;
     return 0;
@@ -3283,14 +3235,13 @@ static int import_is_ready(void *ctx, const char *path, const datsync_file_info 
     return (info->mode & 0170000) == 0100000 && !import_ignored(ctx, path, 0);
 }
 
-/* drive.import D DRY KEEP STOP [IGNORE ...] -> CHANGE:SIZE:DONE:ERROR:PATH ..., and at the end the changes. STOP: after how many
- * events it is ended. IGNORE: paths; with 2 added to KEEP they are not ready instead */
+/* drive.import D DRY KEEP STOP [IGNORE ...] -> CHANGE:SIZE:DONE:ERROR:PATH ..., and at the end the changes. STOP:
+ * after how many events it is ended. IGNORE: paths; with 2 added to KEEP they are not ready instead */
 static int cmd_drive_import(int n, char **w)
 {
     datsync_import_options o;
-    import_probe p;
-    int64_t r;
     memset(&o, 0, sizeof o);
+    import_probe p;
     p.stop = number(w[3]);
     p.count = n - 4;
     p.ignore = w + 4;
@@ -3300,7 +3251,7 @@ static int cmd_drive_import(int n, char **w)
     o.on_event = import_noted;
     o.ignore = number(w[2]) & 2 ? NULL : import_ignored;
     o.ready = number(w[2]) & 2 ? import_is_ready : NULL;
-    r = datsync_drive_import(drive_of(w[0]), &o);
+    int64_t r = datsync_drive_import(drive_of(w[0]), &o);
     if (r >= 0)
         say_signed(r);
     return r < 0 ? (int)r : 0;
@@ -3316,13 +3267,12 @@ static void drive_fault(void *ctx, const datsync_entry *e, int error)
 /* drive.verify D DEEP -> ERROR:PATH ..., and at the end how many are good */
 static int cmd_drive_verify(int n, char **w)
 {
-    datsync_drive_check check;
-    int64_t r;
     (void)n;
+    datsync_drive_check check;
     memset(&check, 0, sizeof check);
     check.deep = (int)number(w[1]);
     check.fault = drive_fault;
-    r = datsync_drive_verify(drive_of(w[0]), &check);
+    int64_t r = datsync_drive_verify(drive_of(w[0]), &check);
     if (r >= 0)
         say_signed(r);
     return r < 0 ? (int)r : 0;
@@ -3350,13 +3300,11 @@ static int cmd_drive_share(int n, char **w)
 {
     sharing *s = &drive_at[thing(w[0])];
     datsync_drive *d = drive_of(w[0]);
-    datsync_options o;
-    char name[24];
-    int r, i;
     if (s->ds)
         die("this drive is shared");
     if (!drive_net_memory && datsync_memory_net_new(&drive_net_memory, &drive_plain, &drive_net) < 0)
         die("no network");
+    datsync_options o;
     memset(&o, 0, sizeof o);
     drive_plain.random = plug_random;
     o.env = number(w[3]) ? &plugs : &drive_plain;
@@ -3364,13 +3312,15 @@ static int cmd_drive_share(int n, char **w)
     o.live = (int)number(w[2]);
     o.ctx = s;
     o.on_event = drive_event;
+    int r;
     if ((r = datsync_new(&s->ds, &o, drive_now)) < 0)
         return r;
+    char name[24];
     (void)snprintf(name, sizeof name, "d%s", w[0]);
     r = datsync_add_drive(s->ds, d, (unsigned)number(w[1]));
     if (r == 0)
         r = datsync_listen(s->ds, name);
-    for (i = 4; i < n && r == 0; i++) {
+    for (int i = 4; i < n && r == 0; i++) {
         (void)snprintf(name, sizeof name, "d%s", w[i]);
         r = datsync_connect(s->ds, name, drive_now);
     }
@@ -3391,24 +3341,22 @@ static int cmd_drive_unshare(int n, char **w)
     return r;
 }
 
-/* drive.run MOST D VERSIONS: at most so many virtual milliseconds, until D has told that so many versions are laid out, or that it
- * failed -> milliseconds; what D's synchronizer returned last; whether it came to an end */
+/* drive.run MOST D VERSIONS: at most so many virtual milliseconds, until D has told that so many versions are laid
+ * out, or that it failed -> milliseconds; what D's synchronizer returned last; whether it came to an end */
 static int cmd_drive_run(int n, char **w)
 {
     sharing *s = &drive_at[thing(w[1])];
     uint64_t end = drive_now + number(w[0]), versions = number(w[2]), began = drive_now;
-    size_t i;
     int r = 0;
     (void)n;
     while (drive_now < end && s->versions < versions && !s->failed && r >= 0) {
         drive_now += 5;
-        for (i = 0; i < THINGS; i++)
+        for (size_t i = 0; i < THINGS; i++)
             if (drive_at[i].ds) {
                 datsync_pollfd fds[64];
                 size_t count = MIN(datsync_pollfds(drive_at[i].ds, fds, 64), 64);
-                int k;
                 (void)drive_net.poll(drive_net.ctx, fds, count, 0);
-                k = datsync_step(drive_at[i].ds, fds, count, drive_now);
+                int k = datsync_step(drive_at[i].ds, fds, count, drive_now);
                 if (&drive_at[i] == s)
                     r = k;
             }
@@ -3461,12 +3409,11 @@ static int cmd_drive_layout(int n, char **w)
 
 static void drives_end(void)
 {
-    size_t i;
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         if (drive_at[i].drive)
             (void)drive_end(&drive_at[i]);
     datsync_memory_net_free(drive_net_memory);
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         world_free(&world_at[i]);
 }
 
@@ -3479,12 +3426,12 @@ static void drives_end(void)
 /* The memory that a bit set says it owns. */
 static size_t bits_kib(const bits *b)
 {
-    size_t t, p, kib = 0;
-    for (t = 0; t < b->table_count; t++) {
+    size_t kib = 0;
+    for (size_t t = 0; t < b->table_count; t++) {
         if (!b->tables[t] || b->tables[t] == table_of_ones())
             continue;
         kib += TABLE_KIB;
-        for (p = 0; p < TABLE_PAGES; p++)
+        for (size_t p = 0; p < TABLE_PAGES; p++)
             kib += b->tables[t]->pages[p].bytes != NULL;
     }
     return kib;
@@ -3493,22 +3440,22 @@ static size_t bits_kib(const bits *b)
 /* Is this range of the bit set that of the model, by each reader? */
 static int model_agrees(const bits *b, const uint8_t *model, size_t start, size_t end)
 {
-    size_t i, n = 0, first[2] = {end, end}, from = (start + 7) / 8 * 8;
-    uint8_t packed[4096];
-    for (i = end; i-- > start;) {
+    size_t n = 0, first[2] = {end, end}, from = (start + 7) / 8 * 8;
+    for (size_t i = end; i-- > start;) {
         n += model[i];
         first[model[i]] = i;
     }
     if (bits_count(b, start, end) != n || bits_next(b, start, end, 0) != first[0] ||
         bits_next(b, start, end, 1) != first[1])
         return 0;
-    for (i = start; i < end; i += 1 + (end - start) / 1000)
+    for (size_t i = start; i < end; i += 1 + (end - start) / 1000)
         if (bits_get(b, i) != model[i])
             return 0;
+    uint8_t packed[4096];
     if (from + 8 * sizeof packed > MODEL_BITS)
         return 1;
     bits_read(b, from, packed, sizeof packed);
-    for (i = 0; i < 8 * sizeof packed; i++)
+    for (size_t i = 0; i < 8 * sizeof packed; i++)
         if ((packed[i / 8] >> (7 - i % 8) & 1) != model[from + i])
             return 0;
     return 1;
@@ -3522,29 +3469,31 @@ static size_t model_length(const uint8_t *model)
     return n;
 }
 
-/* model-bits SEED STEPS: a bit set against an array of bytes, in steps of chance -> how many steps agree, KiB owned at the end,
- * bytes that are not freed */
+/* model-bits SEED STEPS: a bit set against an array of bytes, in steps of chance -> how many steps agree, KiB owned
+ * at the end, bytes that are not freed */
 static int cmd_model_bits(int n, char **w)
 {
     static const size_t units[] = {1, 8, 100, PAGE_BITS, 5 * PAGE_BITS, TABLE_BITS};
-    uint64_t state = number(w[0]), steps = number(w[1]), done;
+    uint64_t state = number(w[0]), steps = number(w[1]);
     uint8_t *model = must(calloc(MODEL_BITS, 1));
     size_t before = mem_live;
-    bits b;
     (void)n;
+    bits b;
     memset(&b, 0, sizeof b);
+    uint64_t done;
     for (done = 0; done < steps; done++) {
-        size_t unit = units[chance(&state) % 6], at = (size_t)chance(&state) % MODEL_BITS, len, i;
-        int value = (int)(chance(&state) & 1), r, changed = 0;
+        size_t unit = units[chance(&state) % 6], at = (size_t)chance(&state) % MODEL_BITS;
+        int value = (int)(chance(&state) & 1), changed = 0;
         at -= chance(&state) % 3 ? at % unit : 0; /* often whole pages and tables, so that they are taken back */
-        len = unit * (1 + (size_t)(chance(&state) % 3));
+        size_t len = unit * (1 + (size_t)(chance(&state) % 3));
         len = MIN(len, MODEL_BITS - at);
+        int r;
         if (done % 3 == 2) { /* one bit */
             changed = model[at] != value;
             model[at] = (uint8_t)value;
             r = bits_set(&plugs, &b, at, value) - changed;
         } else {
-            for (i = at; i < at + len; i++)
+            for (size_t i = at; i < at + len; i++)
                 model[i] = (uint8_t)value;
             r = bits_fill(&plugs, &b, at, at + len, value);
         }
@@ -3562,16 +3511,18 @@ static int cmd_model_bits(int n, char **w)
     return 0;
 }
 
-/* model-promises SEED STEPS: the set of promised nodes against an array, which also makes it grow -> how many steps agree */
+/* model-promises SEED STEPS: the set of promised nodes against an array, which also makes it grow -> how many steps
+ * agree */
 static int cmd_model_promises(int n, char **w)
 {
     enum { MOST = 600 };
-    uint64_t state = number(w[0]), steps = number(w[1]), done, i;
-    uint8_t model[MOST];
-    promises s;
+    uint64_t state = number(w[0]), steps = number(w[1]);
     (void)n;
+    promises s;
     memset(&s, 0, sizeof s);
+    uint8_t model[MOST];
     memset(model, 0, sizeof model);
+    uint64_t done;
     for (done = 0; done < steps; done++) {
         uint64_t at = chance(&state) % MOST;
         size_t count = 0;
@@ -3583,9 +3534,9 @@ static int cmd_model_promises(int n, char **w)
             promise_remove(&s, 7 * at);
             model[at] = 0;
         }
-        for (i = 0; i < MOST; i++)
+        for (uint64_t i = 0; i < MOST; i++)
             count += model[i];
-        for (i = done % 10 ? at : 0; i < (done % 10 ? at + 1 : MOST); i++)
+        for (uint64_t i = done % 10 ? at : 0; i < (done % 10 ? at + 1 : MOST); i++)
             if (promise_get(&s, 7 * i) != model[i])
                 count = SIZE_MAX;
         if (count != s.count)
@@ -3736,7 +3687,7 @@ static int run(char *line)
 {
     static char **words;
     static size_t cap;
-    size_t count = 0, i;
+    size_t count = 0;
     char *at = line;
     while (line && at) {
         char *space = strchr(at, ' ');
@@ -3754,7 +3705,7 @@ static int run(char *line)
         return 0;
     }
     words[count] = NULL;
-    for (i = 0; i < sizeof commands / sizeof *commands; i++)
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(words[0], commands[i].name) == 0) {
             if (count - 1 < (size_t)commands[i].words)
                 die("too few words");
@@ -3783,18 +3734,16 @@ static int read_line(text *t)
 int main(int argc, char **argv)
 {
     text line = {NULL, 0, 0};
-    size_t i;
     if (sodium_init() < 0 || datsync_os_main(&argc, &argv) < 0)
         die("libsodium does not start");
     plugs.resize = plug_resize;
     plugs.random = plug_random;
     the_pool.limit = 32u << 20;
     while (read_line(&line)) {
-        int r;
         answer.len = 0;
         text_need(&answer, 0);
         answer.at[0] = 0;
-        r = run(line.at);
+        int r = run(line.at);
         answer.at[answer.len] = 0;
         if (r < 0)
             printf("error %d %s |%s\n", r, datsync_strerror(r), answer.at);
@@ -3804,14 +3753,14 @@ int main(int argc, char **argv)
         while (temp_count)
             free(temps[--temp_count]);
     }
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         peer_slot_free(&peer_at[i]);
 #ifndef DATSYNC_NO_DRIVE
     drives_end();
 #endif
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         (void)datsync_feed_close(feed_at[i]);
-    for (i = 0; i < THINGS; i++)
+    for (size_t i = 0; i < THINGS; i++)
         disk_free(&disks[i]);
     files_end();
     (void)run(NULL);

@@ -3,6 +3,7 @@
 A room begins with a banner (`/* ==== name ==== */`); CONTRIBUTING.md's map and the head of the file name them in their order.
 """
 
+import glob
 import os
 import re
 import shutil
@@ -212,3 +213,23 @@ def test_only_its_owners_name_what_is_in_a_struct(record, named):
     inside = {name: rooms_of for name, rooms_of in named[record].items() if name}
     assert inside == {name: {HOUSES[record] + (BEGINS_AND_ENDS[record] if r == "*" else r) for r in owners}
                       for name, owners in STRUCTS[record].items()}
+
+
+# ---- lines ----------------------------------------------------------------------------------------
+
+WRITTEN = sorted(os.path.relpath(f, tools.ROOT) for pattern in ("*.[ch]", "cli/*.[ch]", "tests/*.c", "examples/*.c", "examples/*.cpp",
+                                                                "bench/*.c", "conformance/adapters/*.c")
+                 for f in glob.glob(os.path.join(tools.ROOT, pattern)))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_no_line_is_wider_than_120(name):
+    """`make format-check` holds the rest of the style, where there is clang-format."""
+    with open(os.path.join(tools.ROOT, name), encoding="utf-8") as file:
+        assert [n for n, line in enumerate(file, 1) if len(line.rstrip("\n")) > 120 or "\t" in line] == []
+
+
+def test_each_room_opens_with_a_paragraph():
+    """What it is for, what holds in it, where that comes from; `switches` explains each of its numbers."""
+    for m in list(BANNER.finditer(text()))[1:]:
+        assert re.match(r"\n\n/\* [A-Z](?:[^*]|\*(?!/)){60,}\*/\n", text()[m.end():]) or m.group(1) == "errors", m.group(1)

@@ -3,9 +3,9 @@
  *     adapter serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen) [--live] [--drive]
  *     adapter codec
  *
- * Serving and cloning go through datsync.h alone, with the library's own limits and timeouts. It takes in datsync.c whole,
- * as the test driver does, for two ops of `codec`: digest and proof are asked about sets of held nodes that no feed would
- * get into, and the API rightly has no way to claim them.
+ * Serving and cloning go through datsync.h alone, with the library's own limits and timeouts. It takes in datsync.c
+ * whole, as the test driver does, for two ops of `codec`: digest and proof are asked about sets of held nodes that
+ * no feed would get into, and the API rightly has no way to claim them.
  *
  *     cc -std=c99 -I. -o adapter conformance/adapters/datsync.c net_posix.c -lsodium
  *
@@ -67,14 +67,12 @@ static int hex_digit(char c)
 /* Hex in text[0..len) to out, which has room for half of it. 0, or -1 where it is no hex. */
 static int from_hex(uint8_t *out, const char *text, size_t len)
 {
-    if (len % 2 != 0) {
+    if (len % 2 != 0)
         return -1;
-    }
     for (size_t i = 0; i < len; i += 2) {
         int high = hex_digit(text[i]), low = hex_digit(text[i + 1]);
-        if (high < 0 || low < 0) {
+        if (high < 0 || low < 0)
             return -1;
-        }
         out[i / 2] = (uint8_t)(high << 4 | low);
     }
     return 0;
@@ -139,9 +137,8 @@ static int all_here(session *s)
     for (size_t i = 0; i < s->count; i++) {
         const part *p = &s->parts[i];
         uint64_t length = datsync_feed_length(p->feed);
-        if (p->complete != length + 1 && (length == 0 || length < p->offered || datsync_feed_missing(p->feed) > 0)) {
+        if (p->complete != length + 1 && (length == 0 || length < p->offered || datsync_feed_missing(p->feed) > 0))
             return 0;
-        }
     }
     return 1;
 }
@@ -152,14 +149,12 @@ static void on_complete(session *s, const datsync_event *event)
 
     for (size_t i = 0; i < s->count; i++) {
         part *p = &s->parts[i];
-        if (p->feed == event->feed) {
+        if (p->feed == event->feed)
             p->complete = event->index + 1;
-        }
         all = all && p->complete == datsync_feed_length(p->feed) + 1;
     }
-    if (all) {
+    if (all)
         done(s, DONE);
-    }
 }
 
 static void on_event(void *ctx, datsync *ds, const datsync_event *event)
@@ -174,21 +169,18 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
         break;
     case DATSYNC_EV_DISCONNECTED:
     case DATSYNC_EV_UNREACHABLE:
-        if (event->error != DATSYNC_E_DONE) {
+        if (event->error != DATSYNC_E_DONE)
             say("%s: %s", event->address, datsync_strerror(event->error));
-        }
         s->lost = 1;
-        if (event->type == DATSYNC_EV_UNREACHABLE && !s->live) {
+        if (event->type == DATSYNC_EV_UNREACHABLE && !s->live)
             end(s, s->leave_at > 0 ? s->outcome : FAILED);
-        }
         break;
     case DATSYNC_EV_REJECT:
         say("block %llu: %s", (unsigned long long)event->index, datsync_strerror(event->error));
         break;
     case DATSYNC_EV_COMPLETE:
-        if (!s->as_drive) {
+        if (!s->as_drive)
             on_complete(s, event);
-        }
         break;
     case DATSYNC_EV_REFUSED:
         say("%s: %s", event->path, datsync_strerror(event->error));
@@ -208,7 +200,8 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 #define PIECE 4096u
 
 #ifdef _WIN32
-/* Nothing tells beforehand whether a pipe has something: a thread waits for it, and with each piece until that is taken. */
+/* Nothing tells beforehand whether a pipe has something: a thread waits for it, and with each piece until that is
+ * taken. */
 static struct {
     volatile LONG there;
     DWORD len; /* 0: the end */
@@ -219,13 +212,11 @@ static DWORD WINAPI read_pieces(void *unused)
 {
     (void)unused;
     do {
-        if (!ReadFile(GetStdHandle(STD_INPUT_HANDLE), piece.bytes, PIECE, &piece.len, NULL)) {
+        if (!ReadFile(GetStdHandle(STD_INPUT_HANDLE), piece.bytes, PIECE, &piece.len, NULL))
             piece.len = 0;
-        }
         InterlockedExchange(&piece.there, 1);
-        while (InterlockedCompareExchange(&piece.there, 0, 0) != 0) {
+        while (InterlockedCompareExchange(&piece.there, 0, 0) != 0)
             Sleep(1);
-        }
     } while (piece.len > 0);
     return 0;
 }
@@ -248,22 +239,18 @@ static void obey(session *s, const char *line, size_t len)
         }
         return;
     }
-    while (word < len && line[word] == ' ') {
+    while (word < len && line[word] == ' ')
         word++;
-    }
     uint8_t *block = must(malloc(len));
     datsync_bytes bytes = {block, (len - word) / 2};
     int64_t error = from_hex(block, line + word, len - word) == 0 ? 0 : DATSYNC_E_INVALID;
-    if (error == 0) {
+    if (error == 0)
         error = datsync_feed_append(s->parts[0].feed, &bytes, 1);
-    }
-    if (error > 0) {
+    if (error > 0)
         error = datsync_feed_flush(s->parts[0].feed); /* what is committed is told to the peers */
-    }
     free(block);
-    if (error < 0) {
+    if (error < 0)
         end(s, fail("append", (int)error));
-    }
 }
 
 /* Poll these, which have room for one more; *input: take_input has something to say. */
@@ -309,9 +296,8 @@ static void read_input(session *s)
     int64_t got = take_input(s->line + s->line_len, s->line_cap - s->line_len);
     size_t from = 0, at = s->line_len;
 
-    if (got > 0) {
+    if (got > 0)
         s->line_len += (size_t)got;
-    }
     for (; at < s->line_len && !s->ended; at++) {
         if (s->line[at] == '\n') {
             obey(s, s->line + from, at - from);
@@ -321,9 +307,8 @@ static void read_input(session *s)
     memmove(s->line, s->line + from, s->line_len - from);
     s->line_len -= from;
     if (got <= 0) { /* the end of input, or a signal */
-        if (!s->ended) {
+        if (!s->ended)
             obey(s, s->line, s->line_len);
-        }
         end(s, DONE);
     }
 }
@@ -333,17 +318,14 @@ static void judge(session *s)
 {
     for (size_t i = 0; i < s->count; i++) {
         uint64_t offered = datsync_offered(s->ds, s->parts[i].feed);
-        if (offered > s->parts[i].offered) {
+        if (offered > s->parts[i].offered)
             s->parts[i].offered = offered;
-        }
     }
     if (s->leave_at > 0 &&
-        (datsync_candidates(s->ds) == 0 || (s->lost && !s->listening) || datsync_os_clock(NULL) >= s->leave_at)) {
+        (datsync_candidates(s->ds) == 0 || (s->lost && !s->listening) || datsync_os_clock(NULL) >= s->leave_at))
         end(s, s->outcome);
-    }
-    if (!s->lost || s->live) {
+    if (!s->lost || s->live)
         return;
-    }
     s->lost = 0;
     if (!s->cloning || (!s->as_drive && all_here(s))) {
         end(s, DONE);
@@ -369,9 +351,8 @@ static int loop(session *s)
         uint64_t now = datsync_os_clock(NULL), deadline = datsync_deadline(s->ds);
         int wait = deadline <= now ? 0 : deadline - now > 1000 ? 1000 : (int)(deadline - now);
         error = wait_for(fds, n, wait, &input);
-        if (error >= 0 && input) {
+        if (error >= 0 && input)
             read_input(s);
-        }
         if (error >= 0) {
             error = datsync_step(s->ds, fds, n, datsync_os_clock(NULL));
             judge(s);
@@ -391,20 +372,16 @@ static int open_drive(session *s)
     snprintf(inside, size, "%s/.dat", s->store);
     options.flags = flags;
     int error = datsync_os_files(&options.files, s->store, flags);
-    if (error == 0) {
+    if (error == 0)
         error = datsync_os_store(&options.metadata, inside, "metadata.", flags);
-    }
-    if (error == 0) {
+    if (error == 0)
         error = datsync_os_store(&options.content, inside, "content.", flags);
-    }
     free(inside);
-    if (error < 0) {
+    if (error < 0)
         return error; /* the process ends: what was opened goes with it */
-    }
     error = datsync_drive_open(&s->drive, &options);
-    if (error == 0) {
+    if (error == 0)
         s->parts[0].feed = datsync_drive_metadata(s->drive);
-    }
     return error;
 }
 
@@ -432,21 +409,16 @@ static int start(session *s)
     char address[32];
     int error = 0;
 
-    for (size_t i = 0; i < s->count && error == 0; i++) {
+    for (size_t i = 0; i < s->count && error == 0; i++)
         error = s->as_drive ? open_drive(s) : open_feed(s, i);
-    }
-    if (error == 0) {
+    if (error == 0)
         error = datsync_new(&s->ds, &options, datsync_os_clock(NULL));
-    }
-    if (error == 0 && s->as_drive) {
+    if (error == 0 && s->as_drive)
         error = datsync_add_drive(s->ds, s->drive, mode);
-    }
-    for (size_t i = 0; i < s->count && error == 0 && !s->as_drive; i++) {
+    for (size_t i = 0; i < s->count && error == 0 && !s->as_drive; i++)
         error = datsync_add(s->ds, s->parts[i].feed, mode);
-    }
-    if (error < 0) {
+    if (error < 0)
         return fail(s->store, error);
-    }
     snprintf(address, sizeof address, "127.0.0.1:%s", s->listening ? "0" : s->port);
     error = s->listening ? datsync_listen(s->ds, address) : datsync_connect(s->ds, address, datsync_os_clock(NULL));
     return error < 0 ? fail(address, error) : DONE;
@@ -517,9 +489,8 @@ static int replicate(int argc, char **argv)
         say("one drive at a time");
         code = NOT_IMPLEMENTED;
     }
-    if (code == DONE) {
+    if (code == DONE)
         code = run(&s);
-    }
     free(s.line);
     free(s.parts);
     return code;
@@ -569,9 +540,8 @@ static void forget(void)
 /* The first complaint counts. */
 static void wrong(const char *why)
 {
-    if (line_error == NULL) {
+    if (line_error == NULL)
         line_error = why;
-    }
 }
 
 static const char *json_space(const char *at)
@@ -584,9 +554,8 @@ static size_t utf8(char *out, unsigned long code)
     static const unsigned char first[] = {0, 0, 0xc0, 0xe0, 0xf0};
     size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
 
-    for (size_t i = size - 1; i > 0; i--, code >>= 6) {
+    for (size_t i = size - 1; i > 0; i--, code >>= 6)
         out[i] = (char)(0x80 | (code & 63));
-    }
     out[0] = (char)(first[size == 1 ? 0 : size] | code);
     return size;
 }
@@ -598,9 +567,8 @@ static unsigned long json_code(const char *at)
 
     for (int i = 0; i < 4; i++) {
         int digit = hex_digit(at[i]);
-        if (digit < 0) {
+        if (digit < 0)
             return 0x110000;
-        }
         code = code << 4 | (unsigned)digit;
     }
     return code;
@@ -639,18 +607,15 @@ static const char *json_text(const char *at, char **out, size_t *len)
 {
     size_t most = 0;
 
-    while (at[most] != '"' && at[most] != 0) {
+    while (at[most] != '"' && at[most] != 0)
         most += at[most] == '\\' && at[most + 1] != 0 ? 2 : 1;
-    }
     char *end_of_text = *out = take(most);
 
-    while (*at != '"' && *at != 0 && line_error == NULL) {
-        if (*at == '\\') {
+    while (*at != '"' && *at != 0 && line_error == NULL)
+        if (*at == '\\')
             at = json_escape(at + 1, &end_of_text);
-        } else {
+        else
             *end_of_text++ = *at++;
-        }
-    }
     if (*at != '"') {
         wrong("a string without an end");
         return at;
@@ -686,11 +651,10 @@ static const char *json_members(const char *at, json *out, int depth)
         each->name = name;
         *last = each;
         last = &each->next;
-        if (*at == ',') {
+        if (*at == ',')
             at = json_space(at + 1);
-        } else if (*at != close) {
+        else if (*at != close)
             wrong("an object or array without an end");
-        }
     }
     return *at == close ? at + 1 : at;
 }
@@ -728,9 +692,8 @@ static const json *member(const json *object, const char *name)
 {
     const json *found = object->first;
 
-    while (found != NULL && (object->kind != JSON_OBJECT || strcmp(found->name, name) != 0)) {
+    while (found != NULL && (object->kind != JSON_OBJECT || strcmp(found->name, name) != 0))
         found = found->next;
-    }
     return found != NULL && found->kind == JSON_NULL ? NULL : found;
 }
 
@@ -739,9 +702,8 @@ static const json *need(const json *object, const char *name)
     static const json nothing = {.kind = JSON_NULL};
     const json *found = member(object, name);
 
-    if (found == NULL) {
+    if (found == NULL)
         wrong("something is missing");
-    }
     return found != NULL ? found : &nothing;
 }
 
@@ -797,9 +759,8 @@ static const uint8_t *as_exactly(const json *value, size_t size)
 
 static int as_truth(const json *value)
 {
-    if (value->kind != JSON_BOOL) {
+    if (value->kind != JSON_BOOL)
         wrong("neither true nor false");
-    }
     return value->truth;
 }
 
@@ -808,9 +769,8 @@ static datsync_node as_node(const json *value)
     datsync_node node;
 
     memset(&node, 0, sizeof node);
-    if (member(value, "index") != NULL) {
+    if (member(value, "index") != NULL)
         node.index = as_number(member(value, "index"));
-    }
     node.size = as_number(need(value, "size"));
     memcpy(node.hash, as_exactly(need(value, "hash"), 32), 32);
     return node;
@@ -823,17 +783,14 @@ static datsync_node *as_nodes(const json *value, size_t *count)
     const json *each;
 
     *count = 0;
-    if (value->kind != JSON_ARRAY) {
+    if (value->kind != JSON_ARRAY)
         wrong("not an array");
-    }
-    for (each = value->first; each != NULL; each = each->next) {
+    for (each = value->first; each != NULL; each = each->next)
         ++*count;
-    }
     nodes = take(*count * sizeof *nodes);
     *count = 0;
-    for (each = value->first; each != NULL; each = each->next) {
+    for (each = value->first; each != NULL; each = each->next)
         nodes[(*count)++] = as_node(each);
-    }
     return nodes;
 }
 
@@ -862,9 +819,8 @@ static void tell_text(const char *text)
 /* The comma is left out behind an opening bracket. */
 static void tell_name(const char *name)
 {
-    if (told_len > 0 && strchr("{[", told[told_len - 1]) == NULL) {
+    if (told_len > 0 && strchr("{[", told[told_len - 1]) == NULL)
         tell_text(",");
-    }
     if (name != NULL) {
         tell_text("\"");
         tell_text(name);
@@ -1003,9 +959,8 @@ static void tell_repeated(const column *f, const datsync_message *m)
             tell_node(&node);
         }
     }
-    if (count > 0) {
+    if (count > 0)
         tell_text("]");
-    }
 }
 
 static void tell_field(const column *f, const datsync_message *m)
@@ -1018,20 +973,18 @@ static void tell_field(const column *f, const datsync_message *m)
         tell_repeated(f, m);
         return;
     }
-    if (f->tag > 0 && (m->has >> f->tag & 1) == 0) {
+    if (f->tag > 0 && (m->has >> f->tag & 1) == 0)
         return;
-    }
     if (f->kind == 'x') {
         memcpy(&bytes, place, sizeof bytes);
         tell_hex(f->name, bytes.data, bytes.len);
         return;
     }
     memcpy(&number, place, sizeof number);
-    if (f->kind == 'b') {
+    if (f->kind == 'b')
         tell_truth(f->name, number != 0);
-    } else {
+    else
         tell_number(f->name, number);
-    }
 }
 
 static void op_decode(const json *q)
@@ -1040,13 +993,11 @@ static void op_decode(const json *q)
     uint8_t *framed = take(frame.len + 10);
     datsync_message m;
 
-    if (line_error != NULL) {
+    if (line_error != NULL)
         return;
-    }
     int prefix = datsync_varint_encode(framed, frame.len);
-    if (frame.len > 0) {
+    if (frame.len > 0)
         memcpy(framed + prefix, frame.data, frame.len);
-    }
     memset(&m, 0, sizeof m);
     int64_t taken = datsync_decode(&m, framed, (size_t)prefix + frame.len, NULL);
     if (frame.len < 2 || (m.type > DATSYNC_DATA && m.type < DATSYNC_EXTENSION)) {
@@ -1065,29 +1016,23 @@ static void op_decode(const json *q)
     tell_text("\"");
     tell_name("fields");
     tell_text("{");
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-        if (columns[i].type == m.type) {
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (columns[i].type == m.type)
             tell_field(&columns[i], &m);
-        }
-    }
     tell_text("}");
 }
 
 /* A type by its number or its name. */
 static int as_type(const json *value)
 {
-    for (int i = 0; i <= DATSYNC_DATA && value->kind == JSON_STRING; i++) {
-        if (strcmp(value->text, type_names[i]) == 0) {
+    for (int i = 0; i <= DATSYNC_DATA && value->kind == JSON_STRING; i++)
+        if (strcmp(value->text, type_names[i]) == 0)
             return i;
-        }
-    }
-    if (value->kind == JSON_STRING && strcmp(value->text, "Extension") == 0) {
+    if (value->kind == JSON_STRING && strcmp(value->text, "Extension") == 0)
         return DATSYNC_EXTENSION;
-    }
     uint64_t number = as_number(value);
-    if (number > DATSYNC_DATA && number != DATSYNC_EXTENSION) {
+    if (number > DATSYNC_DATA && number != DATSYNC_EXTENSION)
         wrong("no message of this type");
-    }
     return line_error != NULL ? 0 : (int)number;
 }
 
@@ -1100,9 +1045,8 @@ static void put_repeated(datsync_message *m, const column *f, const json *value)
     size_t count = 0;
     datsync_bytes *names;
     const json *each;
-    for (each = value->first; each != NULL; each = each->next) {
+    for (each = value->first; each != NULL; each = each->next)
         count++;
-    }
     names = take(count * sizeof *names);
     m->u.handshake.extensions = names;
     m->u.handshake.extension_count = count;
@@ -1116,11 +1060,9 @@ static void put_field(datsync_message *m, const json *value)
 {
     const column *f = NULL;
 
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-        if (columns[i].type == m->type && strcmp(columns[i].name, value->name) == 0) {
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (columns[i].type == m->type && strcmp(columns[i].name, value->name) == 0)
             f = &columns[i];
-        }
-    }
     if (f == NULL) {
         wrong("no such field");
         return;
@@ -1147,25 +1089,20 @@ static void op_encode(const json *q)
     memset(&m, 0, sizeof m);
     m.type = as_type(type != NULL ? type : need(q, "type"));
     uint64_t number = on != NULL ? as_number(on) : 0;
-    if (number >= DATSYNC_MAX_CHANNELS) {
+    if (number >= DATSYNC_MAX_CHANNELS)
         wrong("no such channel");
-    }
     m.channel = (unsigned)number;
-    for (const json *v = values != NULL ? values->first : NULL; v != NULL && line_error == NULL; v = v->next) {
-        if (v->name == NULL) {
+    for (const json *v = values != NULL ? values->first : NULL; v != NULL && line_error == NULL; v = v->next)
+        if (v->name == NULL)
             wrong("fields are no object");
-        } else {
+        else
             put_field(&m, v);
-        }
-    }
-    if (line_error != NULL) {
+    if (line_error != NULL)
         return;
-    }
     int64_t size = datsync_encode(&m, NULL, 0, &gap);
     uint8_t *frame = take(size > 0 ? (size_t)size : 0);
-    if (size > 0) {
+    if (size > 0)
         size = datsync_encode(&m, frame, (size_t)size, &gap);
-    }
     if (size < 0) {
         wrong(datsync_strerror((int)size));
         return;
@@ -1187,13 +1124,11 @@ static void op_rle_decode(const json *q)
     if (line_error == NULL && size >= 0) {
         uint8_t *plain = take((size_t)size);
         size = datsync_rle_decode(code.data, code.len, plain, (size_t)size);
-        if (size >= 0) {
+        if (size >= 0)
             tell_hex("bits", plain, (size_t)size);
-        }
     }
-    if (size < 0) {
+    if (size < 0)
         wrong(datsync_strerror((int)size));
-    }
 }
 
 static void op_rle_encode(const json *q)
@@ -1203,11 +1138,10 @@ static void op_rle_encode(const json *q)
     uint8_t *code = take(cap);
     int64_t size = datsync_rle_encode(plain.data, plain.len, code, cap);
 
-    if (size < 0) {
+    if (size < 0)
         wrong(datsync_strerror((int)size));
-    } else {
+    else
         tell_hex("bytes", code, (size_t)size);
-    }
 }
 
 static void op_discovery_key(const json *q)
@@ -1287,7 +1221,8 @@ static void op_keystream(const json *q)
     tell_hex("bytes", bytes, (size_t)length);
 }
 
-/* The node at `index` of a feed whose blocks are all the same made-up one: all nodes of a depth are alike, and prove each other. */
+/* The node at `index` of a feed whose blocks are all the same made-up one: all nodes of a depth are alike, and prove
+ * each other. */
 static datsync_node alike(uint64_t index)
 {
     datsync_node node = {0, 1, {1}}, sibling, parent;
@@ -1314,26 +1249,23 @@ static datsync_feed *holder(const json *q)
     datsync_node node;
     uint64_t end, blocks = length != NULL ? as_number(length) : 0;
 
-    if (blocks > MOST / 2) {
+    if (blocks > MOST / 2)
         wrong("too long");
-    }
     if (line_error != NULL || datsync_feed_open(&feed, &options) < 0) {
         wrong("no feed");
         return NULL;
     }
     feed->is_static = 1;
-    for (uint64_t i = 0; i < blocks; i++) {
+    for (uint64_t i = 0; i < blocks; i++)
         (void)tree_claim(feed, 2 * i);
-    }
     for (const json *range = held != NULL ? held->first : NULL; range != NULL; range = range->next) {
         if (range->kind != JSON_ARRAY || range->first == NULL || range->first->next == NULL) {
             wrong("a range is an array of two");
             break;
         }
         end = as_number(range->first->next);
-        for (uint64_t i = as_number(range->first); i < end && i < MOST; i++) {
+        for (uint64_t i = as_number(range->first); i < end && i < MOST; i++)
             (void)tree_claim(feed, i);
-        }
     }
     end = bits_length(&feed->nodes);
     for (uint64_t i = 0; i < end; i++) {
@@ -1365,9 +1297,8 @@ static void op_proof(const json *q)
     datsync_feed *feed = holder(q);
     datsync_proof proof;
 
-    if (feed == NULL) {
+    if (feed == NULL)
         return;
-    }
     int result = datsync_feed_proof(feed, index, said, with_hash, &proof);
     (void)datsync_feed_close(feed);
     tell_name("nodes");
@@ -1381,9 +1312,8 @@ static void op_proof(const json *q)
         return;
     }
     tell_text("[");
-    for (size_t i = 0; i < proof.node_count; i++) {
+    for (size_t i = 0; i < proof.node_count; i++)
         tell_number(NULL, proof.nodes[i].index);
-    }
     tell_text("]");
     tell_number("verifiedBy", 2 * proof.length);
 }
@@ -1411,24 +1341,19 @@ static int answer(const char *line)
     json q;
     const char *rest = json_value(line, &q, 0);
 
-    if (line_error == NULL && *json_space(rest) != 0) {
+    if (line_error == NULL && *json_space(rest) != 0)
         wrong("more than one value");
-    }
     const json *op = line_error == NULL ? need(&q, "op") : NULL;
     void (*act)(const json *q) = NULL;
-    for (size_t i = 0; i < sizeof ops / sizeof *ops && op != NULL && op->kind == JSON_STRING; i++) {
-        if (strcmp(op->text, ops[i].name) == 0) {
+    for (size_t i = 0; i < sizeof ops / sizeof *ops && op != NULL && op->kind == JSON_STRING; i++)
+        if (strcmp(op->text, ops[i].name) == 0)
             act = ops[i].run;
-        }
-    }
     /* what earlier Requests of a channel said is not remembered here: a question about that has no answer */
     const json *earlier = line_error == NULL ? member(&q, "earlier") : NULL;
-    if (line_error == NULL && (act == NULL || (earlier != NULL && earlier->first != NULL))) {
+    if (line_error == NULL && (act == NULL || (earlier != NULL && earlier->first != NULL)))
         return 0;
-    }
-    if (line_error == NULL) {
+    if (line_error == NULL)
         act(&q);
-    }
     return 1;
 }
 
@@ -1438,9 +1363,8 @@ static int codec(void)
     size_t len = 0, cap = 0;
     int c;
 
-    if (sodium_init() < 0) {
+    if (sodium_init() < 0)
         return FAILED;
-    }
     do {
         c = getchar();
         if (len + 1 >= cap) {
@@ -1456,14 +1380,12 @@ static int codec(void)
             line_error = NULL;
             told_len = 0;
             tell_text("{");
-            if (!answer(line)) {
+            if (!answer(line))
                 tell_text("\"unsupported\":true");
-            }
-            if (line_error != NULL) {
+            if (line_error != NULL)
                 printf("{\"error\":\"%s\"}\n", line_error);
-            } else {
+            else
                 printf("%s}\n", told);
-            }
             fflush(stdout);
             forget();
         }
@@ -1477,12 +1399,10 @@ static int codec(void)
 int main(int argc, char **argv)
 {
     if (datsync_os_main(&argc, &argv) == 0 && argc > 1 &&
-        (strcmp(argv[1], "serve") == 0 || strcmp(argv[1], "clone") == 0)) {
+        (strcmp(argv[1], "serve") == 0 || strcmp(argv[1], "clone") == 0))
         return replicate(argc, argv);
-    }
-    if (argc == 2 && strcmp(argv[1], "codec") == 0) {
+    if (argc == 2 && strcmp(argv[1], "codec") == 0)
         return codec();
-    }
     say("serve, clone or codec");
     return NOT_IMPLEMENTED;
 }

@@ -40,7 +40,7 @@ def build():
 
 
 def run_tests(arguments):
-    env = dict(os.environ, PYTHONPYCACHEPREFIX=os.path.join(ROOT, "build", "pycache"),
+    env = dict(os.environ, PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=os.path.join(ROOT, "build", "pycache"),
                **core.environment(lambda program: os.path.join(BUILD, program, "run")))
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not interop",
                            *(arguments or core.tests())], cwd=ROOT, env=env).returncode

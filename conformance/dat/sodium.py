@@ -4,7 +4,6 @@ Hashes are BLAKE2b-256 (`crypto_generichash`), signatures Ed25519, the stream ci
 """
 
 import ctypes
-import ctypes.util
 
 HASH_BYTES = 32
 KEY_BYTES = 32
@@ -17,16 +16,22 @@ BLOCK_BYTES = 64  # of the XSalsa20 keystream
 _NAMES = ("libsodium.so.26", "libsodium.so.23", "libsodium.so", "libsodium.dylib", "libsodium.dll")
 
 
+def _names():
+    """Those that it is known by; to ask the system takes longer than all else here, and most never need it."""
+    yield from _NAMES
+    import ctypes.util
+    found = ctypes.util.find_library("sodium")
+    if found:
+        yield found
+
+
 class SodiumMissing(ImportError):
     """libsodium is not installed, or cannot be loaded."""
 
 
 def load(names=None):
     """Load libsodium from the first name that works, and initialise it."""
-    if names is None:
-        found = ctypes.util.find_library("sodium")
-        names = ([found] if found else []) + list(_NAMES)
-    for name in names:
+    for name in _names() if names is None else names:
         try:
             library = ctypes.CDLL(name)
         except OSError:

@@ -5,6 +5,7 @@ that fail with it: these and no others of the whole suite, says test_bugs.py. Af
 `python3 bugs.py NAME ...` (no name: all) measures them anew; read the diff.
 """
 
+import functools
 import json
 import os
 import sys
@@ -799,12 +800,18 @@ def _():
 
 # ---- measuring ------------------------------------------------------------------------------------
 
+@functools.lru_cache(None)
+def warm_peer():
+    """The Python peer, which these tests start hundreds of times."""
+    from suite.warm import Warm
+    return Warm(os.path.join(HERE, "adapters", "python.py"), modules=["bugs", "dat.codec"])
+
+
 def run(name, ids):
     """These cases (None: all) on a peer with the bug."""
     from suite import runner
     every = [c.id for c in runner.load()]
-    command = [sys.executable, os.path.join(HERE, "adapters", "python.py")]
-    return runner.Run(command, name, ids or every, patience=3, env=dict(os.environ, DAT_BUG=name))
+    return runner.Run(warm_peer(), name, ids or every, patience=3, env=dict(os.environ, DAT_BUG=name))
 
 
 def failing(name, ids=None):

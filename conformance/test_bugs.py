@@ -37,7 +37,7 @@ def found(request):
     them."""
     names = [item.callspec.params["name"] for item in request.session.items
              if getattr(item, "originalname", "") == "test_the_bug_is_found"]
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
         ids = {n: [c.id for c in ALL] if os.environ.get("DATSYNC_BIG") else [runner.FIRST] + few(n) for n in names}
         runs = {n: pool.submit(bugs.failing, n, ids[n]) for n in names}
         yield {n: (ids[n], runs[n]) for n in names}

@@ -18,10 +18,11 @@ from dat import peer as peers
 from dat import wire
 from suite import runner
 from suite.case import CASES, DEFACTO, ERRATA, LEVELS, MUST, SECTIONS, Case
-from suite.stage import Connection, Departure
+from suite.stage import Adapter, Connection, Departure
+from suite.warm import Warm
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NULL_PEER = [sys.executable, "-IS", os.path.join(HERE, "adapters", "null.py")]
+NULL_PEER = Warm(os.path.join(HERE, "adapters", "null.py"), options=["-IS"])
 PYTHON_PEER = [sys.executable, os.path.join(HERE, "adapters", "python.py")]
 ALL = runner.load()
 
@@ -303,6 +304,35 @@ def test_without_pytest(tmp_path):
     assert without_pytest("--peer", peer, "--expect", str(expected)).returncode == 2
 
 
+def test_a_warm_adapter_is_one_like_any_other(tmp_path):
+    """A process and a session of its own, with its own words, environment and pipes; its end is told as it was."""
+    path = tmp_path / "tell.py"
+    path.write_text("""import json, os, sys
+if __name__ == "__main__":
+    print(json.dumps([os.getpid(), os.getsid(0), sys.argv, dict(os.environ), __file__]), flush=True)
+    word = sys.stdin.readline().strip()
+    if word == "kill":
+        os.abort()
+    if word == "raise":
+        raise ValueError("as asked")
+    sys.exit(int(word) if word else "without a word")
+""")
+    warm = Warm(str(path), "first") + ["second"]
+    told = {}
+    for word, code in (("", 1), ("0", 0), ("89", 89), ("kill", -signal.SIGABRT), ("raise", 1)):
+        made = Adapter(warm, ["third"], {"ONE": word})
+        try:
+            pid, session, words, env, file = json.loads(made.line(10))
+            assert made.process.pid == pid == session != os.getpid() and made.running
+            assert (words, env, file) == ([str(path), "first", "second", "third"], {"ONE": word}, str(path))
+            made.tell(word)
+            assert made.process.wait(10) == code and made.line(10) is None and not made.running
+            told[word] = made.last_words()
+        finally:
+            made.kill()
+    assert told["0"] == "" and told[""] == "without a word" and "ValueError: as asked" in told["raise"]
+
+
 # ---- what other versions do -----------------------------------------------------------------------
 
 WEAKER = {  # where a version does less than later ones, and nothing is harmed
@@ -323,7 +353,7 @@ def test_no_case_calls_wrong_what_was_deployed(manner):
            or c.id in ("dep-0010.want/explicit", "dep-0010.have/answers-gaps", "dep-0010.have/answers-last-missing",
                        "dep-0010.request/again", "dep-0010.request/absent-block", "dep-0010.request/before-want",
                        "dep-0002.proof/remembers", "dep-0010.handshake/no-want-before", "dep-0010.live/append-is-announced")]
-    results = runner.Run(PYTHON_PEER + ["--manner", manner], manner, ids).all()
+    results = runner.Run(bugs.warm_peer() + ["--manner", manner], manner, ids).all()
     assert {id for id, r in results.items() if r["verdict"] == "NON-STRICT"} == WEAKER[manner]
     assert {id: r["reason"] for id, r in results.items() if r["verdict"] not in ("PASS", "NON-STRICT") and id not in DIES.get(manner, ())} == {}
 

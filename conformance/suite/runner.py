@@ -115,7 +115,7 @@ class Run:
 
     def __init__(self, command, name=None, ids=None, expected=None, jobs=None, patience=PATIENCE, careless=False,
                  env=None):
-        self.command, self.name = list(command), name or os.path.basename(command[0])
+        self.command, self.name = command, name or os.path.basename(command[0])
         chosen = load() if ids is None else [c for c in load() if c.id in set(ids)]
         self.cases = {c.id: c for c in chosen}
         self.expected, self.patience, self.careless, self.env = expected or {}, patience, careless, env

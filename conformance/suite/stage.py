@@ -219,8 +219,9 @@ class Adapter:
 
     def __init__(self, command, args, env=None):
         self.args = args
-        self.process = subprocess.Popen(list(command) + args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=env, start_new_session=True)
+        start = getattr(command, "popen", subprocess.Popen)  # warm.py has another
+        self.process = start(list(command) + args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, env=env, start_new_session=True)
         guard.tell("+", self.process.pid)
         self.lines, self.err, self.late = queue.Queue(), b"", False
         self._readers = [threading.Thread(target=work, daemon=True) for work in (self._read_out, self._read_err)]
@@ -308,7 +309,7 @@ class Stage:
 
     def __init__(self, command, patience=PATIENCE, limit=LIMIT, env=None, idle=None):
         self.idle, self.reused = idle, False
-        self.command, self.patience, self.env = list(command), patience, env
+        self.command, self.patience, self.env = command, patience, env
         self.folder = tempfile.mkdtemp(prefix="conformance-")
         guard.tell("+", self.folder)
         self.store = os.path.join(self.folder, "store")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from marks import add_marks, pytest_collection_modifyitems  # noqa: F401 (a hook)
+from marks import add_marks, pytest_collection_modifyitems, pytest_runtestloop  # noqa: F401 (hooks)
 
 ADAPTER = os.environ.get("DATSYNC_ADAPTER")
 WRAPPER = shlex.split(os.environ.get("DATSYNC_WRAPPER", ""))  # what stands before it: an emulator

@@ -1,5 +1,7 @@
 """What conftest.py needs here and wherever else tests stand on the suite: marks, and which tests one process runs."""
 
+import gc
+
 import pytest
 
 MARKS = ("interop: needs the JavaScript peers", "crowd: does many things side by side itself, and waits for them")
@@ -20,3 +22,10 @@ def pytest_collection_modifyitems(items):
         shared = sorted(name for name in fixtures if fixtures[name][-1].scope == "module")
         if shared and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("%s.%s" % (item.module.__name__, shared[0])))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
+    """Thousands of collected tests stay as they are: who looks for garbage need not go through them each time."""
+    gc.collect()
+    gc.freeze()

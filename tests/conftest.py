@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "conformance"))
 
-from marks import add_marks, pytest_collection_modifyitems  # noqa: E402, F401 (a hook)
+from marks import add_marks, pytest_collection_modifyitems, pytest_runtestloop  # noqa: E402, F401 (hooks)
 
 
 def pytest_configure(config):

@@ -264,17 +264,19 @@ document.getElementById("said").textContent = JSON.stringify(await (async () => 
     return outer
 
 
-def in_frames(folder, urls, script):
-    """What the script returns for each of these pages, all of them in one browser: starting one takes seconds."""
+def in_frames(folder, urls, script, sizes=((1000, 700),)):
+    """What the script returns for each of these pages in each size, all of them in one browser: starting one takes seconds."""
+    frames = [(url, width, height) for width, height in sizes for url in urls]
     outer = folder / "frames.html"
     outer.write_text("""<!DOCTYPE html><body><pre id="said"></pre><script>
-Promise.all(%s.map(url => new Promise(done => {
+Promise.all(%s.map(([url, width, height]) => new Promise(done => {
 const f = document.createElement("iframe");
-f.width = 1000, f.height = 700, f.src = url;
+f.width = width, f.height = height, f.src = url;
+f.style.border = 0;
 f.onload = () => setTimeout(() => {const d = f.contentDocument, w = f.contentWindow; done((() => {%s})())}, 300);
 document.body.append(f)}))).then(all => {
 document.body.replaceChildren(document.getElementById("said"));
-document.getElementById("said").textContent = JSON.stringify(all)})</script>""" % (json.dumps(urls), script))
+document.getElementById("said").textContent = JSON.stringify(all)})</script>""" % (json.dumps(frames), script))
     return measured(dom(outer))
 
 
@@ -415,20 +417,20 @@ return said""" % json.dumps(failing(results))
 
 
 @browser
-@pytest.mark.parametrize("width", [320, 375, 768])
-def test_nothing_overflows_sideways(report_page, tmp_path, width):
+def test_nothing_overflows_sideways(report_page, tmp_path):
     path, results = report_page
+    widths = [320, 375, 768]
     script = """const wide = [...d.querySelectorAll("body *")].filter(e => e.getClientRects().length && !e.closest(".hex") &&
 getComputedStyle(e).position !== "absolute" && e.getBoundingClientRect().right > w.innerWidth + 1);
 return {inner: w.innerWidth, page: d.documentElement.scrollWidth, panel: d.getElementById("panel").scrollWidth,
 panelWidth: d.getElementById("panel").clientWidth,
 wide: wide.slice(0, 5).map(e => e.tagName + "." + e.className + " " + e.textContent.slice(0, 40))}"""
-    for more in ("", address(results, failing(results))):
-        outer = in_frame(tmp_path, "file://%s%s" % (path, more), width, 812, script)
-        said = measured(dom(outer))
+    urls = ["file://%s%s" % (path, more) for more in ("", address(results, failing(results)))]
+    told = in_frames(tmp_path, urls, script, [(width, 812) for width in widths])
+    for (width, panel), said in zip(((width, panel) for width in widths for panel in (False, True)), told):
         assert said["inner"] == width and said["page"] <= width and said["wide"] == [], said
         assert said["panel"] <= said["panelWidth"]
-        if more and width < 720:
+        if panel and width < 720:
             assert said["panelWidth"] == width  # the whole screen
 
 

@@ -261,8 +261,6 @@ static uint8_t *bytes_at(uint8_t *base, size_t n)
  * drives the decoder and the encoder, so that both know the same fields, in the order in which they are written. What
  * is decoded points into the frame. */
 
-/* One table drives the encoder and the decoder: PROTOCOL's protobuf schema, in the order in which it is written. */
-
 enum field_kind { F_UINT, F_BOOL, F_BYTES, F_NAMES, F_NODES };
 
 typedef struct field {
@@ -270,10 +268,9 @@ typedef struct field {
     size_t at;
 } field;
 
-#define FIELD(number, kind, required, member)                                                                          \
-    {                                                                                                                  \
-        number, kind, required, offsetof(datsync_message, u.member)                                                    \
-    }
+/* clang-format off */
+#define FIELD(number, kind, required, member) {number, kind, required, offsetof(datsync_message, u.member)}
+/* clang-format on */
 
 static const field fields_feed[] = {FIELD(1, F_BYTES, 1, feed.discovery_key), FIELD(2, F_BYTES, 0, feed.nonce)};
 static const field fields_handshake[] = {

@@ -111,13 +111,13 @@ _Event = _struct("event", "i", "type", "p", "feed", "s", "address", "q", "index 
 _Options = _struct("options", "p", "env net", "u", "max_peers",
                    "w", "timeout_ms write_timeout_ms connect_timeout_ms handshake_timeout_ms", "i", "live ack",
                    "p", "extensions", "z", "extension_count frame_pool", "p", "ctx on_event stopped")
-_CALLBACKS = {"on_event": "-ppp", "audit_fn": "-pqi", "entry_fn": "ipp", "ignore": "ipsi", "import": "ipp", "select": "ips",
+_CALLBACKS = {"on_event": "-ppp", "fault_fn": "-pqi", "entry_fn": "ipp", "ignore": "ipsi", "import": "ipp", "select": "ips",
               "fault": "-ppi"}
 _FUNCTIONS = """
     s strerror i, i link_parse s p p p z, p os_net, q os_clock p, i os_store p s s u, i os_files p s u, i os_secrets p s,
     i feed_open p p, i feed_close p, p feed_key p, p feed_discovery_key p, p feed_secret_key p, i feed_writable p, q feed_length p,
     q feed_byte_length p, i feed_has p q, q feed_count p q q, l feed_append p p z, l feed_block_size p q, l feed_get p q p z,
-    l feed_audit p p p, i feed_flush p, i feed_want p q q, - feed_unwant p,
+    l feed_verify p p p, i feed_flush p, i feed_want p q q, - feed_unwant p,
     i drive_open p p, i drive_close p, i drive_flush p, p drive_metadata p, i drive_writable p, q drive_version p,
     i drive_find p q s p p, i drive_list p q s i p p p, l drive_read p p q p z, l drive_import p p, - drive_layout p p,
     l drive_verify p p,
@@ -760,10 +760,10 @@ class Feed(_Dat):
         """Read everything, check it against the tree and its signature: a list of `Fault`, [] if all is well. What is faulty
         is held no more, unless the feed was opened for reading only."""
         faults = []
-        note = _callback("audit_fn", lambda _, index, part: faults.append(Fault(index, _PARTS[part])))
+        note = _callback("fault_fn", lambda _, index, part: faults.append(Fault(index, _PARTS[part])))
         with self._h.lock, _Signals():
             p = self._h.use()
-            _check(_c.feed_audit(p, note, None), self._h.where)
+            _check(_c.feed_verify(p, note, None), self._h.where)
         return faults
 
     def pull(self, peers=(), **options):

@@ -65,26 +65,30 @@
 /* Files that are downloaded at the same time, and blocks of them that are wanted before the next file begins. */
 #define DRIVE_TARGETS 2048u
 #define DRIVE_AHEAD 4096u
-/* Files that are away or changed are looked at again after so many milliseconds; so many bytes are read at a time of
- * those whose bytes must tell; and so many that turned out to be changed are remembered, so that they are not read
- * again as they are. */
+/* Files that are away or changed are looked at again after so many milliseconds; of those whose bytes must tell, so
+ * many bytes are read at a time. */
 #define LOOK_MS 60000u
+#define DOUBT_BYTES 4194304u
 /* Milliseconds for which an address is not believed that tells of blocks behind the end, and closes when asked for
- * one: twice. */
+ * one: twice, and each time so soon after the request that it may be the answer. */
 #define WARY_MS 600000u
 #define WARY_ENDS 2u
 #define REFUSAL_MS 5000u
-/* The book of addresses has room for so many, DATSYNC_MAX_ADDRESSES of each source. */
+/* The book of addresses has room for so many, DATSYNC_MAX_ADDRESSES of each source; they are found by hash in so many
+ * chains, and informants have their turns by so many hashes. An address is shorter than this: a name has at most 253
+ * bytes. */
 #define ADDRESSES 4096u
 #define ADDRESS_SLOTS 1024u
 #define INFORMANTS 256u
+#define ADDRESS_BYTES 264u
 /* The sources that are not a caller's: what somebody chose, and who came by himself. */
 #define CHOSEN 0u
 #define ACCEPTED DATSYNC_MAX_SOURCES
-/* Milliseconds for which an address is not dialled whose handshake failed, and one that sent what does not verify. */
+/* Milliseconds for which an address is not dialled: whose handshake failed, one that sent what does not verify, and one
+ * that was given up and is found again. */
 #define STRANGER_MS 600000u
 #define LIAR_MS 3600000u
-#define DOUBT_BYTES 4194304u
+#define AGAIN_MS 60000u
 /* Bytes and blocks that are gathered for one signature when files are imported. */
 #define DRIVE_BATCH_BYTES 8388608u
 #define DRIVE_BATCH_BLOCKS 1024u
@@ -562,7 +566,7 @@ static uint8_t *node_encode(uint8_t *p, const datsync_node *n)
 static uint8_t *field_encode(uint8_t *p, const field *f, const datsync_message *m)
 {
     const char *from = (const char *)m + f->at;
-    uint8_t key = f->kind <= F_BOOL ? UINT_KEY(f->number) : BYTES_KEY(f->number);
+    uint8_t key = (uint8_t)(f->kind <= F_BOOL ? UINT_KEY(f->number) : BYTES_KEY(f->number));
     datsync_bytes b;
     uint64_t v;
     if (f->kind == F_NODES) {
@@ -2561,9 +2565,10 @@ static OPTIONAL int feed_retract(datsync_feed *f, uint64_t start, uint64_t end)
 
 /* ================================================================ feed: opening and recovery ==================== */
 
-/* A feed is what its files prove, not what they say. The length is that of the longest signature that verifies; a
- * claim without its leaf, or behind the end, is dropped and remembered for verifying; an owner's blocks behind the
- * last signature, which a crash may leave, are forgotten. This room begins and ends every part of a feed. */
+/* A feed is what its files prove, not what they say. The length is that of the longest signature that verifies; where
+ * more is claimed than signatures stand for, the feed is corrupt. A claim without its leaf, or behind the end of the
+ * data part, is dropped, and remembered for verifying. An owner's blocks that are signed and not claimed, because a
+ * crash came in between, are checked and claimed. This room begins and ends every part of a feed. */
 
 static int feed_load_keys(datsync_feed *f, const datsync_feed_options *o, int *is_new)
 {
@@ -4178,7 +4183,7 @@ struct datsync_peer {
     unsigned local_count;
     int handshaken, remote_live, remote_ack;
     size_t early_total; /* bytes, of all channels */
-    size_t flights;     /* of all channels */
+    size_t in_flight;   /* requests, of all channels */
     uint64_t last_in, last_out, bytes_in, bytes_out;
     uint64_t wary_until; /* until then no bitfield is believed about blocks behind the verified length */
     int wake;            /* a feed was opened; what waited for it can be parsed by the next tick */
@@ -4677,7 +4682,7 @@ static flight *flight_oldest(const channel *c)
 /* Is there room for one more? */
 static int flights_have_room(const channel *c)
 {
-    return c->peer->flights < DATSYNC_MAX_REQUESTS && c->flights.count < DATSYNC_MAX_REQUESTS;
+    return c->peer->in_flight < DATSYNC_MAX_REQUESTS && c->flights.count < DATSYNC_MAX_REQUESTS;
 }
 
 /* A request goes out: its block is asked of nobody else, and *digest tells the remote which nodes it need not send. */
@@ -4699,7 +4704,7 @@ static int flight_begin(channel *c, uint64_t index, uint64_t *digest)
         c->progress = p->now;
     c->flights.count++;
     c->flights.open++;
-    p->flights++;
+    p->in_flight++;
     return 0;
 }
 
@@ -4710,7 +4715,7 @@ static void flight_end(channel *c, flight *fl)
     feed_release(c->feed, fl->index);
     fl->index = NONE;
     c->flights.open--;
-    c->peer->flights--;
+    c->peer->in_flight--;
     while (c->flights.count && c->flights.ring[c->flights.head].index == NONE) {
         c->flights.head = (c->flights.head + 1) % DATSYNC_MAX_REQUESTS;
         c->flights.count--;
@@ -9651,8 +9656,8 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
 /* What the bitfield claims was once here; what is offered must be here now. Size and time as recorded are enough to
  * offer a file, for each block is checked against the tree before it goes out. Where only the time differs (copies,
  * version control, another disk) the bytes decide: such files are read a little at a time while the rest is served,
- * and offered block by block. A file that is away or changed is not offered, and looked at again each minute. None
- * of this is written to the bitfield: so nothing is forgotten. */
+ * and offered block by block. A file that is away or changed is not offered, and looked at again each minute. What
+ * is away stays claimed: so nothing is forgotten. */
 
 static int serve_away(datsync_drive *d, uint64_t seq, const char *path, int error)
 {
@@ -10708,7 +10713,7 @@ static int targets_are_due(datsync_drive *d, uint64_t now, int more)
 }
 
 /* All files are in their places, and if all of the history is wanted, it is here. */
-static int drive_is_laid_out(const datsync_drive *d, int more, int history)
+static int plan_is_done(const datsync_drive *d, int more, int history)
 {
     return !more && d->plan.cursor > d->plan.version && !d->targets.count && (history || !d->download.all);
 }
@@ -10744,17 +10749,18 @@ static OPTIONAL int drive_step(datsync_drive *d, uint64_t now, int complete, int
 
     targets_widen(d, now);
     int more = drive_fill(d);
-    *changed = d->targets.wanted != wanted;
     if (more < 0)
         return more;
     if (targets_are_due(d, now, more) && (r = targets_commit(d)) < 0)
         return r;
 
-    if (!d->download.told && drive_is_laid_out(d, more, history)) {
+    if (!d->download.told && plan_is_done(d, more, history)) {
         if ((r = drive_finish(d)) < 0)
             return r;
         *changed = 1;
     }
+    if (d->targets.wanted != wanted)
+        *changed = 1;
     return more || (d->plan.cursor <= d->plan.version && !d->targets.count);
 }
 
@@ -10804,7 +10810,7 @@ typedef struct contact {
     unsigned failures;
     uint64_t failed_at;
     int worked;          /* a block went one way or the other */
-    int tried;           /* it has told what it has, failed, or had the time to; what comes later delays no end */
+    int tried;           /* a connection to it has ended, or could not begin */
     unsigned beyond;     /* connections that ended at a block behind the end */
     uint64_t wary_until; /* what a new connection is told of it */
     char text[1];        /* as long as it is */
@@ -10825,7 +10831,7 @@ typedef struct link {
     uint64_t since, sent_at; /* of this state; when the remote last took bytes */
     uint64_t met_at;         /* when its handshake came */
     size_t unsent;
-    char address[128];
+    char address[ADDRESS_BYTES];
 } link;
 
 typedef struct shared_feed {
@@ -10833,8 +10839,9 @@ typedef struct shared_feed {
     unsigned mode;
     uint64_t told_length, complete_length; /* + 1; 0: not complete */
     int failed;
-    int quiet;     /* part of a drive, which tells itself when it is complete */
-    int satisfied; /* a peer had answered, and all that it offered was here; it may have left since */
+    int quiet;        /* part of a drive, which tells itself when it is complete */
+    int satisfied;    /* a peer had answered, and all that it offered was here; it may have left since */
+    uint64_t done_at; /* NONE, or since when only found addresses may know of more */
 } shared_feed;
 
 struct datsync {
@@ -10865,11 +10872,11 @@ struct datsync {
 
     struct {
         contact *first;
-        contact **slots; /* by hash */
+        contact **slots;                        /* by hash */
+        uint8_t key[crypto_shorthash_KEYBYTES]; /* of the hashes: nobody can choose what collides */
         size_t count, of_source[ACCEPTED + 1];
         size_t waiting;                     /* those that may be dialled without a word from anybody */
         size_t untried, untried_chosen;     /* of these, those that were never tried */
-        uint64_t found_at;                  /* when the last new one was found */
         uint64_t next_at;                   /* no address is due before */
         unsigned turn;                      /* the source that was dialled last */
         uint64_t turns, served[INFORMANTS]; /* when an informant's address was dialled last, by hash */
@@ -10922,7 +10929,7 @@ static int link_has_met(const link *l)
     return l->peer && datsync_peer_remote_id(l->peer);
 }
 
-static void shared_fail(datsync *ds, datsync_feed *feed, int error)
+static void shared_feed_fail(datsync *ds, datsync_feed *feed, int error)
 {
     for (size_t i = 0; i < ds->feed_count; i++)
         if (ds->feeds[i].feed == feed && !ds->feeds[i].failed) {
@@ -10933,16 +10940,17 @@ static void shared_fail(datsync *ds, datsync_feed *feed, int error)
 
 /* ================================================================ synchronizer: addresses ======================== */
 
-/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses
- * may also tell of false ones, by thousands. So a source has room for DATSYNC_MAX_ADDRESSES; where that is full, a
- * newcomer takes the place of one that came from whoever told of the most, and a failure goes first. What was chosen
- * by hand never goes. Dialled is first what was chosen, then what has worked before, then one of each source in
- * turn, and of each source one of each informant in turn. */
+/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses may
+ * also tell of false ones, by thousands. So a source has room for DATSYNC_MAX_ADDRESSES, and all of them together for
+ * ADDRESSES, where the largest yields. A newcomer takes the place of one that came from whoever told of the most:
+ * one that was given up first, one that is barred last. What was chosen by hand stays as long as it is not given up.
+ * Dialled is first what was chosen, then what has worked before, then one of each source in turn, and of each source
+ * one of each informant in turn. */
 
 static size_t contact_hash(const datsync *ds, const char *text, size_t slots)
 {
     uint8_t hash[crypto_shorthash_BYTES];
-    (void)crypto_shorthash(hash, (const uint8_t *)text, strlen(text), ds->id); /* nobody can choose what collides */
+    (void)crypto_shorthash(hash, (const uint8_t *)text, strlen(text), ds->book.key);
     return (size_t)(get_u64(hash) & (slots - 1));
 }
 
@@ -10955,7 +10963,7 @@ static contact *contact_find(const datsync *ds, const char *text, int accepted)
     return a;
 }
 
-static void count(size_t *n, int more)
+static void tally(size_t *n, int more)
 {
     *n = more ? *n + 1 : *n - 1;
 }
@@ -10965,11 +10973,11 @@ static void contact_count(datsync *ds, const contact *a, int more)
 {
     if (a->state != CONTACT_WAITS)
         return;
-    count(&ds->book.waiting, more);
+    tally(&ds->book.waiting, more);
     if (!a->tried)
-        count(&ds->book.untried, more);
+        tally(&ds->book.untried, more);
     if (!a->tried && a->source == CHOSEN)
-        count(&ds->book.untried_chosen, more);
+        tally(&ds->book.untried_chosen, more);
 }
 
 static void contact_set(datsync *ds, contact *a, enum contact_state state, uint64_t at)
@@ -10996,29 +11004,40 @@ static void contact_remove(datsync *ds, contact *a)
     mem_free(&ds->env, a);
 }
 
-static size_t informant_slot(const contact *a)
+static size_t informant_slot(const datsync *ds, const contact *a)
 {
-    return (size_t)((a->informant ^ a->source) * 0x9e3779b97f4a7c15u >> 32) % INFORMANTS;
+    uint8_t hash[crypto_shorthash_BYTES], who[16];
+    put_u64(who, a->source);
+    put_u64(who + 8, a->informant);
+    (void)crypto_shorthash(hash, who, sizeof who, ds->book.key);
+    return (size_t)(get_u64(hash) % INFORMANTS);
 }
 
-/* Which of two goes first where there is no room: one that failed, then who has waited longest for its turn. */
+/* What goes first where there is no room: what was given up, then what failed, then what was not tried, then what has
+ * worked. The bars go last, or whoever tells of many could have one forgotten. */
+static unsigned contact_worth(const contact *a)
+{
+    return a->state == CONTACT_BARRED ? 4 : a->worked ? 3 : a->state == CONTACT_DROPPED ? 0 : a->failures ? 1 : 2;
+}
+
 static int contact_is_worse(const contact *a, const contact *b)
 {
-    int failed = a->failures || a->state != CONTACT_WAITS, other = b->failures || b->state != CONTACT_WAITS;
-    return failed != other ? failed : failed && a->failed_at < b->failed_at;
+    unsigned x = contact_worth(a), y = contact_worth(b);
+    return x != y ? x < y : a->failed_at < b->failed_at;
 }
 
-/* Room for one more of a source: one of whoever told of the most goes. 0: there is none. */
+/* Room for one more of a source: one of whoever told of the most goes. Of what was chosen, only what was given up does.
+ * 0: there is none. */
 static int contact_make_room(datsync *ds, unsigned source)
 {
     unsigned told[INFORMANTS] = {0}, most = 0;
     contact *worst = NULL;
     for (contact *a = ds->book.first; a; a = a->next)
-        if (a->source == source && a->state != CONTACT_IN_USE && ++told[informant_slot(a)] > told[most])
-            most = (unsigned)informant_slot(a);
+        if (a->source == source && a->state != CONTACT_IN_USE && ++told[informant_slot(ds, a)] > told[most])
+            most = (unsigned)informant_slot(ds, a);
     for (contact *a = ds->book.first; a; a = a->next)
-        if (a->source == source && a->state != CONTACT_IN_USE && informant_slot(a) == most &&
-            (!worst || contact_is_worse(a, worst)))
+        if (a->source == source && a->state != CONTACT_IN_USE && informant_slot(ds, a) == most &&
+            (source != CHOSEN || a->state == CONTACT_DROPPED) && (!worst || contact_is_worse(a, worst)))
             worst = a;
     if (!worst)
         return 0;
@@ -11047,9 +11066,8 @@ static contact *contact_add(datsync *ds, const char *text, unsigned source, uint
     *error = DATSYNC_E_NOMEM;
     if (!ds->book.slots && !(ds->book.slots = mem_zeroed(&ds->env, ADDRESS_SLOTS * sizeof *ds->book.slots)))
         return NULL;
-    unsigned yields = contact_yields(ds, source);
     if ((ds->book.of_source[source] >= DATSYNC_MAX_ADDRESSES || ds->book.count >= ADDRESSES) &&
-        (yields == CHOSEN || !contact_make_room(ds, yields))) {
+        !contact_make_room(ds, contact_yields(ds, source))) {
         *error = DATSYNC_E_TOO_BIG;
         return NULL;
     }
@@ -11070,26 +11088,36 @@ static contact *contact_add(datsync *ds, const char *text, unsigned source, uint
     return a;
 }
 
-/* An address is heard of: it is new, or was dropped and begins anew. */
+/* Somebody chooses what was found. */
+static int contact_choose(datsync *ds, contact *a)
+{
+    if (ds->book.of_source[CHOSEN] >= DATSYNC_MAX_ADDRESSES && !contact_make_room(ds, CHOSEN))
+        return DATSYNC_E_TOO_BIG;
+    contact_count(ds, a, 0);
+    ds->book.of_source[a->source]--;
+    ds->book.of_source[CHOSEN]++;
+    a->source = CHOSEN;
+    a->informant = 0;
+    contact_count(ds, a, 1);
+    return 0;
+}
+
+/* An address is heard of: it is new, or was given up and begins anew. */
 static int contact_hear(datsync *ds, const char *text, unsigned source, uint64_t informant, uint64_t now)
 {
     contact *a = contact_find(ds, text, 0);
+    int r = 0;
     if (!ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
-    int r;
+    if (strlen(text) >= ADDRESS_BYTES)
+        return DATSYNC_E_ADDRESS;
     if (!a && !(a = contact_add(ds, text, source, informant, &r)))
         return r;
-    if (source == CHOSEN && a->source != CHOSEN) {
-        contact_count(ds, a, 0);
-        ds->book.of_source[a->source]--;
-        ds->book.of_source[a->source = CHOSEN]++;
-        contact_count(ds, a, 1);
-    }
+    if (source == CHOSEN && a->source != CHOSEN && (r = contact_choose(ds, a)) < 0)
+        return r;
     if (a->state == CONTACT_DROPPED) {
         a->failures = 0;
-        if (source != CHOSEN && !a->tried)
-            ds->book.found_at = now;
-        contact_set(ds, a, CONTACT_WAITS, now);
+        contact_set(ds, a, CONTACT_WAITS, source == CHOSEN || !a->tried ? now : MAX(now, a->failed_at + AGAIN_MS));
     }
     return 0;
 }
@@ -11117,7 +11145,7 @@ static int contact_is_first(const datsync *ds, const contact *a, const contact *
         return a->worked;
     if (turn_a != turn_b)
         return turn_a < turn_b;
-    return ds->book.served[informant_slot(a)] < ds->book.served[informant_slot(b)];
+    return ds->book.served[informant_slot(ds, a)] < ds->book.served[informant_slot(ds, b)];
 }
 
 /* The address that is to be dialled now, which is in use from now on; NULL: none is due. */
@@ -11143,7 +11171,7 @@ static contact *contact_next(datsync *ds)
         return NULL;
     if (best->source != CHOSEN)
         ds->book.turn = best->source;
-    ds->book.served[informant_slot(best)] = ++ds->book.turns;
+    ds->book.served[informant_slot(ds, best)] = ++ds->book.turns;
     contact_set(ds, best, CONTACT_IN_USE, NONE);
     return best;
 }
@@ -11161,7 +11189,6 @@ static enum contact_end contact_judge(int error, int met)
     case DATSYNC_E_SELF:
         return WAS_ONESELF;
     case DATSYNC_E_BAD_DATA:
-    case DATSYNC_E_PROOF:
         return LIED;
     case DATSYNC_E_FIRST_FEED:
         return HANDSHAKE_FAILED;
@@ -11195,11 +11222,11 @@ static void contact_ended(datsync *ds, contact *a, int error, int connected, int
 }
 
 /* Who was accepted is known by its address without the port. */
-static contact *contact_of_accepted(const datsync *ds, const char *from, char host[128])
+static contact *contact_of_accepted(const datsync *ds, const char *from, char host[ADDRESS_BYTES])
 {
     const char *colon = strrchr(from, ':');
     size_t len = colon ? (size_t)(colon - from) : strlen(from);
-    len = MIN(len, 127);
+    len = MIN(len, ADDRESS_BYTES - 1);
     memcpy(host, from, len);
     host[len] = 0;
     return contact_find(ds, host, 1);
@@ -11208,7 +11235,7 @@ static contact *contact_of_accepted(const datsync *ds, const char *from, char ho
 /* Until when is a new connection told to be wary? */
 static uint64_t contact_wary_until(const datsync *ds, const contact *dialled, const char *from)
 {
-    char host[128];
+    char host[ADDRESS_BYTES];
     const contact *a = dialled ? dialled : contact_of_accepted(ds, from, host);
     return a ? a->wary_until : 0;
 }
@@ -11216,7 +11243,7 @@ static uint64_t contact_wary_until(const datsync *ds, const contact *dialled, co
 /* It closed when it was asked for a block behind the end. */
 static void contact_refused_beyond(datsync *ds, contact *a, const char *from)
 {
-    char host[128];
+    char host[ADDRESS_BYTES];
     int error;
     if (!a && !(a = contact_of_accepted(ds, from, host)) && !(a = contact_add(ds, host, ACCEPTED, 0, &error)))
         return;
@@ -11224,11 +11251,10 @@ static void contact_refused_beyond(datsync *ds, contact *a, const char *from)
         a->wary_until = ds->now + WARY_MS;
 }
 
-/* Is there an address that was not dialled yet, and may know of more? Those that are found delay an end only for a
- * moment: there is no end of what can be told. */
-static int addresses_untried(const datsync *ds)
+/* Is there an address that was chosen, or with `found` any, which was not dialled yet, and may know of more? */
+static int addresses_untried(const datsync *ds, int found)
 {
-    return ds->book.untried_chosen || (ds->book.untried && ds->now - ds->book.found_at < SETTLE_MS);
+    return (found ? ds->book.untried : ds->book.untried_chosen) > 0;
 }
 
 static void addresses_free(datsync *ds)
@@ -11311,7 +11337,7 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         break;
     case DATSYNC_PEER_REJECT:
         if (is_fatal(e->error)) /* our own disk, not the peer */
-            shared_fail(ds, e->feed, e->error);
+            shared_feed_fail(ds, e->feed, e->error);
         else
             ds_event(ds, DATSYNC_EV_REJECT, e->feed, l->address, e->index, e->size, e->error);
         break;
@@ -11395,8 +11421,10 @@ static void dial(datsync *ds, contact *a)
         r = DATSYNC_E_NOMEM;
     }
     if (r < 0) {
+        char address[ADDRESS_BYTES]; /* who hears of it may fill the book, and this one may have to go */
+        memcpy(address, a->text, strlen(a->text) + 1);
         contact_ended(ds, a, r, 0, 0, 0);
-        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, a->text, a->state == CONTACT_DROPPED, 0, r);
+        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, address, a->state == CONTACT_DROPPED, 0, r);
     }
 }
 
@@ -11411,7 +11439,7 @@ static void dial_all(datsync *ds)
 
 static void accept_all(datsync *ds, intptr_t listener)
 {
-    char from[128];
+    char from[ADDRESS_BYTES];
     intptr_t handle;
     int r = 0;
     for (int i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
@@ -11580,6 +11608,7 @@ int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode)
         return DATSYNC_E_NOMEM;
     memset(&ds->feeds[ds->feed_count], 0, sizeof *ds->feeds);
     ds->feeds[ds->feed_count].feed = feed;
+    ds->feeds[ds->feed_count].done_at = NONE;
     ds->feeds[ds->feed_count].told_length = datsync_feed_length(feed);
     ds->feeds[ds->feed_count++].mode = datsync_feed_writable(feed) ? mode & ~(unsigned)DATSYNC_DOWNLOAD : mode;
     return 0;
@@ -11602,6 +11631,12 @@ uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed)
     return n;
 }
 
+/* Was it dialled because somebody told of it? */
+static int link_is_found(const link *l)
+{
+    return l->dialled && l->dialled->source != CHOSEN;
+}
+
 /* Has this connection said what it offers, or had the time to? Until then it may know of a longer feed. */
 static int link_settled(const link *l, const datsync_feed *feed)
 {
@@ -11615,23 +11650,38 @@ static int link_settled(const link *l, const datsync_feed *feed)
     return ds->now - l->since >= SETTLE_MS;
 }
 
-/* The peer that had everything may be gone when the last one has had its time: what it had said counts, until
- * somebody offers more. */
-static int shared_is_complete(const datsync *ds, shared_feed *s)
+/* Have all answered, or had the time to, who may know more of a feed; without `found`, all but those that were only
+ * found? */
+static int all_settled(const datsync *ds, const datsync_feed *feed, int found)
 {
-    int settled = !addresses_untried(ds);
+    if (addresses_untried(ds, found))
+        return 0;
+    for (const link *l = ds->links; l; l = l->next)
+        if ((found || !link_is_found(l)) && !link_settled(l, feed))
+            return 0;
+    return 1;
+}
+
+/* The peer that had everything may be gone when the last one has had its time: what it had said counts, until
+ * somebody offers more. Found addresses are waited for SETTLE_MS, for there may be no end of them. */
+static int shared_feed_is_complete(const datsync *ds, shared_feed *s)
+{
     for (const link *l = ds->links; l; l = l->next) {
-        settled = settled && link_settled(l, s->feed);
         if (!l->peer || (l->error && l->error != DATSYNC_E_DONE))
             continue;
         if (datsync_peer_complete(l->peer, s->feed)) {
             s->satisfied = 1;
         } else if (peer_gives(l->peer, s->feed, ds->now)) {
             s->satisfied = 0;
-            return 0;
+            break;
         }
     }
-    return settled && s->satisfied && datsync_feed_missing(s->feed) == 0;
+    if (!s->satisfied || datsync_feed_missing(s->feed) || !all_settled(ds, s->feed, 0)) {
+        s->done_at = NONE;
+        return 0;
+    }
+    s->done_at = MIN(s->done_at, ds->now);
+    return ds->now - s->done_at >= SETTLE_MS || all_settled(ds, s->feed, 1);
 }
 
 static void feeds_step(datsync *ds)
@@ -11648,14 +11698,15 @@ static void feeds_step(datsync *ds)
             s->told_length = length;
             ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
         }
-        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != length + 1 && shared_is_complete(ds, s)) {
+        if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != length + 1 &&
+            shared_feed_is_complete(ds, s)) {
             r = feed_is_uncommitted(s->feed) ? datsync_feed_flush(s->feed) : 0;
             s->complete_length = length + 1;
             if (r >= 0 && !s->quiet)
                 ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, length, 0, 0);
         }
         if (r < 0)
-            shared_fail(ds, s->feed, r);
+            shared_feed_fail(ds, s->feed, r);
     }
 }
 
@@ -11696,6 +11747,7 @@ typedef struct shared_drive {
     datsync_drive *drive;
     unsigned mode;
     int opened, failed, busy; /* busy: there is more to do at once */
+    uint64_t opened_at;
 } shared_drive;
 
 static void on_drive_event(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error)
@@ -11717,7 +11769,7 @@ static void on_drive_event(void *ctx, int type, const char *path, uint64_t index
 }
 
 /* The content is known: share it, on the connections that are there, too. */
-static int shared_add_content(shared_drive *s)
+static int shared_drive_add_content(shared_drive *s)
 {
     datsync *ds = s->ds;
     int r = drive_ready(s->drive, s->mode);
@@ -11725,6 +11777,7 @@ static int shared_add_content(shared_drive *s)
         return r;
     ds->feeds[ds->feed_count - 1].quiet = 1;
     s->opened = 1;
+    s->opened_at = ds->now;
     on_drive_event(s, DATSYNC_EV_CONTENT, NULL, 0, 0, 0);
     for (link *l = ds->links; l; l = l->next)
         if (!l->error && link_has_met(l))
@@ -11733,19 +11786,23 @@ static int shared_add_content(shared_drive *s)
     return 0;
 }
 
-/* What no connection offers, after each has said what it has, is not to be had. */
-static void shared_bound(const shared_drive *s)
+/* What no connection offers, after each has said what it has, is not to be had. Found addresses that say nothing are
+ * waited for SETTLE_MS after the content is known. */
+static void shared_drive_bound(const shared_drive *s)
 {
     const datsync *ds = s->ds;
     const datsync_feed *content = datsync_drive_content(s->drive);
     uint64_t end = datsync_feed_length(content);
-    int peers = 0;
-    if (ds->opt.live || !end || addresses_untried(ds))
+    int peers = 0, patient = ds->now - s->opened_at < SETTLE_MS;
+    if (ds->opt.live || !end || addresses_untried(ds, patient))
         return;
     for (const link *l = ds->links; l; l = l->next) {
-        if (l->dialled && l->dialled->tried && !link_has_met(l))
+        int answered = l->peer && peer_has_answered(l->peer, content) && ds->now - l->met_at >= SETTLE_MS;
+        if (!answered && l->dialled && l->dialled->tried && !link_has_met(l))
             continue; /* it failed before */
-        if (!l->peer || !peer_has_answered(l->peer, content) || ds->now - l->met_at < SETTLE_MS)
+        if (!answered && link_is_found(l) && !patient)
+            continue;
+        if (!answered)
             return;
         peers++;
         end = MAX(end, datsync_peer_remote_length(l->peer, content));
@@ -11755,10 +11812,14 @@ static void shared_bound(const shared_drive *s)
 }
 
 /* Is everything here that is offered? A dat that is not an archive has no history to offer. */
-static int shared_has_history(const datsync *ds, const datsync_feed *content)
+static int shared_drive_has_history(const shared_drive *s)
 {
+    const datsync *ds = s->ds;
+    const datsync_feed *content = datsync_drive_content(s->drive);
+    int patient = ds->now - s->opened_at < SETTLE_MS;
     for (const link *l = ds->links; l; l = l->next)
-        if (!l->error && (!link_settled(l, content) || (l->peer && peer_offers(l->peer, content))))
+        if (!l->error && ((!link_settled(l, content) && (patient || !link_is_found(l))) ||
+                          (l->peer && peer_offers(l->peer, content))))
             return 0;
     return 1;
 }
@@ -11774,12 +11835,12 @@ static void drives_step(datsync *ds)
         if (!datsync_drive_content(d) && datsync_feed_has(metadata, 0))
             r = drive_open_content(d);
         if (r >= 0 && datsync_drive_content(d) && !s->opened)
-            r = shared_add_content(s);
+            r = shared_drive_add_content(s);
         if (r >= 0 && datsync_drive_content(d) && drive_is_laying_out(d))
-            shared_bound(s);
+            shared_drive_bound(s);
         if (r >= 0)
             r = drive_step(d, ds->now, datsync_complete(ds, metadata),
-                           !drive_wants_all(d) || shared_has_history(ds, datsync_drive_content(d)), &changed);
+                           !drive_wants_all(d) || shared_drive_has_history(s), &changed);
         if (r >= 0) {
             int more = serve_step(d, ds->now);
             r = more < 0 ? more : MAX(r, more);
@@ -11789,7 +11850,7 @@ static void drives_step(datsync *ds)
             ds->kick = 1;
         if (r < 0) {
             s->failed = 1;
-            shared_fail(ds, metadata, r);
+            shared_feed_fail(ds, metadata, r);
         }
     }
 }
@@ -11810,7 +11871,7 @@ int datsync_add_drive(datsync *ds, datsync_drive *d, unsigned mode)
     int r = datsync_add(ds, datsync_drive_metadata(d), mode);
     if (r == 0) {
         ds->feeds[ds->feed_count - 1].quiet = 1;
-        r = datsync_drive_content(d) ? shared_add_content(s) : drive_ready(d, mode);
+        r = datsync_drive_content(d) ? shared_drive_add_content(s) : drive_ready(d, mode);
         if (r < 0) /* as if it had not been tried */
             ds->feed_count--;
     }
@@ -12036,6 +12097,7 @@ int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
     ds->tick_at = now + 1000;
     ds->book.next_at = NONE;
     env.random(env.ctx, ds->id, 32);
+    env.random(env.ctx, ds->book.key, sizeof ds->book.key);
     if (ds_copy_extensions(ds) < 0) {
         mem_free(&env, ds);
         return DATSYNC_E_NOMEM;

@@ -687,9 +687,9 @@ typedef struct datsync_drive_state {
     uint64_t files, bytes, blocks; /* of the newest version, or of the layout's: files, their bytes, blocks */
     uint64_t whole, held;          /* files and blocks of these that are here */
     int complete; /* the newest version is here, whole. Says nothing of what peers may know beyond it */
-    uint64_t lost,
-        shown; /* living files that the index loses and deleted ones that it shows, as deletions by old versions of
-                             append-tree leave it: every function here goes by the history instead */
+    /* Living files that the index loses and deleted ones that it shows, as deletions by old versions of append-tree
+     * leave it: every function here goes by the history instead. */
+    uint64_t lost, shown;
 } datsync_drive_state;
 
 /* How files are checked against their entries. `fault` (may be NULL) is told each entry that is not here whole, and
@@ -894,7 +894,7 @@ typedef struct datsync_options {
     size_t extension_count;
     size_t frame_pool; /* bytes for large frames, all peers together. 0: 32 MiB */
     void *ctx;
-    /* May call datsync_connect, datsync_stop and the readers. */
+    /* May call datsync_connect, datsync_found, datsync_stop and the readers. */
     void (*on_event)(void *ctx, datsync *ds, const datsync_event *event);
     /* Asked on each turn of datsync_run; non-zero ends it in order (see datsync_os_signals). */
     int (*stopped)(void *ctx);
@@ -914,15 +914,17 @@ int datsync_add(datsync *ds, datsync_feed *feed, unsigned mode);
 int datsync_add_drive(datsync *ds, datsync_drive *drive, unsigned mode);
 int datsync_listen(datsync *ds, const char *address);
 /* Dial an address that somebody chose, and dial it again after 1, 1, 5, 15 s when it fails or ends badly (a good
- * connection resets that); then it is dropped. Its handshake failed: not again for 10 minutes; it sent what does not
- * verify: not for an hour; it is oneself: never. An address that is known already is not added twice; one that was
- * dropped begins anew. DATSYNC_E_TOO_BIG: over DATSYNC_MAX_ADDRESSES. */
+ * connection resets that); then it is given up. Its handshake failed: not again for 10 minutes; it sent what does
+ * not verify: not for an hour; it is oneself: never. An address that is known already is not added twice; one that
+ * was given up begins anew. DATSYNC_E_TOO_BIG: DATSYNC_MAX_ADDRESSES are known, and none of them was given up;
+ * DATSYNC_E_ADDRESS: longer than an address can be. */
 int datsync_connect(datsync *ds, const char *address, uint64_t now);
-/* The same of one that was found. `source` says by which way, 1 to DATSYNC_MAX_SOURCES - 1 as the caller numbers
- * them; `informant` who said so (any number that tells them apart). Dialled are first the chosen ones, then those
- * that have worked before, then one of each source in turn, and of a source one of each informant in turn. Where
- * DATSYNC_MAX_ADDRESSES of a source are known, one of the informant who told of the most goes, failures first; what
- * was chosen never goes. Found addresses that were not dialled yet delay the end of a transfer by no more than 2 s. */
+/* The same of one that was found. `source` says by which way, 1 to DATSYNC_MAX_SOURCES - 1 as the caller numbers them;
+ * `informant` who said so (any number that tells them apart). Dialled are first the chosen ones, then those that have
+ * worked before, then one of each source in turn, and of a source one of each informant in turn. Where
+ * DATSYNC_MAX_ADDRESSES of a source are known, or four times as many in all, one of the informant who told of the most
+ * goes, failures first; what was chosen stays. One that was given up and is found again waits for a minute. Found
+ * addresses that have said nothing yet delay the end of a transfer by no more than 2 s. */
 int datsync_found(datsync *ds, const char *address, unsigned source, uint64_t informant, uint64_t now);
 
 /* As a guest in another loop: fill fds (up to cap) and return how many there are in all; wait for them, no longer than

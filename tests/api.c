@@ -1061,9 +1061,9 @@ static void check_events(void)
 /* A network on which nobody can be reached; it remembers who was dialled. `talks`: there all can be, and say nothing
  * or nonsense. */
 static struct nowhere {
-    char dialled[4096][24];
+    char dialled[5000][24];
     size_t count;
-    int talks, nonsense;
+    int talks, nonsense, unreachable;
     datsync_net net;
     datsync_options options;
 } nowhere;
@@ -1071,11 +1071,12 @@ static struct nowhere {
 static int nowhere_connect(void *ctx, const char *address, intptr_t *stream)
 {
     (void)ctx;
+    CHECK(strlen(address) < sizeof *nowhere.dialled);
     *stream = (intptr_t)nowhere.count;
-    CHECK(nowhere.count < sizeof nowhere.dialled / sizeof *nowhere.dialled &&
-          strlen(address) < sizeof *nowhere.dialled);
-    strcpy(nowhere.dialled[nowhere.count++], address);
-    return 0;
+    if (nowhere.count < sizeof nowhere.dialled / sizeof *nowhere.dialled)
+        strcpy(nowhere.dialled[nowhere.count], address);
+    nowhere.count++;
+    return nowhere.unreachable ? DATSYNC_E_UNREACHABLE : 0;
 }
 
 static int nowhere_connected(void *ctx, intptr_t stream)
@@ -1183,7 +1184,7 @@ static void check_addresses(void)
     CHECK(datsync_candidates(ds) == 0);
     run_until(ds, 4000000);
     was_dialled("");
-    CHECK(datsync_found(ds, "x", 1, 1, 4000000) == 0 && datsync_candidates(ds) == 1);
+    CHECK(datsync_connect(ds, "x", 4000000) == 0 && datsync_candidates(ds) == 1);
     run_until(ds, 4001000);
     was_dialled("x x");
     CHECK(datsync_free(ds) == 0);
@@ -1218,15 +1219,38 @@ static void check_addresses_full(void)
             ;
         CHECK(k < 50);
     }
-    /* those that failed go first */
-    CHECK(datsync_found(ds, "flood-new", 1, 8, 500) == 0 && datsync_candidates(ds) == DATSYNC_MAX_ADDRESSES + 2);
     for (unsigned i = 1; i < DATSYNC_MAX_ADDRESSES; i++) {
         (void)snprintf(name, sizeof name, "chosen-%u", i);
-        CHECK(datsync_connect(ds, name, 0) == 0);
+        CHECK(datsync_connect(ds, name, 500) == 0);
     }
-    CHECK(datsync_connect(ds, "one more", 0) == DATSYNC_E_TOO_BIG && datsync_connect(ds, "chosen", 0) == 0);
-    /* a found one that somebody chooses counts as chosen */
-    CHECK(datsync_candidates(ds) == 2 * DATSYNC_MAX_ADDRESSES + 1);
+    CHECK(datsync_connect(ds, "one more", 500) == DATSYNC_E_TOO_BIG && datsync_connect(ds, "chosen", 500) == 0);
+    CHECK(datsync_connect(ds, "honest-1", 500) == DATSYNC_E_TOO_BIG);
+    run_until(ds, 30000); /* all are given up: now there is room */
+    CHECK(datsync_candidates(ds) == 0 && datsync_connect(ds, "one more", 30000) == 0 && datsync_candidates(ds) == 1);
+    CHECK(datsync_free(ds) == 0);
+
+    /* what failed goes before what was not tried; what is barred stays */
+    ds = nowhere_new(4);
+    CHECK(datsync_found(ds, "failed", 1, 8, 0) == 0);
+    run_until(ds, 0);
+    nowhere.talks = nowhere.nonsense = 1;
+    CHECK(datsync_found(ds, "stranger", 1, 8, 1) == 0);
+    run_until(ds, 900);
+    datsync_pollfd fds[1];
+    CHECK(datsync_pollfds(ds, fds, 1) == 1);
+    fds[0].revents = DATSYNC_POLL_READ;
+    CHECK(datsync_step(ds, fds, 1, 901) == 0);
+    was_dialled("failed stranger");
+    nowhere.talks = nowhere.nonsense = 0;
+    for (unsigned i = 0; i < DATSYNC_MAX_ADDRESSES; i++) {
+        (void)snprintf(name, sizeof name, "new-%u", i);
+        CHECK(datsync_found(ds, name, 1, 8, 902) == 0);
+    }
+    CHECK(datsync_found(ds, "stranger", 1, 8, 903) == 0);
+    run_until(ds, 10000);
+    for (k = 0; k < nowhere.count; k++)
+        CHECK(strcmp(nowhere.dialled[k], "failed") != 0 && strcmp(nowhere.dialled[k], "stranger") != 0);
+    CHECK(k >= DATSYNC_MAX_ADDRESSES - 1);
     CHECK(datsync_free(ds) == 0);
 
     /* four sources fill the book; there is still room for what is chosen, none for a fifth source without a failure
@@ -1238,7 +1262,57 @@ static void check_addresses_full(void)
     }
     CHECK(datsync_candidates(ds) == 4096 && datsync_found(ds, "fifth", 5, 1, 0) == 0 && datsync_candidates(ds) == 4096);
     CHECK(datsync_connect(ds, "chosen", 0) == 0 && datsync_candidates(ds) == 4096);
+    run_until(ds, 0);
+    CHECK(nowhere.count == 4096 && strcmp(nowhere.dialled[0], "chosen") == 0);
+    for (k = 0; k < 10 && strcmp(nowhere.dialled[k], "fifth") != 0; k++) /* its turn comes */
+        ;
+    CHECK(k < 10);
     CHECK(datsync_free(ds) == 0);
+}
+
+/* Found and chosen, found again, too long; and who hears of one that can't be dialled may tell of any number. */
+static void fill_the_book(void *ctx, datsync *ds, const datsync_event *e)
+{
+    char name[24];
+    unsigned i;
+    (void)ctx;
+    if (e->type != DATSYNC_EV_UNREACHABLE)
+        return;
+    for (i = 0; i < DATSYNC_MAX_ADDRESSES; i++) {
+        (void)snprintf(name, sizeof name, "new-%u", i);
+        CHECK(datsync_found(ds, name, 1, 1, 100) == 0);
+    }
+    CHECK(strcmp(e->address, "victim") == 0);
+    nowhere.options.on_event = NULL;
+}
+
+static void check_addresses_found(void)
+{
+    char long_one[300];
+    datsync *ds = nowhere_new(4);
+    CHECK(datsync_found(ds, "a", 1, 1, 0) == 0 && datsync_found(ds, "b", 1, 2, 0) == 0 &&
+          datsync_connect(ds, "b", 0) == 0);
+    run_until(ds, 0);
+    was_dialled("b a");
+    run_until(ds, 40000); /* both are given up */
+    nowhere.count = 0;
+    CHECK(datsync_found(ds, "a", 1, 1, 40000) == 0 && datsync_found(ds, "b", 1, 1, 40000) == 0);
+    run_until(ds, 80000);
+    was_dialled("");
+    run_until(ds, 82500); /* a minute after its last failure */
+    was_dialled("b a");
+    memset(long_one, 'x', sizeof long_one - 1);
+    long_one[sizeof long_one - 1] = 0;
+    CHECK(datsync_connect(ds, long_one, 0) == DATSYNC_E_ADDRESS &&
+          datsync_found(ds, long_one, 1, 1, 0) == DATSYNC_E_ADDRESS);
+    CHECK(datsync_free(ds) == 0);
+
+    ds = nowhere_new(1);
+    CHECK(datsync_free(ds) == 0);
+    nowhere.unreachable = 1;
+    nowhere.options.on_event = fill_the_book;
+    CHECK(datsync_new(&ds, &nowhere.options, 0) == 0 && datsync_found(ds, "victim", 1, 1, 0) == 0);
+    CHECK(datsync_step(ds, NULL, 0, 0) == 0 && nowhere.options.on_event == NULL && datsync_free(ds) == 0);
 }
 
 static datsync_net real; /* a network in memory, whose dials are counted */
@@ -1288,6 +1362,84 @@ static void check_worked_before(void)
     datsync_memory_net_free(memory);
 }
 
+/* Addresses at which a dial never ends are found one after the other: they delay the end of a transfer for a moment. */
+#define HANGING 1000000
+
+static int hanging_connect(void *ctx, const char *address, intptr_t *stream)
+{
+    if (strncmp(address, "hang-", 5) != 0)
+        return real.connect(ctx, address, stream);
+    *stream = HANGING;
+    dials++;
+    return 0;
+}
+
+static int hanging_connected(void *ctx, intptr_t stream)
+{
+    return stream == HANGING ? DATSYNC_E_AGAIN : real.connected(ctx, stream);
+}
+
+static void hanging_close(void *ctx, intptr_t handle)
+{
+    if (handle != HANGING)
+        real.close(ctx, handle);
+}
+
+static int hanging_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms)
+{
+    size_t i;
+    int ready = 0;
+    for (i = 0; i < count; i++) {
+        fds[i].revents = 0;
+        if (fds[i].handle != HANGING)
+            ready += real.poll(ctx, &fds[i], 1, timeout_ms);
+    }
+    return ready;
+}
+
+static void find_more(void *ctx, datsync *ds, const datsync_event *e)
+{
+    uint64_t *complete_at = ctx;
+    static unsigned ticks;
+    char name[24];
+    if (e->type == DATSYNC_EV_COMPLETE)
+        *complete_at = ticks;
+    if (e->type != DATSYNC_EV_TICK)
+        return;
+    (void)snprintf(name, sizeof name, "hang-%u", ticks++);
+    CHECK(datsync_found(ds, name, 1, ticks, 1000u * ticks) == 0);
+}
+
+static void check_found_without_end(void)
+{
+    datsync_feed *f = feed_of(3), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_memory_net *memory;
+    datsync_options o;
+    datsync_net n;
+    datsync *a, *b;
+    uint64_t complete_at = 0;
+    CHECK(datsync_memory_net_new(&memory, NULL, &real) == 0);
+    memset(&o, 0, sizeof o);
+    n = real;
+    n.connect = hanging_connect;
+    n.connected = hanging_connected;
+    n.close = hanging_close;
+    n.poll = hanging_poll;
+    dials = 0;
+    o.net = &n;
+    o.max_peers = 6;
+    CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    o.on_event = find_more;
+    o.ctx = &complete_at;
+    o.live = 1;
+    CHECK(datsync_new(&b, &o, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+    CHECK(datsync_found(b, "hang-first", 1, 0, 0) == 0 && datsync_connect(b, "here", 0) == 0);
+    (void)take_turns(a, b, &n, 0, 20000);
+    CHECK(dials > 10 && complete_at >= 2 && complete_at <= 4);
+    CHECK(datsync_free(b) == 0 && datsync_free(a) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+    datsync_memory_net_free(memory);
+}
+
 /* Who speaks nonsense, or nothing, is left alone for ten minutes. */
 static void check_strangers(void)
 {
@@ -1315,33 +1467,58 @@ static void check_strangers(void)
     CHECK(datsync_feed_close(f) == 0);
 }
 
-/* What a synchronizer was made with may go: names of extensions are copied. */
+/* What a synchronizer was made with may go: names of extensions are copied, and those are spoken. */
 static void check_options_are_copied(void)
 {
     datsync_feed *f = feed_of(2), *g = feed_new(datsync_feed_key(f), 0);
+    const char *const spoken[] = {"hello"};
     char *name = malloc(6);
     const char **names = malloc(sizeof *names);
+    datsync_peer_options po;
     datsync_memory_net *memory;
+    datsync_pollfd fds[2];
+    datsync_options o;
+    datsync_peer *p;
     datsync_net n;
+    datsync *a;
+    intptr_t stream;
+    uint64_t now;
     CHECK(name && names);
     CHECK(datsync_memory_net_new(&memory, NULL, &n) == 0);
-    datsync_options o;
     memset(&o, 0, sizeof o);
+    memset(&po, 0, sizeof po);
     strcpy(name, "hello");
     names[0] = name;
     o.net = &n;
     o.extensions = names;
     o.extension_count = 1;
-    datsync *a, *b;
-    CHECK(datsync_new(&a, &o, 0) == 0);
-    CHECK(datsync_new(&b, &o, 0) == 0);
+    CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    memset(name, 'X', 5);
+    names[0] = "other";
     free(name);
     free((void *)names);
-    CHECK(datsync_listen(a, "here") == 0 && datsync_connect(b, "here", 0) == 0);
-    CHECK(datsync_add(a, f, DATSYNC_UPLOAD) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
-    (void)take_turns(a, b, &n, 0, 10000);
-    CHECK(datsync_complete(b, g) && datsync_free(a) == 0 && datsync_free(b) == 0);
-    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+    po.extensions = spoken;
+    po.extension_count = 1;
+    CHECK(datsync_peer_new(&p, &po, 0) == 0 && datsync_peer_open(p, g, DATSYNC_DOWNLOAD) == 0);
+    CHECK(n.connect(n.ctx, "here", &stream) == 0);
+    for (now = 0; now < 50; now++) {
+        uint8_t buf[4096];
+        const uint8_t *out;
+        size_t count = datsync_pollfds(a, fds, 2), len;
+        int64_t got;
+        (void)n.poll(n.ctx, fds, count, 0);
+        CHECK(datsync_step(a, fds, count, now) == 0);
+        while ((len = datsync_peer_output(p, &out, now)) > 0 && (got = n.send(n.ctx, stream, out, len)) > 0)
+            datsync_peer_sent(p, (size_t)got, now);
+        if ((got = n.recv(n.ctx, stream, buf, sizeof buf)) > 0)
+            CHECK(datsync_peer_input(p, buf, (size_t)got, now) == got);
+        if (datsync_feed_count(g, 0, 2) == 2)
+            break;
+    }
+    CHECK(datsync_peer_extension(p, g, "hello", bytes("there")) == 0);
+    datsync_peer_free(p);
+    n.close(n.ctx, stream);
+    CHECK(datsync_free(a) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
     datsync_memory_net_free(memory);
 }
 
@@ -1428,6 +1605,8 @@ static const struct check {
     {"options-are-copied", check_options_are_copied},
     {"addresses", check_addresses},
     {"addresses-full", check_addresses_full},
+    {"addresses-found", check_addresses_found},
+    {"found-without-end", check_found_without_end},
     {"worked-before", check_worked_before},
     {"strangers", check_strangers},
     {"liars", check_liars},

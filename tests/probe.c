@@ -1544,7 +1544,7 @@ static int cmd_peer_info(int n, char **w)
     say_number(datsync_peer_deadline(p));
     say_signed(datsync_peer_want_read(p));
     say_signed(datsync_peer_want_write(p));
-    say_number(p->flights);
+    say_number(p->in_flight);
     say_number(p->queue.count);
     say_number(out_pending(p));
     return 0;

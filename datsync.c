@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * Rooms, bottom up; a room calls only rooms above it in this file:
+ * Rooms, in the order of the file; a room calls only earlier rooms:
  *
  *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed:
  *   state, tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, putting, verifying,
@@ -706,8 +706,8 @@ size_t datsync_flat_full_roots(uint64_t out[64], uint64_t blocks)
 /* ================================================================ crypto ======================================== */
 
 /* The stream cipher, keys, links, and the hashes of leaves, parents and roots (PROTOCOL 3 and 9), all of them by
- * libsodium. The cipher is XSalsa20 that can begin at any byte of its stream: the deployed one goes on within a block
- * of 64 bytes, and so does this one. */
+ * libsodium. The cipher is XSalsa20, which can begin at any byte of its stream: between two frames it goes on in the
+ * middle of a 64-byte block, as the deployed one does. */
 
 void datsync_cipher_init(datsync_cipher *c, const uint8_t key[32], const uint8_t nonce[24])
 {
@@ -948,7 +948,8 @@ void datsync_root_hash(uint8_t out[32], const datsync_node *roots, size_t count)
 /* ================================================================ bitfield and run-length code ================== */
 
 /* A sparse set of bits, most significant bit first in a byte as SLEEP has them. Pages of 8192 bits in tables of 1024
- * pages; an all-zero or all-one page or table takes no memory. */
+ * pages; an all-zero or all-one page or table takes no memory. And the run-length code in which a Have carries a
+ * bitfield (PROTOCOL 10.7). */
 #define PAGE_BITS 8192u
 #define PAGE_BYTES 1024u
 #define TABLE_PAGES 1024u
@@ -1409,8 +1410,8 @@ int64_t datsync_rle_encode(const uint8_t *in, size_t len, uint8_t *out, size_t c
 
 /* ================================================================ storage ======================================= */
 
-/* A store is a struct of functions over six parts (datsync.h). Here is the one in memory, and where things lie in a
- * part of SLEEP files (PROTOCOL 17). */
+/* A store is a struct of functions over six parts (datsync.h). Here is the one in memory, and where each item lies
+ * in a SLEEP file (PROTOCOL 17). */
 
 /* The memory store: one growing array for each part. */
 typedef struct memory_store {
@@ -2140,8 +2141,8 @@ static int data_read(datsync_feed *f, uint64_t at, uint8_t *buf, size_t len)
 /* ================================================================ feed: bitfield ================================= */
 
 /* What is claimed: a bit for each block that is held and for each node, and an index above them (PROTOCOL 17.4). A
- * claim is made here and written by the next commit, after what it claims. Where the two differ for a while, `apart`
- * says so: then `claimed` is what the disk says, and `have` is what is here. */
+ * claim is made here and written by the next commit, after what it claims. Sometimes what is claimed and what is
+ * here differ. Then `apart` is set: `claimed` is what the bitfield file is to say, `have` is what is here. */
 
 /* What the bitfield is to say. */
 static const bits *feed_claims(const datsync_feed *f)
@@ -2149,7 +2150,7 @@ static const bits *feed_claims(const datsync_feed *f)
     return f->bitfield.apart ? &f->bitfield.claimed : &f->have;
 }
 
-/* The first block in [start, end) that the bitfield on disk says is held, or end. */
+/* The first block in [start, end) that is claimed, or end. */
 static OPTIONAL uint64_t feed_next_claimed(const datsync_feed *f, uint64_t start, uint64_t end)
 {
     return bits_next(feed_claims(f), start, end, 1);
@@ -2365,8 +2366,8 @@ static int bitfield_flush(datsync_feed *f)
 
 /* The order of writes that makes a crash at any moment harmless: data, tree and signatures, each synced, then the
  * bitfield, synced. Blocks are committed in groups, since a sync is slow. An owner tells of a block only when its
- * group is committed; so what was told is never appended differently after a crash. What disappears and comes back is
- * hidden and shown here. */
+ * group is committed; so what was told is never appended differently after a crash. When a block's bytes go away for
+ * a while, the block is hidden here; when they are back, it is shown again. */
 
 static int feed_sync(datsync_feed *f, int part)
 {
@@ -3196,8 +3197,8 @@ int datsync_feed_close(datsync_feed *f)
 
 /* ================================================================ feed: reading ================================= */
 
-/* Blocks by number and by byte. What is read from a place that is certain is trusted until it is verified or goes out
- * from a keeper: then it is hashed. */
+/* Blocks by number and by byte. Where it is certain where a block lies, its bytes are returned without hashing them.
+ * They are hashed where the place is unsure, when the feed is verified, and when a block of a keeper goes out. */
 
 int64_t datsync_feed_block_size(datsync_feed *f, uint64_t index)
 {
@@ -3808,7 +3809,7 @@ static uint64_t feed_stuck(const datsync_feed *f)
 /* ================================================================ feed: verifying ================================ */
 
 /* Read everything and check it: each block against its leaf, each leaf up to the roots, the roots against a
- * signature. What is false is claimed no more. */
+ * signature. Unless the feed is read-only, a block that fails is no longer claimed. */
 
 /* A node with nothing above it: is it one of the roots of a tree, of this length or an earlier one, whose signature
  * verifies? 1, 0, or the store's error. (A part of a growing feed may hang from the roots of its past.) */
@@ -4262,9 +4263,9 @@ static channel *channel_by_key(const datsync_peer *p, const uint8_t discovery_ke
 
 /* ================================================================ peer: output ================================== */
 
-/* Frames are built at the end of the output and encrypted when they are taken. What is told of a feed (Have,
- * acknowledgements), the answers to Wants and to Requests. No more is built than DATSYNC_MAX_OUTPUT: what is due
- * waits in small tables until there is room. */
+/* Builds the frames that go out: Have and Unhave, acknowledgements, answers to Wants and to Requests. Frames are
+ * encrypted when they are taken. While DATSYNC_MAX_OUTPUT bytes wait (OUTPUT_BYTES for Requests) no more answers are
+ * begun; what is due waits in small tables. An Unhave does not wait. */
 
 static size_t out_pending(const datsync_peer *p)
 {
@@ -4427,8 +4428,8 @@ static int out_acks(channel *c)
     return r;
 }
 
-/* The answer to a Want: the last block first if that is there, once; then the bitfield of the range (PROTOCOL 10.4,
- * 10.5). */
+/* The answer to a Want: the bitfield of the range (PROTOCOL 10.4). That the last block goes ahead of the first
+ * answer (10.5) is in on_want. */
 static int out_bitfield(channel *c, uint64_t start, uint64_t length)
 {
     datsync_feed *f = c->feed;
@@ -5619,9 +5620,10 @@ static int on_frame(datsync_peer *p, const uint8_t *frame, size_t len)
 
 /* ================================================================ peer: session ================================= */
 
-/* The peer as a program meets it: bytes in and out, time, deadlines. The first frame of each side is in the clear and
- * names a feed; all behind it is encrypted with that feed's key (PROTOCOL 3). A frame larger than the usual buffer
- * takes its place from a pool that all connections share. This room begins and ends peers and their channels. */
+/* The peer as a program meets it: bytes in and out, time, deadlines; extensions; what the synchronizer asks besides.
+ * The first frame of each side is in the clear and names a feed; all behind it is encrypted with that feed's key
+ * (PROTOCOL 3). A frame larger than the usual buffer takes its place from a pool that all connections share. This
+ * room begins and ends peers and their channels. */
 
 static int name_compare(const void *a, const void *b)
 {
@@ -6454,9 +6456,9 @@ void datsync_memory_net_free(datsync_memory_net *n)
 
 /* ================================================================ drive: entries ================================ */
 
-/* A drive is metadata as hyperdrive 9 writes it (PROTOCOL 18): block 0 is the header, each other one a Node of
- * append-tree 2: a name, a Stat (none: what was there is deleted) and `paths`, which lists, for each folder on the
- * way to the name, the newest entry of each of its children. */
+/* A drive as hyperdrive 9 writes it (PROTOCOL 18), and its record. Block 0 of the metadata is the header. Each other
+ * block is an entry: a name, a Stat (without one it is a deletion), and `paths`. For each folder on the way to the
+ * name, `paths` lists the newest entry of every child. */
 
 #define DRIVE_TYPE "hyperdrive"
 #define MODE_TYPE 0170000u
@@ -6562,7 +6564,7 @@ typedef struct bits_env {
 
 typedef void drive_event_fn(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error);
 
-/* What a few rooms touch is in a struct of its own; room `opening` begins and ends all of it. */
+/* What a few rooms touch is in a struct of its own; room `opening` frees all of it, or asks who does. */
 struct datsync_drive {
     watcher watch; /* first: the content feed calls with it */
     datsync_env env;
@@ -7184,12 +7186,11 @@ static int drive_is_owner(const datsync_drive *d)
 
 /* ================================================================ drive: history ================================ */
 
-/* Each entry's index should say what reading the whole history says: the newest entry of a name is what is there,
- * and if that is a deletion, nothing is. But deletions by append-tree before 2.3.5 carry wrong paths, and those
- * after it still lose some files (PROTOCOL 18.7). So where all entries are here and something was ever deleted, the
- * two are checked against each other, and where they differ the history is right; so it is where the index leads
- * nowhere. Where entries are missing, the index leads to those that are needed; what can be known without them is
- * what the history of the others says. */
+/* The history decides: the newest entry of a name counts, and if it is a deletion, nothing is there. Each entry has
+ * an index that should say the same, but some versions wrote it wrong where something was deleted (PROTOCOL 18.7).
+ * So where all entries are here and something was ever deleted, the two are compared. Where they differ, or the
+ * index leads nowhere, the history is right. Where entries are missing, the index leads to those that are needed,
+ * and the history of those that are here tells the rest. */
 
 static named_entry *names_slot(const name_table *t, uint64_t name)
 {
@@ -8174,8 +8175,9 @@ static int stores_flush(datsync_drive *d, int r)
 
 /* ================================================================ drive: opening ================================ */
 
-/* Keys, header, and which kind of drive this is: with files, an archive, or neither. The content's key follows from
- * the metadata's secret key as hyperdrive derives it (PROTOCOL 18). This room begins and ends every part of a drive. */
+/* Keys, header, and which kind of drive this is: its content lies in files, or in a store (an archive, or a drive
+ * without files). The content's key follows from the metadata's secret key as hyperdrive derives it (PROTOCOL 18).
+ * This room begins and ends every part of a drive. */
 
 static void derive_content_key(uint8_t public_key[32], uint8_t secret_key[64], const uint8_t metadata_secret_key[64])
 {
@@ -8405,7 +8407,8 @@ int datsync_drive_open(datsync_drive **out, const datsync_drive_options *o)
 /* ================================================================ drive: what is here =========================== */
 
 /* Does a file hold what its entry says? Size and time tell in most cases, its bytes in the others; a verdict is
- * remembered by entry, size and time, so that no file is read twice for it. Looking changes nothing on the disk. */
+ * remembered by entry, size and time, so that no file is read twice for it. Reading a file out of the content is
+ * here, too. Looking changes nothing on the disk. */
 
 /* A content block, checked against the tree, into the drive's buffer: its size. */
 static int64_t content_block(datsync_drive *d, uint64_t index)
@@ -9856,10 +9859,10 @@ static OPTIONAL int serve_step(datsync_drive *d, uint64_t now)
 
 /* ================================================================ drive: laying out ============================= */
 
-/* A version becomes files. It is planned: what lives no more is unclaimed, then deleted. It is filled: as many files
- * are begun as are worth asking for at once, each of them aside. It is committed: what is whole is synced, renamed
- * into its place, and only then claimed. At the end it is told. What the user changed is never replaced unless he
- * says so. */
+/* A version becomes files. Plan: what no longer lives is unclaimed, then deleted. Fill: several files are begun at
+ * once, each in .dat/partial. Commit: whole files are synced, renamed into place, and only then claimed. Then the
+ * version is reported. A file that the user changed is replaced only if the user says so. What the synchronizer asks
+ * of a drive, flushing and closing are here, too. */
 
 static void aside_remove(datsync_drive *d, uint64_t seq)
 {
@@ -10940,12 +10943,12 @@ static void shared_feed_fail(datsync *ds, datsync_feed *feed, int error)
 
 /* ================================================================ synchronizer: addresses ======================== */
 
-/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses may
- * also tell of false ones, by thousands. So a source has room for DATSYNC_MAX_ADDRESSES, and all of them together for
- * ADDRESSES, where the largest yields. A newcomer takes the place of one that came from whoever told of the most:
- * one that was given up first, one that is barred last. What was chosen by hand stays as long as it is not given up.
- * Dialled is first what was chosen, then what has worked before, then one of each source in turn, and of each source
- * one of each informant in turn. */
+/* The book of addresses: where each comes from, how often it failed, when it is dialled. Who may tell of addresses
+ * may also tell of false ones, by thousands. So each source may have DATSYNC_MAX_ADDRESSES, and all together
+ * ADDRESSES; when the book is full, the largest source gives up a place. The address that goes is one of the
+ * informant who told of the most: given-up ones first, barred ones last. What was chosen by hand stays until it is
+ * given up. Chosen addresses are dialled first, then those that have worked. After that, sources take turns, and
+ * within a source its informants. */
 
 static size_t contact_hash(const datsync *ds, const char *text, size_t slots)
 {
@@ -12142,7 +12145,7 @@ int datsync_free(datsync *ds)
 
 /* ================================================================ errors ======================================== */
 
-/* Their sentences, for people. */
+/* The sentence for each error, for people. */
 
 const char *datsync_strerror(int error)
 {

@@ -15,7 +15,7 @@
  * followed. The text is the caller's to free, and NULL after an error. */
 int read_whole(const datsync_files *files, const char *path, growing *out);
 
-/* Closes files that may never have been opened, if it was zeroed. */
+/* Closes `files`. If they were never opened, `files` must be zeroed. */
 void close_files(datsync_files *files);
 
 /* Are these 32 bytes the same? */
@@ -43,13 +43,15 @@ int has_files(const cli *c);
  * NULL: no memory. */
 char *clone_folder(const char *dir, const uint8_t key[32]);
 
-/* No drive is here, but if it is a folder of Beaker's, drives are beneath it: they are named. DONE: it is none. */
+/* For a folder that is no drive. If it is a profile of Beaker's, says how many drives are in it, names one, and
+ * returns FAILED. Else DONE. */
 int check_beaker(const cli *c, const char *dir);
 
 /* Beaker kept files with large holes in a form of its own where the file system has none: FAILED if they are here. */
 int check_indexed(const cli *c, const char *dir, const placing *how);
 
-/* An error of the feed in a folder, told; returns FAILED. The other kind's commands may be what is meant. */
+/* Reports an error of the feed in a folder, and returns FAILED. If the folder holds a drive, points to the commands
+ * for drives. */
 int fail_feed(const cli *c, const char *dir, int error);
 
 /* The same for a drive. */

@@ -9,8 +9,8 @@
 #include "output.h"
 #include "rules.h"
 
-/* One folder's, from its first import to its last. After importing_begin the caller may set only_count, shares and
- * watches, and ds while the folder is on the network; he reads files, later and counts. */
+/* One folder's imports, from the first to the last. After importing_begin the caller sets only_count, shares and
+ * watches. It sets ds while the folder is on the network. It reads files, later and counts. */
 typedef struct importing {
     cli *c;
     const char *dir;
@@ -33,7 +33,8 @@ typedef struct importing {
     int columns;
 } importing;
 
-/* Looks at the folder of an opened drive, which must stay open as long: an exit code. It is ended in any case. */
+/* Prepares to import the folder of an open drive. The drive must stay open until importing_end, which the caller
+ * calls even after an error. Returns an exit code. */
 int importing_begin(importing *im, cli *c, const char *dir, datsync_drive *drive);
 
 /* Frees what it holds, and not the drive. */

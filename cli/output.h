@@ -56,7 +56,7 @@ typedef struct meter {
     double block_rate, byte_rate; /* a second */
 } meter;
 
-/* So many blocks and bytes have come until now, in milliseconds. */
+/* Tells the meter the totals so far. `now` is in milliseconds. */
 void measure(meter *m, uint64_t now, uint64_t blocks, uint64_t bytes);
 
 /* The columns of the terminal in which a bar can be drawn; 0: none is to be. */

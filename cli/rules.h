@@ -27,7 +27,7 @@ typedef struct ignoring {
 int read_ignore(ignoring *ig, const datsync_files *files, void (*bad)(void *ctx, size_t line, const char *why),
                 void *ctx);
 
-/* A path is left out if it is, or any folder that it lies in. */
+/* Is this path left out, or any folder above it? */
 int is_ignored(const ignoring *ig, const char *path, int is_folder);
 
 /* Frees what it holds; it is as new. */

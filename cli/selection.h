@@ -10,7 +10,7 @@
 /* One more pattern, which is copied: what is wrong with it, or NULL. */
 const char *add_select(cli *c, const char *text);
 
-/* The same for a path that means itself, whatever a pattern takes its characters for. */
+/* Adds a path. Its characters have no special meaning. */
 const char *add_select_path(cli *c, const char *path);
 
 /* Does this pattern name this path, or a folder that it lies in? */
@@ -22,7 +22,8 @@ int is_selected(void *ctx, const char *path);
 /* Reads the selection that the folder keeps, if it does, for commands that only look at it: an exit code. */
 int look_at_selection(cli *c, const char *dir);
 
-/* A download begins: what was asked for is kept; what is kept counts where nothing was asked for. An exit code. */
+/* At the start of a download: stores the selection that was given. If none was given, uses the stored one. Returns
+ * an exit code. */
 int settle_selection(cli *c, const char *dir);
 
 /* Tells an opened drive what of it is meant: version, selection, --force. c must outlive its use. */

@@ -37,16 +37,16 @@ typedef struct transfer {
     char trouble[512]; /* the last thing that went wrong with a peer, for the last line */
 } transfer;
 
-/* A usage error if nobody can be met: to share. */
+/* USAGE if the options leave no way to meet a peer, for a share; else DONE. */
 int need_peer_to_share(const cli *c);
 
-/* The same to clone. */
+/* The same for a clone. */
 int need_peer_to_clone(const cli *c);
 
-/* Begins one of an opened feed, which stays the caller's. There is nothing to end. */
+/* Prepares a transfer of an open feed. The caller still owns the feed. Nothing needs to be freed. */
 void transfer_of_feed(transfer *t, cli *c, const char *dir, datsync_feed *feed);
 
-/* The same of an opened drive. */
+/* The same for an open drive. */
 void transfer_of_drive(transfer *t, cli *c, const char *dir, datsync_drive *drive);
 
 /* Tells the link, once: run_transfer does, an owner who imports first does it before. */

@@ -7,7 +7,7 @@
 
 #include "cli.h"
 
-/* The folder that is the first of the words from `first` on; by default this one. */
+/* The word at `first`, as a folder. If it is missing, the current folder. */
 const char *folder_word(const cli *c, int first);
 
 /* Is this word meant for a link, though it may be a bad one? */

@@ -149,8 +149,7 @@ def test_exit_status_of_the_page(program):
     listed = [int(head) for head, body in items(part(page(1), "EXIT STATUS")) if body.strip()]
     assert listed == [int(code) for code, _ in told]
     assert listed == [tools.DONE, tools.FAILED, tools.USAGE, tools.NO_PEER, tools.INTERRUPTED]
-    of_document = part_of_document("Exit status: ", "\n\n").replace("\n", " ")
-    assert [int(code) for code in re.findall(r"(?:status:|·) (\d+) ", of_document)] == listed
+    assert [int(cells[0]) for cells in rows_of_document("| status | meaning |")] == listed
 
 
 def part_of_document(begin, end):

@@ -1307,6 +1307,19 @@ static void check_addresses_found(void)
           datsync_found(ds, long_one, 1, 1, 0) == DATSYNC_E_ADDRESS);
     CHECK(datsync_free(ds) == 0);
 
+    /* a full source: what is in use stays, however many come */
+    ds = nowhere_new(1);
+    nowhere.talks = 1;
+    CHECK(datsync_found(ds, "in-use", 1, 1, 0) == 0);
+    run_until(ds, 0);
+    was_dialled("in-use");
+    for (unsigned i = 0; i < DATSYNC_MAX_ADDRESSES; i++) {
+        char name[24];
+        (void)snprintf(name, sizeof name, "new-%u", i);
+        CHECK(datsync_found(ds, name, 1, 1, 1) == 0);
+    }
+    CHECK(datsync_candidates(ds) == DATSYNC_MAX_ADDRESSES && datsync_free(ds) == 0);
+
     ds = nowhere_new(1);
     CHECK(datsync_free(ds) == 0);
     nowhere.unreachable = 1;
@@ -1348,7 +1361,8 @@ static void check_worked_before(void)
     CHECK(datsync_new(&b, &options, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0 &&
           datsync_found(b, "here", 2, 1, 0) == 0);
     (void)take_turns(a, b, &real, 0, 1000);
-    CHECK(dials == 1 && datsync_complete(b, g) && datsync_free(a) == 0); /* it goes, and comes back */
+    CHECK(dials == 1 && datsync_peers(b) == 1 && datsync_complete(b, g));
+    CHECK(datsync_free(a) == 0); /* it goes, and comes back */
     CHECK(datsync_new(&a, &options, 1000) == 0 && datsync_listen(a, "here") == 0 &&
           datsync_add(a, f, DATSYNC_UPLOAD) == 0);
     datsync_pollfd fds[1];

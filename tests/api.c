@@ -1481,6 +1481,43 @@ static void check_strangers(void)
     CHECK(datsync_feed_close(f) == 0);
 }
 
+/* A store that fails: the feed is said to have failed, once, and takes no more part. */
+static datsync_store whole;
+static int store_is_broken;
+
+static int broken_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
+{
+    return store_is_broken ? DATSYNC_E_IO : whole.write(ctx, part, offset, buf, len);
+}
+
+static void check_store_fails(void)
+{
+    datsync_feed_options fo;
+    datsync_options o;
+    datsync_feed *f = NULL;
+    datsync *ds;
+    told here;
+    datsync_bytes block = bytes("a block");
+    memset(&fo, 0, sizeof fo);
+    memset(&o, 0, sizeof o);
+    memset(&here, 0, sizeof here);
+    CHECK(datsync_memory_store(NULL, &whole) == 0);
+    fo.store = whole;
+    fo.store.write = broken_write;
+    fo.flags = DATSYNC_CREATE;
+    store_is_broken = 0;
+    CHECK(datsync_feed_open(&f, &fo) == 0);
+    o.on_event = tell;
+    o.ctx = &here;
+    CHECK(datsync_new(&ds, &o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_feed_append(f, &block, 1) == 1);
+    store_is_broken = 1;
+    run_until(ds, 10000);
+    CHECK(here.events[DATSYNC_EV_FAILED] == 1 && datsync_free(ds) == 0);
+    store_is_broken = 0;
+    CHECK(datsync_feed_close(f) == 0);
+}
+
 /* What a synchronizer was made with may go: names of extensions are copied, and those are spoken. */
 static void check_options_are_copied(void)
 {
@@ -1616,6 +1653,7 @@ static const struct check {
     {"bad-network", check_bad_network},
     {"slow-remotes", check_slow_remotes},
     {"events", check_events},
+    {"store-fails", check_store_fails},
     {"options-are-copied", check_options_are_copied},
     {"addresses", check_addresses},
     {"addresses-full", check_addresses_full},

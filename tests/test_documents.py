@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tools import ROOT
+from tools import ROOT, own_files
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md"] + sorted(os.path.relpath(path, ROOT) for path in glob.glob(ROOT + "/docs/*.md"))
 
@@ -68,5 +68,5 @@ def test_the_map_names_what_is_there():
             assert glob.glob(os.path.join(ROOT, place)), name
             folder = os.path.dirname(place.rstrip("/")) + "/" if os.path.dirname(place.rstrip("/")) else folder
             named.add(place.split("/")[0])
-    there = {os.path.basename(path.rstrip("/")) for pattern in ("*.c", "*.h", "*/") for path in glob.glob(os.path.join(ROOT, pattern))}
+    there = set(own_files("*.c", "*.h", "*/"))
     assert there - named <= {"build", "debian", "docs"}

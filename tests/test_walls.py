@@ -3,7 +3,6 @@
 A room begins with a banner (`/* ==== name ==== */`); CONTRIBUTING.md's map and the head of the file name them in their order.
 """
 
-import glob
 import os
 import re
 import shutil
@@ -217,9 +216,8 @@ def test_only_its_owners_name_what_is_in_a_struct(record, named):
 
 # ---- lines ----------------------------------------------------------------------------------------
 
-WRITTEN = sorted(os.path.relpath(f, tools.ROOT) for pattern in ("*.[ch]", "cli/*.[ch]", "tests/*.c", "examples/*.c", "examples/*.cpp",
-                                                                "bench/*.c", "conformance/adapters/*.c")
-                 for f in glob.glob(os.path.join(tools.ROOT, pattern)))
+WRITTEN = tools.own_files("*.[ch]", "cli/*.[ch]", "tests/*.c", "examples/*.c", "examples/*.cpp", "bench/*.c",
+                          "conformance/adapters/*.c")
 
 
 @pytest.mark.parametrize("name", WRITTEN)

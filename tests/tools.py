@@ -5,6 +5,7 @@ before it (valgrind and its options).
 """
 
 import contextlib
+import glob
 import json
 import os
 import queue
@@ -50,6 +51,16 @@ def assert_sane(code, err, args=()):
     assert not COMPLAINT.search(err) and code != BROKEN, "%s: %s" % (args, err[-8000:])
     assert code not in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE,
                         -signal.SIGPIPE, -signal.SIGILL, -signal.SIGXFSZ), "%s: %d %s" % (args, code, err)
+
+
+def own_files(*patterns):
+    """The project's files that fit, beneath its root. In a checkout: those that git knows, for people put folders of theirs beside them."""
+    found = {os.path.relpath(f, ROOT) for pattern in patterns for f in glob.glob(os.path.join(ROOT, pattern))}
+    if os.path.exists(os.path.join(ROOT, ".git")):
+        done = subprocess.run(["git", "ls-files"], cwd=ROOT, stdout=subprocess.PIPE, check=True, encoding="utf-8")
+        known = done.stdout.splitlines()
+        found &= set(known) | {name.split("/")[0] for name in known}
+    return sorted(found)
 
 
 def flip(path, at):
@@ -233,7 +244,36 @@ def clone_now(key, folder, *options, port, code=DONE, **more):
     return feed("clone", "--peer", "127.0.0.1:%d" % port, *options, key.hex(), folder, code=code, **more)
 
 
+def on_a_terminal(*args, env):
+    """Run the command line, its standard error a terminal of 100 columns: its exit code, its output, and what was shown."""
+    main, side = os.openpty()
+    process = subprocess.Popen(command(*args), stderr=side, stdout=subprocess.PIPE, env=environment(dict(env, COLUMNS="100")))
+    os.close(side)
+    shown = b""
+    try:
+        while True:
+            more = os.read(main, 65536)
+            if not more:
+                break
+            shown += more
+    except OSError:
+        pass  # the other side was closed
+    os.close(main)
+    code = process.wait(20)
+    with process.stdout:
+        return code, process.stdout.read(), shown
+
+
 # ---- feeds --------------------------------------------------------------------------------------
+
+def files(folder):
+    """{name: the content} of the files of a folder that holds no folders."""
+    found = {}
+    for name in os.listdir(folder):
+        with open(os.path.join(folder, name), "rb") as file:
+            found[name] = file.read()
+    return found
+
 
 def key_pair(seed):
     return sodium.keypair(sodium.generichash(b"key %d" % seed))

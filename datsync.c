@@ -10807,7 +10807,7 @@ typedef struct contact {
     struct contact *next;  /* in the order in which they came */
     struct contact *chain; /* of the same hash */
     unsigned source;       /* CHOSEN, or one that was given to datsync_found; ACCEPTED */
-    uint64_t informant;    /* who told the source of it */
+    unsigned informant;    /* who told the source of it, by hash */
     enum contact_state state;
     uint64_t at; /* when it is dialled; barred, not before that */
     unsigned failures;
@@ -11007,13 +11007,14 @@ static void contact_remove(datsync *ds, contact *a)
     mem_free(&ds->env, a);
 }
 
-static size_t informant_slot(const datsync *ds, const contact *a)
+/* One of INFORMANTS: who knows none of the others' can't take their turn, or their places. */
+static unsigned informant_slot(const datsync *ds, unsigned source, uint64_t informant)
 {
     uint8_t hash[crypto_shorthash_BYTES], who[16];
-    put_u64(who, a->source);
-    put_u64(who + 8, a->informant);
+    put_u64(who, source);
+    put_u64(who + 8, informant);
     (void)crypto_shorthash(hash, who, sizeof who, ds->book.key);
-    return (size_t)(get_u64(hash) % INFORMANTS);
+    return (unsigned)(get_u64(hash) % INFORMANTS);
 }
 
 /* What goes first where there is no room: what was given up, then what failed, then what was not tried, then what has
@@ -11036,10 +11037,10 @@ static int contact_make_room(datsync *ds, unsigned source)
     unsigned told[INFORMANTS] = {0}, most = 0;
     contact *worst = NULL;
     for (contact *a = ds->book.first; a; a = a->next)
-        if (a->source == source && a->state != CONTACT_IN_USE && ++told[informant_slot(ds, a)] > told[most])
-            most = (unsigned)informant_slot(ds, a);
+        if (a->source == source && a->state != CONTACT_IN_USE && ++told[a->informant] > told[most])
+            most = a->informant;
     for (contact *a = ds->book.first; a; a = a->next)
-        if (a->source == source && a->state != CONTACT_IN_USE && informant_slot(ds, a) == most &&
+        if (a->source == source && a->state != CONTACT_IN_USE && a->informant == most &&
             (source != CHOSEN || a->state == CONTACT_DROPPED) && (!worst || contact_is_worse(a, worst)))
             worst = a;
     if (!worst)
@@ -11079,10 +11080,11 @@ static contact *contact_add(datsync *ds, const char *text, unsigned source, uint
         return NULL;
     memcpy(a->text, text, len + 1);
     a->source = source;
-    a->informant = informant;
+    a->informant = informant_slot(ds, source, informant);
     a->state = CONTACT_DROPPED;
-    a->chain = ds->book.slots[contact_hash(ds, text, ADDRESS_SLOTS)];
-    ds->book.slots[contact_hash(ds, text, ADDRESS_SLOTS)] = a;
+    contact **slot = &ds->book.slots[contact_hash(ds, text, ADDRESS_SLOTS)];
+    a->chain = *slot;
+    *slot = a;
     while (*last)
         last = &(*last)->next;
     *last = a;
@@ -11100,7 +11102,7 @@ static int contact_choose(datsync *ds, contact *a)
     ds->book.of_source[a->source]--;
     ds->book.of_source[CHOSEN]++;
     a->source = CHOSEN;
-    a->informant = 0;
+    a->informant = informant_slot(ds, CHOSEN, 0);
     contact_count(ds, a, 1);
     return 0;
 }
@@ -11148,7 +11150,7 @@ static int contact_is_first(const datsync *ds, const contact *a, const contact *
         return a->worked;
     if (turn_a != turn_b)
         return turn_a < turn_b;
-    return ds->book.served[informant_slot(ds, a)] < ds->book.served[informant_slot(ds, b)];
+    return ds->book.served[a->informant] < ds->book.served[b->informant];
 }
 
 /* The address that is to be dialled now, which is in use from now on; NULL: none is due. */
@@ -11174,7 +11176,7 @@ static contact *contact_next(datsync *ds)
         return NULL;
     if (best->source != CHOSEN)
         ds->book.turn = best->source;
-    ds->book.served[informant_slot(ds, best)] = ++ds->book.turns;
+    ds->book.served[best->informant] = ++ds->book.turns;
     contact_set(ds, best, CONTACT_IN_USE, NONE);
     return best;
 }

@@ -131,6 +131,17 @@ def ranges(words):
     return [tuple(map(int, w.split("-"))) for w in words]
 
 
+def on_disk(probe, disk):
+    """{part: the bytes} of a feed's files on one of the driver's disks."""
+    found = {}
+    for name, part in PARTS.items():
+        try:
+            found[name] = probe.bytes("disk-get", disk, part)
+        except ProbeError as error:
+            assert error.code == NO_ENTRY
+    return found
+
+
 def members(words):
     return {i for start, end in ranges(words) for i in range(start, end)}
 

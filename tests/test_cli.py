@@ -15,7 +15,7 @@ import pytest
 
 import tools
 from dat import sleep, wire
-from tools import (DONE, FAILED, INTERRUPTED, NO_PEER, USAGE, clone, clone_now, feed, one_line, run,
+from tools import (DONE, FAILED, INTERRUPTED, NO_PEER, USAGE, clone, clone_now, feed, files, one_line, run,
                    share)
 
 SIX = ["bitfield", "data", "key", "secret_key", "signatures", "tree"]
@@ -34,14 +34,6 @@ def created(folder, seed=1):
     made = feed("create", "--secret-key", "-", folder, stdin=secret)
     assert made.out == "dat://%s\n" % secret[32:].hex()
     return secret[32:]
-
-
-def files(folder):
-    found = {}
-    for name in os.listdir(folder):
-        with open(os.path.join(folder, name), "rb") as file:
-            found[name] = file.read()
-    return found
 
 
 # ---- usage ----------------------------------------------------------------------------------------
@@ -674,24 +666,9 @@ def test_quiet_keeps_results_and_errors(folder, tmp_path):
 @pytest.mark.posix
 def test_a_terminal_gets_a_bar(folder):
     made = tools.make(300, 1000)
-    main, side = os.openpty()
     with tools.Server(made) as server:
-        process = subprocess.Popen(
-            tools.command("feed", "clone", "--peer", "127.0.0.1:%d" % server.port, made.key.hex(), folder),
-            stderr=side, stdout=subprocess.PIPE, env=tools.environment({"COLUMNS": "100"}))
-        os.close(side)
-        shown = b""
-        try:
-            while True:
-                more = os.read(main, 65536)
-                if not more:
-                    break
-                shown += more
-        except OSError:
-            pass  # the other side was closed
-        os.close(main)
-        assert process.wait(20) == DONE and process.stdout.read() == b""
-        process.stdout.close()
+        code, out, shown = tools.on_a_terminal("feed", "clone", "--peer", "127.0.0.1:%d" % server.port, made.key.hex(), folder, env={})
+        assert code == DONE and out == b""
     assert b"complete" in shown
     tools.assert_folder(folder, made)
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import stat
-import subprocess
 
 import pytest
 
@@ -845,22 +844,8 @@ def test_json_of_the_other_commands(owner, origin):
 @pytest.mark.posix
 def test_a_terminal_gets_a_bar(owner, reader, origin, tmp_path):
     with owner.share(origin) as server:
-        main, side = os.openpty()
-        process = subprocess.Popen(
-            tools.command("clone", "--secret-dir", reader.secrets, "--peer", server.peer, server.key, tmp_path / "b"),
-            stderr=side, stdout=subprocess.PIPE, env=tools.environment(dict(reader.env, COLUMNS="100")))
-        os.close(side)
-        shown = b""
-        try:
-            while True:
-                more = os.read(main, 65536)
-                if not more:
-                    break
-                shown += more
-        except OSError:
-            pass
-        os.close(main)
-        assert process.wait(20) == DONE and process.stdout.read() == b""
-        process.stdout.close()
+        code, out, shown = tools.on_a_terminal("clone", "--secret-dir", reader.secrets, "--peer", server.peer, server.key,
+                                               tmp_path / "b", env=reader.env)
+        assert code == DONE and out == b""
         server.stop()
     assert b"complete" in shown and b"version 5" in shown

@@ -8,7 +8,7 @@ import probe as drive
 from dat import feed as feeds, flat, sleep, wire
 from dat.tree import Tree, proof_indexes, verify
 from probe import (BITFIELD, CREATE, DATA, NO_SPACE, PARTS, SIGNATURES, STATIC, TREE, ProbeError, content,
-                   members, node, ranges, secret_key, unhex)
+                   members, node, on_disk, ranges, secret_key, unhex)
 
 SEED, LOW, HIGH = 5, 0, 20
 SIZE = "%d-%d" % (LOW, HIGH)
@@ -54,20 +54,10 @@ def audited(probe, number, held):
     assert members(probe.ask("held", number)) == claimed
 
 
-def found_on(probe, disk):
-    found = {}
-    for name, part in PARTS.items():
-        try:
-            found[name] = probe.bytes("disk-get", disk, part)
-        except ProbeError as error:
-            assert error.code == -83
-    return found
-
-
 def sound(probe, disk):
     """What lies on the disk, judged by the Python auditor. A signature of a shorter length may be
     left from an append that failed: nobody reads it."""
-    feed = sleep.load(found_on(probe, disk))
+    feed = sleep.load(on_disk(probe, disk))
     assert not [p for p in feed.audit() if not p.startswith("length ") or
                 p.startswith("length %d " % feed.length) or "length %d:" % feed.length in p]
     return feed
@@ -189,7 +179,7 @@ def test_blocks_in_any_order(probe, seed):
         assert probe.ask("give", 1, 0, 0, index) == ["1"]
     check(probe, 1, blocks)
     probe.ask("close", 1)
-    written, source = found_on(probe, 1), sleep.files(python_feed(blocks))
+    written, source = on_disk(probe, 1), sleep.files(python_feed(blocks))
     assert written == {k: v for k, v in source.items() if k != "secret_key"}
 
 
@@ -287,7 +277,7 @@ def test_tampering_is_refused(probe, before, index):
         data = source.answer(wire.request(i, probe.number("digests", 0, i, i + 1)))
         probe.ask("put", 0, i, data.value, data.signature, *data.nodes)
     probe.ask("flush", 0)
-    files = found_on(probe, 0)
+    files = on_disk(probe, 0)
     was, tried = state(probe, 0), 0
     data = source.answer(wire.request(index, probe.number("digests", 0, index, index + 1)))
     assert len(data.value) > 1
@@ -297,7 +287,7 @@ def test_tampering_is_refused(probe, before, index):
         assert state(probe, 0) == was, what
         tried += 1
     probe.ask("flush", 0)
-    assert found_on(probe, 0) == files and tried > 6
+    assert on_disk(probe, 0) == files and tried > 6
     assert probe.ask("put", 0, index, data.value, data.signature, *data.nodes) == ["1"]
     assert probe.ask("put", 0, index, data.value, data.signature, *data.nodes) == ["0"]
 
@@ -400,7 +390,7 @@ def test_audit_finds_each_flipped_byte(probe, part, header):
     probe.ask("disk", 0)
     owner(probe, 0, 6, where="disk:0")
     probe.ask("close", 0)
-    good = found_on(probe, 0)
+    good = on_disk(probe, 0)
     name = next(n for n, p in PARTS.items() if p == part)
     body = good[name]
     offsets = range(header, len(body))
@@ -432,11 +422,11 @@ def test_audit_of_a_read_only_feed_changes_nothing(probe):
     owner(probe, 0, 6, where="disk:0")
     probe.ask("close", 0)
     probe.ask("disk-flip", 0, DATA, 0, 1)
-    before = found_on(probe, 0)
+    before = on_disk(probe, 0)
     probe.ask("open", 0, "disk:0", drive.READ_ONLY, None, None)
     assert int(probe.ask("audit", 0)[-1]) == 5
     probe.ask("close", 0)
-    assert found_on(probe, 0) == before
+    assert on_disk(probe, 0) == before
 
 
 def test_audit_of_two_faults_side_by_side(probe):
@@ -459,7 +449,7 @@ def damage_sizes(probe, nodes):
     """On disk 1 lies what lies on disk 0, with {node: what is added to its size}."""
     tree = bytearray(probe.bytes("disk-get", 0, TREE))
     probe.ask("disk", 1)
-    for name, data in found_on(probe, 0).items():
+    for name, data in on_disk(probe, 0).items():
         probe.ask("disk-set", 1, PARTS[name], data)
     for index, more in nodes.items():
         at = 32 + 40 * index + 32
@@ -889,7 +879,7 @@ def test_blank_nodes_are_not_claimed(probe, first, count):
         assert members(probe.ask("held", 0)) == left and not members(probe.ask("nodes", 0)) & blank
         check(probe, 0, len(left))
         probe.ask("close", 0)
-    bits = sleep.load(found_on(probe, 0))
+    bits = sleep.load(on_disk(probe, 0))
     assert not set(bits.tree.holding) & blank and set(bits.blocks) == left
 
 
@@ -926,7 +916,7 @@ def test_a_feed_that_cannot_be_written_is_not_made(kind, probe):
         failed += code != 0
         if code == 0:
             probe.ask("close", 0)
-        if 0 < len(found_on(probe, 0).get("key", b"")) < 32:
+        if 0 < len(on_disk(probe, 0).get("key", b"")) < 32:
             assert probe.code("open", 0, "disk:0", CREATE, None, SECRET) == drive.CORRUPT
             continue
         owner(probe, 0, 3, where="disk:0")
@@ -957,7 +947,7 @@ def test_opening_writes_nothing(probe, secret):
     probe.ask("disk", 0)
     owner(probe, 0, 20, where="disk:0")
     probe.ask("close", 0)
-    before = found_on(probe, 0)
+    before = on_disk(probe, 0)
     if not secret:
         probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
     probe.ask("disk-calls", 0)
@@ -966,7 +956,7 @@ def test_opening_writes_nothing(probe, secret):
     assert reads > 0 and (writes, truncates) == (0, 0)
     check(probe, 0, 20)
     probe.ask("close", 0)
-    assert {**found_on(probe, 0), "secret_key": before["secret_key"]} == before
+    assert {**on_disk(probe, 0), "secret_key": before["secret_key"]} == before
 
 
 def test_recovery_syncs_what_it_claims(probe):
@@ -1195,7 +1185,7 @@ def test_salvage_tells_what_is_good_without_the_bitfield(probe, header, held):
     probe.ask("give", 0, 1, 0, *held)
     probe.ask("close", 0)
     probe.ask("disk-set", 0, BITFIELD, header + probe.bytes("disk-get", 0, BITFIELD)[32:])
-    before = found_on(probe, 0)
+    before = on_disk(probe, 0)
     for flags in (0, CREATE, SALVAGE, drive.READ_ONLY):
         assert probe.code("open", 0, "disk:0", flags, PUBLIC, None) == drive.OVERWRITTEN
     probe.ask("open", 0, "disk:0", drive.READ_ONLY | SALVAGE, PUBLIC, None)
@@ -1204,7 +1194,7 @@ def test_salvage_tells_what_is_good_without_the_bitfield(probe, header, held):
     bad = {int(fault.split(":")[0]) for fault in faults}
     assert int(good) == len(set(held)) and not bad & set(held), faults
     probe.ask("close", 0)
-    assert found_on(probe, 0) == before
+    assert on_disk(probe, 0) == before
 
 
 def test_salvage_ends_where_the_signatures_do(probe):

@@ -15,7 +15,7 @@ import tools
 from dat import peer as peers
 from dat import sleep
 from javascript import DEPS, NODE, REASON
-from tools import DONE, clone, feed, share
+from tools import DONE, clone, feed, files, share
 
 PEER = os.path.join(tools.SUITE, "js", "peer.js")
 
@@ -76,14 +76,6 @@ def js_checks(version, folder, length, held=None):
     assert (report["length"], report["valid"], report["invalid"], report["badNodes"]) == (length, held, 0, 0)
     assert report["signed"] is not False
     return report
-
-
-def files(folder):
-    found = {}
-    for name in os.listdir(folder):
-        with open(os.path.join(folder, name), "rb") as file:
-            found[name] = file.read()
-    return found
 
 
 def same_blocks(a, b):

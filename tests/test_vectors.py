@@ -10,8 +10,8 @@ import pytest
 import probe as drive
 from dat import cipher, feed as feeds, sleep, wire
 from dat.bitfield import Bits
-from probe import (BOTH, CREATE, DONE, DOWNLOAD, PARTS, STATIC, UPLOAD, VECTORS, Probe, ProbeError,
-                   content, fields, message_words, node, pieces, ranges, secret_key, sizes)
+from probe import (BOTH, CREATE, DONE, DOWNLOAD, STATIC, UPLOAD, VECTORS, Probe, ProbeError,
+                   content, fields, message_words, node, on_disk, pieces, ranges, secret_key, sizes)
 
 
 def load(name):
@@ -499,16 +499,6 @@ def source_of(probe, conversation, number, length):
     return feed
 
 
-def parts_of(probe, disk):
-    found = {}
-    for name, part in PARTS.items():
-        try:
-            found[name] = probe.bytes("disk-get", disk, part)
-        except ProbeError as error:
-            assert error.code == -83
-    return found
-
-
 def fingerprints(found):
     return {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in found.items()}
@@ -571,7 +561,7 @@ def compare(probe, conversation):
         count = sum(end - start for start, end in held)
         assert probe.numbers("check", n, meta["seed"], *sizes(meta["size"])) == [count, count]
         probe.ask("close", n)
-        assert fingerprints(parts_of(probe, n)) == after["files"], conversation["id"]
+        assert fingerprints(on_disk(probe, n)) == after["files"], conversation["id"]
 
 
 def whole(chunk):

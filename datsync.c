@@ -6427,15 +6427,17 @@ int datsync_memory_net_new(datsync_memory_net **out, const datsync_env *env, dat
     if (!*out)
         return DATSYNC_E_NOMEM;
     (*out)->env = e;
-    net->ctx = *out;
-    net->listen = memory_net_listen;
-    net->accept = memory_net_accept;
-    net->connect = memory_net_connect;
-    net->connected = memory_net_connected;
-    net->recv = memory_net_recv;
-    net->send = memory_net_send;
-    net->close = memory_net_close;
-    net->poll = memory_net_poll;
+    *net = (datsync_net){
+        .ctx = *out,
+        .listen = memory_net_listen,
+        .accept = memory_net_accept,
+        .connect = memory_net_connect,
+        .connected = memory_net_connected,
+        .recv = memory_net_recv,
+        .send = memory_net_send,
+        .close = memory_net_close,
+        .poll = memory_net_poll,
+    };
     return 0;
 }
 
@@ -10819,7 +10821,7 @@ typedef struct contact {
     char text[1];        /* as long as it is */
 } contact;
 
-enum link_state { LINK_CONNECTING, LINK_OPEN, LINK_CLOSING };
+enum link_state { LINK_CONNECTING, LINK_OPEN, LINK_CLOSING, LINK_SHUT };
 
 /* One connection. */
 typedef struct link {
@@ -10856,7 +10858,8 @@ struct datsync {
     struct datsync_pool pool;
     const char **extensions; /* copies */
     uint64_t now, tick_at;
-    int stop, kick; /* kick: a peer has gone; its blocks are to be asked of others */
+    enum { GOES_ON, STOP_ASKED, STOP_TOLD } stop;
+    int kick; /* a peer has gone; its blocks are to be asked of others */
     shared_feed *feeds;
     size_t feed_count, feed_cap;
     struct shared_drive *drives;
@@ -11477,6 +11480,12 @@ int datsync_listen(datsync *ds, const char *address)
     return 0;
 }
 
+static void listeners_close(datsync *ds)
+{
+    while (ds->listeners.count)
+        ds->net.close(ds->net.ctx, ds->listeners.v[--ds->listeners.count]);
+}
+
 /* ------------------------------------------------ reading and writing one connection */
 
 static void link_read(link *l)
@@ -11529,23 +11538,45 @@ static void link_write(link *l)
         link_fail(l, peer_error(l->peer));
 }
 
-/* The end was good: send what is left, then wait for the remote to close, so that it reads everything. */
+static uint64_t link_closed_at(const link *l)
+{
+    return l->since + (l->state == LINK_SHUT || l->unsent ? 2000 : l->ds->stop ? 0 : 500);
+}
+
+/* The end was good. What is left is sent, then the remote closes: it knows the end as well as we do. Where it has not
+ * after half a second, it reads our end, and what it still says is read: a close before that would be a reset to it. */
 static void link_closing(link *l)
 {
     datsync *ds = l->ds;
     int turns = 0;
-    if (l->state != LINK_CLOSING) {
+    if (l->state == LINK_OPEN) {
         l->state = LINK_CLOSING;
         l->since = ds->now;
     }
-    link_write(l);
+    if (l->state == LINK_CLOSING)
+        link_write(l);
     uint8_t waste[4096];
     int64_t n;
     do
         n = ds->net.recv(ds->net.ctx, l->handle, waste, sizeof waste);
     while (n > 0 && turns++ < 16);
-    if ((n < 0 && n != DATSYNC_E_AGAIN) || ds->now - l->since >= 2000 || (!l->unsent && ds->now - l->since >= 500))
+    if (l->state == LINK_CLOSING && !l->unsent && ds->now >= link_closed_at(l) && ds->net.shutdown &&
+        ds->net.shutdown(ds->net.ctx, l->handle) == 0)
+        l->state = LINK_SHUT;
+    if ((n < 0 && n != DATSYNC_E_AGAIN) || ds->now >= link_closed_at(l))
         link_close(ds, l);
+}
+
+/* The end comes from here. */
+static void link_leave(link *l)
+{
+    if (l->state == LINK_OPEN && !l->error) {
+        peer_say_goodbye(l->peer);
+        link_write(l);
+        link_fail(l, DATSYNC_E_DONE);
+    }
+    if (l->state == LINK_CONNECTING)
+        link_fail(l, DATSYNC_E_DONE);
 }
 
 static void link_step(link *l, int ready)
@@ -11581,12 +11612,21 @@ static void link_step(link *l, int ready)
         link_close(ds, l);
 }
 
+static uint64_t link_deadline(const link *l)
+{
+    if (l->state == LINK_CONNECTING)
+        return l->since + or_default(l->ds->opt.connect_timeout_ms, 3000);
+    if (l->state == LINK_CLOSING || l->state == LINK_SHUT)
+        return link_closed_at(l);
+    return l->error ? l->ds->now : datsync_peer_deadline(l->peer);
+}
+
 static short link_events(const link *l)
 {
     short e = 0;
     if (l->state == LINK_CONNECTING)
         return DATSYNC_POLL_WRITE;
-    if (l->state == LINK_CLOSING)
+    if (l->state == LINK_CLOSING || l->state == LINK_SHUT)
         return (short)(DATSYNC_POLL_READ | (l->unsent ? DATSYNC_POLL_WRITE : 0));
     if (datsync_peer_want_read(l->peer))
         e |= DATSYNC_POLL_READ;
@@ -11939,7 +11979,7 @@ unsigned datsync_peers(const datsync *ds)
 
 unsigned datsync_candidates(const datsync *ds)
 {
-    return link_count(ds) + (unsigned)ds->book.waiting;
+    return link_count(ds) + (ds->stop ? 0 : (unsigned)ds->book.waiting);
 }
 
 size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
@@ -11962,16 +12002,12 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
 
 uint64_t datsync_deadline(const datsync *ds)
 {
-    uint64_t at = MIN(ds->tick_at, drives_deadline(ds));
-    if (ds->kick)
-        return ds->now;
+    uint64_t at = ds->stop == STOP_ASKED || (ds->kick && !ds->stop) ? ds->now : NONE;
     for (const link *l = ds->links; l; l = l->next)
-        if (l->state == LINK_CONNECTING)
-            at = MIN(at, l->since + or_default(ds->opt.connect_timeout_ms, 3000));
-        else if (l->state == LINK_CLOSING)
-            at = MIN(at, l->since + (l->unsent ? 2000 : 500));
-        else
-            at = MIN(at, l->error ? ds->now : datsync_peer_deadline(l->peer));
+        at = MIN(at, link_deadline(l));
+    if (ds->stop)
+        return at;
+    at = MIN(at, MIN(ds->tick_at, drives_deadline(ds)));
     if (link_count(ds) < max_peers(ds))
         at = MIN(at, ds->book.next_at);
     for (size_t i = 0; i < ds->feed_count; i++)
@@ -11980,16 +12016,19 @@ uint64_t datsync_deadline(const datsync *ds)
     return at;
 }
 
-int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
+/* Take no more part: each remote is told, and the rest is to close the connections. */
+static void leave(datsync *ds)
 {
-    ds->now = MAX(ds->now, now);
-    for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < ds->listeners.count; k++)
-            if (fds[i].handle == ds->listeners.v[k] && fds[i].revents)
-                accept_all(ds, ds->listeners.v[k]);
-    dial_all(ds);
+    ds->stop = STOP_TOLD;
+    ds->opt.on_event = NULL;
+    listeners_close(ds);
+    for (link *l = ds->links; l; l = l->next)
+        link_leave(l);
+}
 
-    size_t i = ds->listeners.count;
+static void links_step(datsync *ds, const datsync_pollfd *fds, size_t count)
+{
+    size_t i = ds->listeners.count; /* they come first in fds */
     link *next;
     for (link *l = ds->links; l; l = next) {
         int ready = 0;
@@ -12002,7 +12041,24 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
         i++;
         link_step(l, ready);
     }
+}
 
+int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
+{
+    ds->now = MAX(ds->now, now);
+    if (ds->stop) {
+        if (ds->stop == STOP_ASKED)
+            leave(ds);
+        links_step(ds, fds, count);
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < ds->listeners.count; k++)
+            if (fds[i].handle == ds->listeners.v[k] && fds[i].revents)
+                accept_all(ds, ds->listeners.v[k]);
+    dial_all(ds);
+
+    links_step(ds, fds, count);
     if (ds->kick) { /* what a peer that has gone was asked for is asked of the others */
         ds->kick = 0;
         for (link *l = ds->links; l; l = l->next)
@@ -12047,8 +12103,8 @@ int datsync_run(datsync *ds)
     int r = 0;
     if (!ds->env.clock || !ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
-    while (r >= 0 && !ds->stop && !(ds->opt.stopped && ds->opt.stopped(ds->opt.ctx))) {
-        if (!datsync_candidates(ds) && !ds->listeners.count && !ds->opt.live)
+    while (r >= 0 && !(ds->opt.stopped && ds->opt.stopped(ds->opt.ctx))) {
+        if (!datsync_candidates(ds) && (ds->stop || (!ds->listeners.count && !ds->opt.live)))
             break; /* nothing is left to do */
         r = datsync_poll(ds, 60000);
     }
@@ -12057,7 +12113,8 @@ int datsync_run(datsync *ds)
 
 void datsync_stop(datsync *ds)
 {
-    ds->stop = 1;
+    if (!ds->stop)
+        ds->stop = STOP_ASKED;
 }
 
 /* The names of extensions become its own, all in one piece. */
@@ -12120,15 +12177,11 @@ int datsync_free(datsync *ds)
     ds->opt.on_event = NULL;
     while (ds->links) {
         link *l = ds->links;
-        if (l->peer && l->state == LINK_OPEN && !l->error) {
-            peer_say_goodbye(l->peer);
-            link_write(l);
-        }
+        link_leave(l);
         link_close(ds, l);
     }
     addresses_free(ds);
-    for (size_t i = 0; i < ds->listeners.count; i++)
-        ds->net.close(ds->net.ctx, ds->listeners.v[i]);
+    listeners_close(ds);
     int k;
     for (size_t i = 0; i < ds->feed_count; i++)
         if (!ds->feeds[i].failed && (k = datsync_feed_flush(ds->feeds[i].feed)) < 0 && r == 0)

@@ -817,7 +817,8 @@ typedef struct datsync_pollfd {
     short revents; /* filled by poll */
 } datsync_pollfd;
 
-/* A network. A handle is any number but -1. Nothing here ever waits but poll. */
+/* A network. A handle is any number but -1. Nothing here ever waits but poll. Zero it before you fill it: more members
+ * that may be NULL can come at its end. */
 typedef struct datsync_net {
     void *ctx;
     /* Start listening; bound gets the real address (with the port that was chosen for port 0) as text. */
@@ -836,6 +837,9 @@ typedef struct datsync_net {
     /* Wait until one of them is ready, or for so many milliseconds (-1: without end). Returns how many are ready; 0 on
      * timeout or when a signal came. */
     int (*poll)(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms);
+    /* Nothing more will be sent: the remote reads the end behind what was, and may go on sending. 0 or an error. May be
+     * NULL; then a remote that still speaks at the end may see a reset. */
+    int (*shutdown)(void *ctx, intptr_t stream);
 } datsync_net;
 
 /* A network inside the process: any name can be listened on, and streams are pairs of buffers. Its poll never waits.
@@ -933,12 +937,15 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap);
 uint64_t datsync_deadline(const datsync *ds);
 int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now);
 
-/* Own the loop until datsync_stop was called, `stopped` said so, or (when not live, and nothing listens) nothing is
- * left to do. Needs a clock. */
+/* Own the loop until datsync_stop was called and all are told, `stopped` said so, or (when not live, and nothing
+ * listens) nothing is left to do. Needs a clock. */
 int datsync_run(datsync *ds);
+/* Take no more part, for good. The next turns listen to and dial nobody, tell each remote the end and wait until it
+ * closes, for two seconds at most; no event comes. All are gone when datsync_candidates is 0. Without it, datsync_free
+ * closes at once: a remote that is still speaking sees a reset. */
 void datsync_stop(datsync *ds);
 /* One turn of datsync_run, which waits no longer than so many milliseconds (0: not at all): 0 or an error. For
- * programs that have other work to do in between; that datsync_stop was called, only datsync_run heeds. */
+ * programs that have other work to do in between. */
 int datsync_poll(datsync *ds, unsigned timeout_ms);
 
 int datsync_complete(const datsync *ds, const datsync_feed *feed);

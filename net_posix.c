@@ -615,6 +615,12 @@ static int64_t net_send(void *ctx, intptr_t stream, const void *buf, size_t len)
     }
 }
 
+static int net_shutdown(void *ctx, intptr_t stream)
+{
+    (void)ctx;
+    return shutdown((int)stream, SHUT_WR) < 0 ? os_error(errno) : 0;
+}
+
 static void net_close(void *ctx, intptr_t handle)
 {
     int fd = (int)handle, listening = 0;
@@ -711,6 +717,7 @@ const datsync_net *datsync_os_net(void)
         .send = net_send,
         .close = net_close,
         .poll = net_poll,
+        .shutdown = net_shutdown,
     };
     return &net;
 }

@@ -607,6 +607,12 @@ static int64_t net_send(void *ctx, intptr_t stream, const void *buf, size_t len)
     return got > 0 ? got : DATSYNC_E_AGAIN;
 }
 
+static int net_shutdown(void *ctx, intptr_t stream)
+{
+    (void)ctx;
+    return shutdown((SOCKET)stream, SD_SEND) != 0 ? os_socket_error() : 0;
+}
+
 static void net_close(void *ctx, intptr_t handle)
 {
     (void)ctx;
@@ -687,6 +693,7 @@ const datsync_net *datsync_os_net(void)
         .send = net_send,
         .close = net_close,
         .poll = net_poll,
+        .shutdown = net_shutdown,
     };
     net_start();
     return &net;

@@ -30,7 +30,8 @@ static uint64_t changed(const transfer *t)
  * the version that is being laid out, once it is known what there is. */
 static void counts(const transfer *t, uint64_t *held, uint64_t *total)
 {
-    uint64_t length = datsync_feed_length(t->feed), offered = datsync_offered(t->ds, t->feed);
+    uint64_t length = datsync_feed_length(t->feed);
+    uint64_t offered = t->ended ? t->offered : datsync_offered(t->ds, t->feed);
     range all = {0, UINT64_MAX};
     const range *ranges = t->c->range_count > 0 ? t->c->ranges : &all;
     size_t count = t->c->range_count > 0 ? t->c->range_count : 1;
@@ -142,6 +143,8 @@ static void show(transfer *t, uint64_t now, int tick)
 
 static void stop(transfer *t)
 {
+    if (!t->ended)
+        t->offered = datsync_offered(t->ds, t->feed); /* soon nobody is left to offer anything */
     t->ended = 1;
     datsync_stop(t->ds);
 }
@@ -686,7 +689,7 @@ static int run_importing(transfer *t)
     }
     t->watch->ds = NULL;
     t->broken = code == FAILED;
-    return 0;
+    return t->ended ? datsync_run(t->ds) : 0;
 }
 
 static int start_transfer(transfer *t, unsigned mode)

@@ -28,6 +28,7 @@ typedef struct transfer {
     int checked;
     int no_key;          /* the owner's folder, without the secret key */
     uint64_t peers_seen; /* connections that spoke this feed's key */
+    uint64_t offered;    /* when it ended */
     uint64_t began;
     uint64_t fresh_at, fresh_count;                  /* when the last verified byte was seen */
     uint64_t blocks, bytes, sent_blocks, sent_bytes; /* of this run */

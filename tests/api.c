@@ -1454,6 +1454,53 @@ static void check_found_without_end(void)
     datsync_memory_net_free(memory);
 }
 
+static int shut;
+
+static int count_shutdown(void *ctx, intptr_t stream)
+{
+    (void)ctx;
+    (void)stream;
+    shut++;
+    return 0; /* the remote is not told: a network in memory has no half of an end */
+}
+
+/* Who stops tells the others, and waits for them two seconds; nothing else is done, and no event comes. */
+static void check_stopping(void)
+{
+    datsync_feed *f = feed_of(3), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_memory_net *memory;
+    datsync_options o;
+    datsync_net n;
+    datsync *a, *b;
+    told here;
+    intptr_t handle;
+    CHECK(datsync_memory_net_new(&memory, NULL, &n) == 0);
+    memset(&o, 0, sizeof o);
+    o.net = &n;
+    o.live = 1;
+    CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+    n.shutdown = count_shutdown;
+    o.on_event = tell;
+    o.ctx = &here;
+    memset(&here, 0, sizeof here);
+    CHECK(datsync_new(&b, &o, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0 && datsync_listen(b, "there") == 0);
+    CHECK(datsync_connect(b, "here", 0) == 0 && datsync_connect(b, "nobody", 0) == 0);
+    (void)take_turns(a, b, &n, 0, 500);
+    CHECK(here.events[DATSYNC_EV_BLOCK] == 3 && datsync_peers(b) == 1);
+    unsigned ticks = here.events[DATSYNC_EV_TICK], unreachable = here.events[DATSYNC_EV_UNREACHABLE];
+    datsync_stop(b);
+    datsync_stop(b);
+    CHECK(datsync_deadline(b) <= 500 && datsync_candidates(b) == 1);
+    CHECK(datsync_step(b, NULL, 0, 500) == 0 && shut == 1 && datsync_deadline(b) == 2500);
+    CHECK(n.connect(n.ctx, "there", &handle) == DATSYNC_E_REFUSED); /* it doesn't listen any more */
+    (void)take_turns(a, b, &n, 501, 2500);
+    CHECK(datsync_candidates(b) == 1 && here.events[DATSYNC_EV_TICK] == ticks);
+    CHECK(datsync_step(b, NULL, 0, 2500) == 0 && datsync_candidates(b) == 0 && datsync_deadline(b) == UINT64_MAX);
+    CHECK(here.events[DATSYNC_EV_DISCONNECTED] == 0 && here.events[DATSYNC_EV_UNREACHABLE] == unreachable);
+    CHECK(datsync_free(b) == 0 && datsync_free(a) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+    datsync_memory_net_free(memory);
+}
+
 /* Who speaks nonsense, or nothing, is left alone for ten minutes. */
 static void check_strangers(void)
 {
@@ -1659,6 +1706,7 @@ static const struct check {
     {"addresses-full", check_addresses_full},
     {"addresses-found", check_addresses_found},
     {"found-without-end", check_found_without_end},
+    {"stopping", check_stopping},
     {"worked-before", check_worked_before},
     {"strangers", check_strangers},
     {"liars", check_liars},

@@ -16,7 +16,7 @@ import pytest
 import tools
 from dat import sleep, wire
 from tools import (DONE, FAILED, INTERRUPTED, NO_PEER, USAGE, clone, clone_now, feed, files, one_line, run,
-                   share)
+                   share, speak_after_the_end)
 
 SIX = ["bitfield", "data", "key", "secret_key", "signatures", "tree"]
 COMMANDS = ["create", "append", "cat", "info", "verify", "share", "clone"]
@@ -597,6 +597,13 @@ def test_ipv6(folder, tmp_path):
 
 
 # ---- clone ----------------------------------------------------------------------------------------
+
+def test_who_still_speaks_at_the_agreed_end_sees_no_reset(folder):
+    made = tools.make(3, 10)
+    with tools.peers.Listener(made.key) as listener, clone(made.key, folder, ports=[listener.port]) as client:
+        speak_after_the_end(listener.accept(), made)
+        client.finish(DONE)
+
 
 @pytest.mark.valgrind
 @pytest.mark.parametrize("blocks", [0, 1, 2, 5, 40, 9000])

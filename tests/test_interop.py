@@ -110,11 +110,7 @@ def test_js_listens_datsync_clones(version, blocks, size, live, sources, tmp_pat
         with clone(key, copy, "--timeout", "15", ports=[server.port]) as client:
             client.finish(DONE, 60)
         if not live:
-            try:
-                server.finish(0)  # the conversation came to its agreed end
-            except AssertionError:
-                if "ECONNRESET" not in str(server):
-                    raise  # on a busy machine JS may still be speaking when the other has ended, and sees a reset
+            server.finish(0)  # the conversation came to its agreed end
     assert feed("verify", copy).out == "ok %d\n" % blocks
     if blocks:
         js_checks(version, copy, blocks)

@@ -541,6 +541,14 @@ def test_ranges():
             assert copy.held == 100
 
 
+def test_who_still_speaks_at_the_end_of_a_clone_sees_no_reset():
+    made = tools.make(3)
+    with tools.peers.Listener(made.key) as listener:
+        job = tools.peers.Background(datsync.clone, made.key, "copy", "127.0.0.1:%d" % listener.port)
+        tools.speak_after_the_end(listener.accept(), made)
+        assert len(job.join()) == 3
+
+
 def test_clones_between_the_binding_and_the_command():
     made = tools.make_folder("theirs", 500)
     with tools.share("theirs") as server:

@@ -416,6 +416,19 @@ class Server:
 
 # ---- small things -----------------------------------------------------------------------------------
 
+def speak_after_the_end(peer, made):
+    """Serve to the agreed end, but be slow to close: what is said then is read too. Raises where it is met with a reset."""
+    peer.close = lambda: None
+    peers.Conversation(peer, made).run()
+    time.sleep(0.8)
+    for _ in range(3):
+        peer.ping()
+        time.sleep(0.1)
+    with peer.sock:
+        while peer.sock.recv(4096):
+            pass
+
+
 def eventually(condition, timeout=15.0, what="it"):
     """Wait for something that tells nobody when it happens; its last value is returned."""
     deadline = time.monotonic() + timeout * PATIENCE

@@ -106,7 +106,8 @@ _ImportOptions = _struct("import_options", "p", "ctx ignore on_event ready", "i"
 _Layout = _struct("layout", "p", "ctx", "q", "version", "i", "force", "p", "select")
 _Check = _struct("drive_check", "p", "ctx fault", "i", "deep")
 _Pollfd = _struct("pollfd", "h", "handle", "t", "events revents")
-_Net = _struct("net", "p", "ctx listen accept connect connected recv send close", _call("ippzi"), "poll")
+_Net = _struct("net", "p", "ctx listen accept connect connected recv send close", _call("ippzi"), "poll",
+              "p", "shutdown")
 _Event = _struct("event", "i", "type", "p", "feed", "s", "address", "q", "index size", "i", "error", "p", "drive", "s", "path")
 _Options = _struct("options", "p", "env net", "u", "max_peers",
                    "w", "timeout_ms write_timeout_ms connect_timeout_ms handshake_timeout_ms", "i", "live ack",
@@ -122,7 +123,7 @@ _FUNCTIONS = """
     i drive_find p q s p p, i drive_list p q s i p p p, l drive_read p p q p z, l drive_import p p, - drive_layout p p,
     l drive_verify p p,
     i new p p q, i free p, i add p p u, i add_drive p p u, i listen p s, i connect p s q, z pollfds p p z, q deadline p,
-    i step p p z q, u peers p, u candidates p, q offered p p"""
+    i step p p z q, - stop p, u peers p, u candidates p, q offered p p"""
 
 
 def _load():
@@ -659,6 +660,10 @@ class _Dat:
                             told, told_at, signals.on = state, now, False
                             request.progress(state)
                             signals.on = True
+                sync.look(_c.stop)
+                while sync.look(_c.candidates):  # who is still speaking reads the end, within two seconds
+                    sync.turn(1)
+                    signals.deliver()
             finally:
                 signals.on = True
                 sync.close()

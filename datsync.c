@@ -5131,7 +5131,7 @@ static int data_put(channel *c, const datsync_message *m)
         if (more <= 0)
             break;
         if (proof.node_count == DATSYNC_MAX_PROOF)
-            r = DATSYNC_E_PROOF;
+            r = DATSYNC_E_TOO_BIG; /* nothing that is still to come makes it smaller */
         else
             proof.nodes[proof.node_count++] = node;
     }

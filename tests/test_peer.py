@@ -371,13 +371,14 @@ def test_a_hash_alone_as_the_answer_is_no_block(probe):
 
 
 @pytest.mark.parametrize("nodes, stored", [(80, True), (81, False)])
-def test_an_answer_with_too_many_nodes_is_of_no_use(probe, nodes, stored):
+def test_an_answer_with_too_many_nodes_is_false(probe, nodes, stored):
     remote, feed = Remote(probe), source(3)
     (first,) = of(Request, remote.talk(*offer(2)))
     data = feed.answer(first)
     more = [wire.Node(0, bytes([i] * 32), 1) for i in range(nodes - len(data.nodes))]
-    remote.talk(Data(data.index, data.value, list(data.nodes) + more, data.signature))
+    code = remote.say(Data(data.index, data.value, list(data.nodes) + more, data.signature))
     assert members(probe.ask("held", 0)) == ({2} if stored else set())
+    assert (code == BAD_DATA) is not stored
 
 
 def test_an_empty_feed_answers_a_present_empty_bitfield(probe):

@@ -203,7 +203,7 @@ demo: build/datsync
 
 # ---------------------------------------------------------------- warnings, style ---------------------------------
 
-ALL_C = $(CLI) $(SOURCES) $(EXAMPLES:%=examples/%.c) tests/probe.c conformance/adapters/datsync.c tests/api.c
+ALL_C = $(CLI) $(SOURCES) $(EXAMPLES:%=examples/%.c) $(wildcard tests/*.c) conformance/adapters/datsync.c
 
 # All sources, under each of the two compilers that is there, as the oldest and the newest C that they are meant for, without
 # and with NDEBUG; and the header as C++.
@@ -219,7 +219,7 @@ warnings: | need-sodium
 			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
 	@rm -f build/warnings.o
 
-FORMATTED = $(ALL_C) $(CLI_H) datsync.h $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
+FORMATTED = $(ALL_C) $(CLI_H) datsync.h $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

@@ -8,7 +8,7 @@ ROOT = os.path.dirname(HERE)
 
 # Program: its files. The driver and the adapter include datsync.c themselves; the others are linked with it.
 PROGRAMS = {"datsync": ["cli/" + name for name in sorted(os.listdir(os.path.join(ROOT, "cli"))) if name.endswith(".c")],
-            "probe": ["tests/probe.c"], "adapter": ["conformance/adapters/datsync.c"], "api": ["tests/api.c"]}
+            "probe": ["tests/probe.c", "tests/world.c"], "adapter": ["conformance/adapters/datsync.c"], "api": ["tests/api.c"]}
 LINKED = ("datsync", "api")
 
 # These test what is around the programs, and never run what is built from datsync.c here.

@@ -351,7 +351,7 @@ def lines_of(text, site):
 
 
 def compiler(*args):
-    return subprocess.run(["gcc", "-std=c99", "-I" + ROOT, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    return subprocess.run(["gcc", "-std=c99", "-I" + ROOT, "-I" + HERE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
 
 
 def digest(path):
@@ -375,7 +375,7 @@ class Programs:
             file.write(RUNTIME.replace("SITES", str(max(numbers.values()) + 1)))
         with open(os.path.join(folder, "datsync.c"), "w", encoding="latin-1") as file:
             file.write(PRELUDE + render(text, sites, numbers))
-        running = [subprocess.Popen(["gcc", "-std=c99", "-w", *flags, "-I" + ROOT, "-c", "-o", self.path(o), path])
+        running = [subprocess.Popen(["gcc", "-std=c99", "-w", *flags, "-I" + ROOT, "-I" + HERE, "-c", "-o", self.path(o), path])
                    for o, path in (("core.o", self.path("datsync.c")), ("probe.o", self.path("tests/probe.c")))]
         for process in running:
             if process.wait() != 0:
@@ -385,7 +385,7 @@ class Programs:
             if out in core.LINKED:
                 own = [os.path.join(ROOT, name) for name in files] + [self.path("core.o")]
             else:
-                own = [self.path("probe.o" if out == "probe" else name) for name in files]
+                own = [self.path("probe.o" if name == "tests/probe.c" else name) for name in files]
             done = compiler("-w", *flags, "-o", self.path("run-" + out), *own, *more)
             if done.returncode:
                 sys.exit("mutate: " + done.stderr.decode()[-3000:])

@@ -9,7 +9,8 @@ NPM ?= npm
 PROGRAMS := datsync probe adapter api
 datsync_MAIN := $(CLI) datsync.c
 datsync_MORE := $(CLI_H)
-probe_MAIN := tests/probe.c
+probe_MAIN := tests/probe.c tests/world.c
+probe_MORE := tests/world.h tests/base.h
 adapter_MAIN := conformance/adapters/datsync.c
 api_MAIN := tests/api.c datsync.c
 
@@ -39,10 +40,10 @@ build/api: tests/api.c build/libdatsync.a datsync.h
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
 
 build/probe build/adapter: build/net_posix.o datsync.c datsync.h
-build/probe: tests/probe.c
+build/probe: $(probe_MAIN) $(probe_MORE)
 build/adapter: conformance/adapters/datsync.c
 build/probe build/adapter:
-	$(COMPILE) $(CFLAGS) -I. -o $@ $(filter conformance/% tests/%,$^) build/net_posix.o $(LDFLAGS) $(LIBS)
+	$(COMPILE) $(CFLAGS) -I. -o $@ $(filter conformance/%.c tests/%.c,$^) build/net_posix.o $(LDFLAGS) $(LIBS)
 
 # ---------------------------------------------------------------- running them ------------------------------------
 

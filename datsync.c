@@ -9932,6 +9932,63 @@ static uint32_t mode_of(uint32_t mode, uint32_t fallback)
 
 /* ------------------------------------------------ planning */
 
+static int child_compare(const void *a, const void *b)
+{
+    const named_entry *x = a, *y = b;
+    return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+static int old_add(datsync_drive *d, uint64_t seq, const char *path)
+{
+    if (mem_grow(&d->env, &d->plan.old, &d->plan.old_cap, d->plan.old_count + 1, sizeof *d->plan.old) < 0)
+        return DATSYNC_E_NOMEM;
+    d->plan.old[d->plan.old_count].name = name_hash(d, path_name(path));
+    d->plan.old[d->plan.old_count++].seq = seq;
+    return 0;
+}
+
+/* What was at each path in other versions. */
+static int old_build(datsync_drive *d)
+{
+    datsync_entry e;
+    int r = 0;
+    for (uint64_t seq = 1; seq <= datsync_drive_version(d) && r == 0;
+         seq++) { /* later ones, too, if an older version is laid out */
+        if (survey_is_live(d, seq) || !datsync_feed_has(d->metadata, seq))
+            continue;
+        r = entry_load(d, seq, &e);
+        if (r == DATSYNC_E_ENTRY)
+            r = 0; /* it was never laid out */
+        else if (r == 0 && !e.deleted && !e.error && !is_folder(&e))
+            r = old_add(d, seq, e.path);
+    }
+    if (d->plan.old_count)
+        qsort(d->plan.old, d->plan.old_count, sizeof *d->plan.old, child_compare);
+    d->plan.has_old = 1;
+    return r;
+}
+
+static int is_old_version(datsync_drive *d, const char *path, const datsync_file_info *info)
+{
+    uint64_t name = name_hash(d, path_name(path));
+    size_t lo = 0;
+    int r = 0;
+    if (!d->plan.has_old && (r = old_build(d)) < 0)
+        return r;
+    for (size_t hi = d->plan.old_count; lo < hi;) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (d->plan.old[mid].name < name)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    datsync_entry e;
+    for (; lo < d->plan.old_count && d->plan.old[lo].name == name && r == 0; lo++)
+        if ((r = entry_load(d, d->plan.old[lo].seq, &e)) == 0 && e.stat.size == info->size)
+            r = file_matches(d, path + 1, &e.stat); /* size and time don't tell: an edit may have kept both */
+    return r;
+}
+
 static int mark_live(void *ctx, const datsync_entry *e)
 {
     bits_env *b = ctx;
@@ -9973,6 +10030,8 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
         r = (info.mode & MODE_TYPE) == MODE_FOLDER ? DATSYNC_E_IS_FOLDER : DATSYNC_E_LINK;
     if (r == 0 && !d->layout.force) {
         r = file_matches(d, path + 1, &e->stat);
+        if (r == 0) /* the next version came before this one was here */
+            r = is_old_version(d, path, &info);
         r = r < 0 ? r : r ? 0 : DATSYNC_E_CHANGED;
     }
     if (r == 0)
@@ -9985,12 +10044,6 @@ static int plan_delete_one(datsync_drive *d, const datsync_entry *e)
     drive_tell(d, DATSYNC_EV_REMOVED, path, seq, 0, 0);
     folders_remove(d, path);
     return 0;
-}
-
-static int child_compare(const void *a, const void *b)
-{
-    const named_entry *x = a, *y = b;
-    return x->name != y->name ? (x->name < y->name ? -1 : 1) : x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
 static int plan_delete(datsync_drive *d, const bits *before)
@@ -10075,6 +10128,8 @@ static int drive_plan(datsync_drive *d, uint64_t version)
             r = target_discard(d, i);
     if (r == 0 && d->content)
         r = datsync_feed_flush(d->content);
+    d->plan.has_old = 0;
+    d->plan.old_count = 0;
     if (r == 0 && d->has_files) {
         if (bits_length(&before))
             r = plan_delete(d, &before);
@@ -10095,64 +10150,12 @@ static int drive_plan(datsync_drive *d, uint64_t version)
     d->plan.ahead = 0;
     d->plan.cursor = 1;
     d->plan.made = 1;
-    d->download.told = d->plan.has_old = 0;
-    d->plan.old_count = 0;
+    d->download.told = 0;
     drive_tell(d, DATSYNC_EV_PLAN, NULL, version, plan_bytes(d), 0);
     return 0;
 }
 
 /* ------------------------------------------------ may a file be replaced? */
-
-static int old_add(datsync_drive *d, uint64_t seq, const char *path)
-{
-    if (mem_grow(&d->env, &d->plan.old, &d->plan.old_cap, d->plan.old_count + 1, sizeof *d->plan.old) < 0)
-        return DATSYNC_E_NOMEM;
-    d->plan.old[d->plan.old_count].name = name_hash(d, path_name(path));
-    d->plan.old[d->plan.old_count++].seq = seq;
-    return 0;
-}
-
-/* What was at each path in other versions. */
-static int old_build(datsync_drive *d)
-{
-    datsync_entry e;
-    int r = 0;
-    for (uint64_t seq = 1; seq <= datsync_drive_version(d) && r == 0;
-         seq++) { /* later ones, too, if an older version is laid out */
-        if (survey_is_live(d, seq) || !datsync_feed_has(d->metadata, seq))
-            continue;
-        r = entry_load(d, seq, &e);
-        if (r == DATSYNC_E_ENTRY)
-            r = 0; /* it was never laid out */
-        else if (r == 0 && !e.deleted && !e.error && !is_folder(&e))
-            r = old_add(d, seq, e.path);
-    }
-    if (d->plan.old_count)
-        qsort(d->plan.old, d->plan.old_count, sizeof *d->plan.old, child_compare);
-    d->plan.has_old = 1;
-    return r;
-}
-
-static int is_old_version(datsync_drive *d, const char *path, const datsync_file_info *info)
-{
-    uint64_t name = name_hash(d, path_name(path));
-    size_t lo = 0;
-    int r = 0;
-    if (!d->plan.has_old && (r = old_build(d)) < 0)
-        return r;
-    for (size_t hi = d->plan.old_count; lo < hi;) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (d->plan.old[mid].name < name)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    datsync_entry e;
-    for (; lo < d->plan.old_count && d->plan.old[lo].name == name && r == 0; lo++)
-        if ((r = entry_load(d, d->plan.old[lo].seq, &e)) == 0 && e.stat.size == info->size)
-            r = file_matches(d, path + 1, &e.stat); /* size and time don't tell: an edit may have kept both */
-    return r;
-}
 
 /* Zeros only, or behind the end? */
 static int file_blank(datsync_drive *d, intptr_t handle, uint64_t from, uint64_t to)

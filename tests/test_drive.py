@@ -1305,6 +1305,23 @@ def test_empty_files_and_folders(source, drives):
     assert only_files(drives, 1) == expected_files(made)
 
 
+def test_what_a_version_that_never_came_was_to_replace_is_deleted(source, drives):
+    """The next one has no such file: what is there is of the version before both, and nobody's change."""
+    made = source.made
+    source.pull()
+    small(made, "/a", b"a of version two")
+    drives.extend(0, made)
+    drives.open(1, "world:1", CREATE, made.key)
+    drives.share(1, BOTH, 0)
+    while drives.info(1)[1] < made.version:
+        assert not drives.run(1, most=5)
+    drives.unshare(1)
+    drives.close(1)
+    assert drives.files(1)["a"] == made.files(made.version - 1)["/a"]
+    made.delete("/a")
+    assert source.pull()[0] == {} and only_files(drives, 1) == expected_files(made)
+
+
 def test_select(source, drives):
     refused, events = source.pull(select="/sub")
     assert refused == {} and only_files(drives, 1) == {p: d for p, d in expected_files(source.made).items() if p.startswith("sub")}

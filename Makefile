@@ -20,6 +20,8 @@
 #     check-dist check-deb  what `dist` and `deb` make, unpacked or installed, and tested
 #   dist deb   a tarball of the sources; Debian packages; in build/
 #   valgrind   a part of the suite under valgrind
+#   lab        what the laboratory makes of SEED=NUMBER: a number that fails is shrunk, and told as a story
+#   soak       10,000 numbers of the laboratory (SOAK=N: as many), and its planted faults
 #   bench      the benchmark
 #   install    with PREFIX and DESTDIR; uninstall takes it back
 #   warnings format format-check clean
@@ -143,7 +145,7 @@ need-pytest:
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
 UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
-	DATSYNC_API=$(CURDIR)/$(1)/api$(2);
+	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
 
 # Programs for the tests and deps; other processors and systems; install and packages. The suite needs none of them: it runs on
 # conformance/ and vectors/ alone.
@@ -151,7 +153,7 @@ include $(wildcard tests/tests.mk tests/everywhere.mk packaging/packaging.mk)
 
 # ---------------------------------------------------------------- testing -----------------------------------------
 
-.PHONY: help quick check check-clang check-small conformance coverage mutate bugs interop valgrind bench demo
+.PHONY: help quick check check-clang check-small conformance coverage mutate bugs interop valgrind lab soak bench demo
 help:
 	@sed -n '/^#   /,/^$$/s/^# \{0,1\}//p' Makefile
 
@@ -160,7 +162,7 @@ quick: build/datsync build/api build/probe build/adapter | need-pytest
 	$(call UNDER_TEST,build) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(QUICK_TESTS)) \
 		$(if $(filter file,$(origin TESTS)),'conformance/test_conformance.py::test_case[sanity/first]'))
 
-check: all $(call programs_of,asan) warnings | need-pytest
+check: all $(call programs_of,asan) build/lab warnings | need-pytest
 	$(call UNDER_TEST,build/asan) export DATSYNC_FAST=$(CURDIR)/build/datsync DATSYNC_SCREENSHOTS=$(CURDIR)/build/screenshots; \
 		$(call TEST,not interop and not everywhere,$(TESTS))
 
@@ -194,6 +196,14 @@ interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/ins
 
 valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
 	$(call UNDER_TEST,build) export DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full'; $(call TEST,valgrind,$(TESTS))
+
+# SEED=N: what a number that fails is about, shrunk and told. make soak: 10,000 numbers (SOAK=N: as many).
+SEED ?= 1
+SOAK ?= 10000
+lab: build/lab
+	build/lab --story $(SEED)
+soak: build/lab | need-pytest
+	DATSYNC_SOAK=$(SOAK) DATSYNC_LAB=$(CURDIR)/build/lab $(PYTEST) $(XDIST) tests/test_lab.py
 
 bench: build/datsync
 	$(PYTHON) bench/bench.py

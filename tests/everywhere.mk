@@ -60,7 +60,7 @@ need-sodium-source:
 # ---------------------------------------------------------------- testing -----------------------------------------
 
 # What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
-EVERYWHERE_TESTS := everywhere vectors api conformance
+EVERYWHERE_TESTS := everywhere vectors api lab conformance
 i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile files cli cli_drive people layouts
 s390x_TESTS := feed peer drive files
 win32_TESTS := win32 cli cli_drive people layouts
@@ -70,7 +70,7 @@ ON_ANOTHER = export DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/
 POSIX_WAYS := $(filter-out win32,$(WAYS))
 .PHONY: check-all $(WAYS:%=check-%)
 $(foreach way,$(WAYS),$(eval check-$(way): $(call programs_of,$(way))))
-$(WAYS:%=check-%): build/datsync build/js/installed | need-pytest
+$(WAYS:%=check-%): build/datsync build/lab build/js/installed | need-pytest
 $(POSIX_WAYS:%=check-%): check-%:
 	$(call UNDER_TEST,build/$*) export DATSYNC_WRAPPER='$($*_RUN)'; $(ON_ANOTHER) \
 		$(call TEST,everywhere or not interop,$(call TESTS_OR,$(EVERYWHERE_TESTS) $($*_TESTS)))

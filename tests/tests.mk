@@ -6,13 +6,15 @@ NPM ?= npm
 
 # The command, the test driver, the peer under test that the conformance suite runs, and checks of the public interface; each in
 # one go, as build/WAY/PROGRAM. The driver and the adapter take in datsync.c whole, to reach what is static.
-PROGRAMS := datsync probe adapter api
+PROGRAMS := datsync probe adapter api lab
 datsync_MAIN := $(CLI) datsync.c
 datsync_MORE := $(CLI_H)
 probe_MAIN := tests/probe.c tests/world.c
 probe_MORE := tests/world.h tests/base.h
 adapter_MAIN := conformance/adapters/datsync.c
 api_MAIN := tests/api.c datsync.c
+lab_MAIN := tests/lab.c tests/lab_net.c tests/world.c datsync.c
+lab_MORE := tests/lab.h tests/world.h tests/base.h
 
 asan_COMPILE = $(COMPILE) $(SANITIZE)
 asan_LIBS = $(LDFLAGS) $(LIBS)
@@ -33,11 +35,16 @@ build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) $($(2)_MORE) datsync.c $(or $($(1)_OS),
 	mkdir -p build/$(1)
 	$$($(1)_COMPILE) -I. -o $$@ $($(2)_MAIN) $(or $($(1)_OS),net_posix.c) $$($(1)_LIBS)
 endef
-$(foreach way,asan clang $(SMALL),$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
+$(foreach way,asan clang,$(foreach program,$(PROGRAMS),$(eval $(call PROGRAM_OF_WAY,$(way),$(program)))))
+$(foreach way,$(SMALL),$(eval $(call PROGRAM_OF_WAY,$(way),probe)))
 programs_of = $(PROGRAMS:%=build/$(1)/%$($(1)_EXE))
 
 build/api: tests/api.c build/libdatsync.a datsync.h
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
+
+build/lab: $(lab_MAIN) $(lab_MORE) datsync.h
+	mkdir -p build
+	$(COMPILE) $(CFLAGS) -I. -o $@ $(lab_MAIN) $(LDFLAGS) $(LIBS)
 
 build/probe build/adapter: build/net_posix.o datsync.c datsync.h
 build/probe: $(probe_MAIN) $(probe_MORE)

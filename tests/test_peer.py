@@ -240,6 +240,28 @@ def test_an_unanswered_request_is_made_again(probe):
     assert sorted(again) == sorted(rest)
 
 
+def test_new_requests_do_not_put_off_the_giving_up_of_old_ones(probe):
+    """A remote that has new blocks all the time and answers for none is given up as one that is asked once."""
+    remote, feed = Remote(probe), source(9)
+    (first,) = of(Request, remote.talk(Have(8), Have(0, RANGE, bitfield(8))))
+    remote.talk(feed.answer(first))
+    for i in range(4):
+        assert [r.index for r in of(Request, remote.talk(Have(i)))] == [i]
+        assert alive(remote, remote.now + 1500) == [] and remote.info()[4] == i + 1
+    assert remote.now == 6000 and alive(remote, 7500) == [] and remote.info()[4] == 0
+
+
+def test_as_many_requests_as_there_can_be_are_given_up(probe):
+    """Also where the oldest is not the first of the ring that they stand in; and all are made again."""
+    remote, feed = Remote(probe), source(2600)
+    (first,) = of(Request, remote.talk(Have(2599), Have(0, RANGE, bitfield(*range(2600)))))
+    asked = of(Request, remote.talk(feed.answer(first)))
+    asked = asked[700:] + of(Request, remote.talk(*[feed.answer(r) for r in asked[:700]]))
+    assert remote.info()[4] == len(asked) == 1024
+    assert alive(remote, 7500) == [] and remote.info()[4] == 0
+    assert {r.index for r in asked} <= set(alive(remote, 15000))
+
+
 def test_what_was_offered_beyond_the_length_is_asked_for_once_that_is_there(probe):
     """A request beyond the verified length that got no answer is no proof that there is a block; a longer tree is."""
     remote, feed = Remote(probe), source(1)
@@ -272,6 +294,47 @@ def test_download(probe):
     assert probe.numbers("check", 0, SEED, 10, 10) == [9, 9]
     blocks = [e for e in remote.events() if e.startswith("block")]
     assert len(blocks) == 9 and probe.numbers("peer-feed", 0, 0) == [9, 1]
+
+
+def pour(remote, feed, turns, pause, order=1):
+    """In each turn, all that was asked for is answered after a pause; how many requests are open behind each."""
+    asked, counts = of(Request, remote.talk(Have(feed.length - 1), Have(0, RANGE, bitfield(*range(feed.length))))), []
+    for _ in range(turns):
+        assert remote.tick(remote.now + pause) == 0
+        asked = of(Request, remote.talk(*[feed.answer(r) for r in asked[::order]]))
+        counts.append(remote.info()[4])
+    remote.close()
+    return counts
+
+
+@pytest.fixture(scope="module")
+def large_blocks():
+    feed = feeds.Feed(secret_key=SECRET)
+    feed.append(*[bytes([i % 256]) * 65536 for i in range(400)])
+    return feed
+
+
+def test_as_much_is_asked_for_as_a_remote_brings(probe, large_blocks):
+    """A mebibyte, and what came of late in the delay and a tenth of a second; but no more than 2 MiB of a remote whose answers are
+    out of order, for they may have to wait for each other."""
+    assert pour(Remote(probe), large_blocks, 2, 0) == [16, 16]
+    first, *_, last = pour(Remote(probe), large_blocks, 6, 100)
+    assert first < 20 and 60 < last < 100
+    assert pour(Remote(probe), large_blocks, 6, 100, order=-1)[2:] == [32] * 4
+
+
+def test_blocks_are_asked_for_one_after_the_other(probe, large_blocks):
+    """What is offered anew before them has its turn after them."""
+    remote = Remote(probe)
+    (first,) = of(Request, remote.talk(Have(20), Have(0, RANGE, bitfield(*range(21)))))
+    asked = of(Request, remote.talk(large_blocks.answer(first)))
+    asked += of(Request, remote.talk(Unhave(3)))
+    remote.talk(Have(3))
+    assert [r.index for r in asked] == list(range(1, 18))
+    order = []
+    for request_ in asked[:2] + asked[3:]:
+        order += [r.index for r in of(Request, remote.talk(large_blocks.answer(request_)))]
+    assert order == [18, 19, 20, 3]
 
 
 @pytest.mark.parametrize("order", range(5))
@@ -398,6 +461,19 @@ def test_appends_and_clears_are_announced(probe):
     probe.ask("clear", 0, 1, 3)
     assert of(Unhave, remote.hear()) == [Unhave(1, 2)]
     assert of(Unhave, remote.talk(request(1))) == [Unhave(1)]
+
+
+def test_what_comes_to_a_reader_is_told_at_once(probe):
+    """Before it is committed, for it is the same whatever happens; but not to who has it, nor what lies between and is not here."""
+    remote = Remote(probe)
+    probe.ask("open", 1, "memory", CREATE, PUBLIC, SECRET)
+    probe.ask("grow", 1, SEED, 9, 10, 10, 9)
+    remote.talk(Want(0, RANGE))
+    remote.talk(*offer(3))
+    probe.ask("give", 0, 1, 0, 3, 5)
+    assert of(Have, remote.hear()) == [Have(5)]
+    probe.ask("flush", 0)
+    assert of(Have, remote.hear()) == []
 
 
 def test_nothing_is_given_before_it_is_synced(probe):

@@ -858,6 +858,23 @@ def test_a_crash_between_the_pages_of_a_bitfield(first, more, probe):
         assert kept or found == after
 
 
+def test_a_lost_page_is_not_claimed_again_where_a_block_of_it_is_wrong(probe):
+    """All of it is looked at before any of it is claimed, and the tree stays as it was signed."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20000, where="disk:0")
+    probe.ask("close", 0)
+    bitfield, tree, data = (probe.bytes("disk-get", 0, part) for part in (BITFIELD, TREE, DATA))
+    at = 32 + 3584
+    probe.ask("disk-set", 0, BITFIELD, bitfield[:at] + bytes(3584) + bitfield[at + 3584:])
+    at = sum(len(content(SEED, i, SIZE)) for i in range(10000))
+    probe.ask("disk-set", 0, DATA, data[:at] + bytes([data[at] ^ 1]) + data[at + 1:])
+    owner(probe, 0, 0, where="disk:0")
+    assert probe.number("info", 0) == 20000
+    assert members(probe.ask("held", 0)) == {i for i in range(20000) if i // 8192 != 1}
+    probe.ask("close", 0)
+    assert probe.bytes("disk-get", 0, TREE) == tree
+
+
 def reader_with_blank_nodes(probe, blocks, first, count):
     """Disk 0 has all of these blocks, no secret key, and zeros where these nodes were."""
     probe.ask("disk", 0)
@@ -881,6 +898,16 @@ def test_blank_nodes_are_not_claimed(probe, first, count):
         probe.ask("close", 0)
     bits = sleep.load(on_disk(probe, 0))
     assert not set(bits.tree.holding) & blank and set(bits.blocks) == left
+
+
+def test_a_blank_place_is_no_node(probe):
+    """Whatever claims it, and whatever stands behind it."""
+    owner(probe, 1, 8)
+    reader(probe, 0)
+    probe.ask("give", 0, 1, 0, 0)
+    assert members(probe.ask("nodes", 0)) == {0, 1, 2, 3, 5, 7, 11}
+    probe.ask("claim-node", 0, 4, 5)
+    assert probe.code("node", 0, 4) == drive.NOT_FOUND and probe.code("node", 0, 5) == 0
 
 
 def test_a_read_that_fails_while_it_is_opened_drops_nothing(probe):
@@ -1147,6 +1174,22 @@ def test_a_header_that_lies_about_the_pages_of_the_bitfield(probe, true, stated,
         assert found[:32] == honest[:32] and (len(found) - 32) % true == 0
     probe.ask("open", 0, "disk:0", 0, None, None)
     assert probe.numbers("check", 0, SEED, 1, 1) == [blocks + 1, blocks + 1]
+
+
+@pytest.mark.parametrize("true, stated", [(3584, 3328), (3328, 3584)])
+def test_few_blocks_tell_how_large_the_pages_are(true, stated, probe):
+    """None of them at the begin of a byte, and the file's end is cut off."""
+    owner(probe, 1, 20000)
+    probe.ask("disk", 0)
+    reader(probe, 0, "disk:0")
+    probe.ask("entry", 0, true)
+    held = range(8195, 10000, 8)
+    probe.ask("give", 0, 1, 0, *held)
+    probe.ask("close", 0)
+    bitfield = probe.bytes("disk-get", 0, BITFIELD)
+    probe.ask("disk-set", 0, BITFIELD, sleep.encode_header(sleep.BITFIELD, stated) + bitfield[32:-1])
+    reader(probe, 0, "disk:0", drive.READ_ONLY)
+    assert members(probe.ask("held", 0)) == set(held)
 
 
 def test_pages_without_room_for_an_index_are_none(probe):

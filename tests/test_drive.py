@@ -13,7 +13,7 @@ import pytest
 import probe as driver
 from dat import drive, evil, sleep, sodium
 from dat.drive import Drive, Stat
-from probe import (ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_AWAY, EV_BACK, EV_ENTRY, EV_PLAN, EV_REFUSED,
+from probe import (ACCESS, ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_AWAY, EV_BACK, EV_ENTRY, EV_PLAN, EV_REFUSED,
                    EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER,
                    NOT_FOUND, PARTIAL, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, UPLOAD, VECTORS, Drives,
                    ProbeError)
@@ -1138,6 +1138,28 @@ def test_deleted_upstream(force, source, drives):
     sound(drives, 1, source.made, {**kept, "d/inside": b"mine"})
 
 
+def test_a_deletion_that_loses_others_while_the_drive_is_open(drives):
+    """The deployed code's index forgets /a/b/x with /a/c: no file is deleted for that, though an earlier deletion was right."""
+    made = Drive(secret_key=SECRET, deployed=True)
+    for path in ("/a/b/x", "/a/b/y", "/a/c"):
+        made.put(path, path.encode(), mtime=T0)
+    drives.load(0, made)
+    drives.share(0, BOTH)
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, made.key)
+    drives.share(1, BOTH, 0)
+    left = expected_files(made)
+    assert drives.run(1) and only_files(drives, 1) == left
+    for told, path in ((2, "a/b/y"), (3, "a/c")):
+        made.delete("/" + path)
+        drives.extend(0, made)
+        del left[path]
+        assert drives.run(1, told) and only_files(drives, 1) == left
+    assert made.log.listing() == {}
+    drives.unshare(1)
+    drives.close(1)
+
+
 @pytest.mark.parametrize("order", ["deleted-first", "put-first"])
 def test_folder_and_file_change_places_upstream(order, source, drives):
     source.pull()
@@ -1197,6 +1219,22 @@ def test_what_stands_where_a_folder_must_be(what, force, refused, source, drives
     else:
         assert only_files(drives, 1) == expected_files(source.made)
         assert "/sub/deep" in {e.path for e in events if e.type == EV_REMOVED}
+
+
+def test_a_folder_on_the_way_that_cannot_be_looked_at(source, drives):
+    """That is what is told of the file, not that something else stood there; which is kept."""
+    source.pull()
+    drives.delete(1, "sub/deep")
+    drives.write(1, "sub/deep", b"my own")
+    small(source.made, "/sub/deep/x", b"of version two")
+    told, left, n = [], 0, 1
+    while not left:
+        n += 1
+        drives.fail(1, "stat", n, ACCESS)
+        told.append(source.pull()[0])
+        left = drives.fail(1, "stat", 0)
+        assert drives.files(1)["sub/deep"] == b"my own"
+    assert told[-3:] == [{"/sub/deep/x": ACCESS}] * 2 + [{"/sub/deep/x": NOT_FOLDER}]
 
 
 def test_a_folder_that_is_gone_when_the_file_comes_into_its_place(source, drives):
@@ -1260,7 +1298,7 @@ def test_verify_offers_what_is_right_and_nothing_else(source, drives):
     made = source.made
     source.pull()
     good, whole = drives.files(1), {p: set(range(*made.log.find(p).stat.range)) for p in made.log.listing()}
-    drives.write(1, "b", good["b"][::-1], mtime=drives.dump(1)["b"].mtime)
+    drives.write(1, "b", good["b"][:-1] + b"!", mtime=drives.dump(1)["b"].mtime)  # its other blocks are right
     drives.delete(1, "d")
     drives.write(1, "d", None)
     drives.delete(1, "e")

@@ -383,6 +383,19 @@ def test_cleared_blocks_come_again(probe):
     check(probe, 1, 20)
 
 
+def test_an_index_above_pages_follows_each_of_them(probe):
+    """What it says of the second page lies in the first, in which nothing else changes."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20000, where="disk:0")
+    probe.ask("flush", 0)
+    before = probe.bytes("disk-get", 0, BITFIELD)
+    probe.ask("clear", 0, 9000, 9100)
+    probe.ask("flush", 0)
+    after = probe.bytes("disk-get", 0, BITFIELD)
+    assert after[32:] == b"".join(probe.bytes("page", 0, page) for page in range(3))
+    assert before[32:32 + 3072] == after[32:32 + 3072] and before[32:32 + 3584] != after[32:32 + 3584]
+
+
 @pytest.mark.parametrize("part, header", [(DATA, 0), (TREE, 32), (SIGNATURES, 32)])
 def test_audit_finds_each_flipped_byte(probe, part, header):
     """Of data, tree and signature: whatever byte is flipped, it is found, and a second look finds
@@ -514,6 +527,22 @@ def test_a_leaf_of_a_wrong_size_proves_nothing(leaf, probe):
     for block in (leaf, leaf ^ 1):
         assert probe.code("proof", 1, block, 0, 1) == drive.CORRUPT, block
     assert probe.code("proof", 1, (leaf + 4) % 16, 0, 1) == 0
+
+
+def test_a_data_part_that_comes_back_is_served_again(probe):
+    """As far as it is there; it is looked at each minute."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    data = probe.bytes("disk-get", 0, DATA)
+    ends = [sum(len(content(SEED, i, SIZE)) for i in range(n)) for n in range(21)]
+    probe.ask("disk-set", 0, DATA, data[:ends[5]])
+    reader(probe, 0, "disk:0", 0)
+    for now, there, held in ((60000, 5, 5), (119999, 12, 5), (120000, 12, 12), (180000, 20, 20)):
+        probe.ask("disk-set", 0, DATA, data[:ends[there]])
+        assert probe.number("tick-feed", 0, now) == 0
+        assert check(probe, 0) == held and members(probe.ask("held", 0)) == set(range(held))
 
 
 def test_the_claims_of_an_empty_data_part_end_with_an_audit(probe):

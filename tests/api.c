@@ -412,6 +412,7 @@ static void check_handshake(void)
     CHECK(!datsync_peer_remote_has(b, g, UINT64_MAX) && !datsync_peer_remote_has(b, f, 0));
     CHECK(datsync_peer_remote_length(b, g) == 3 && datsync_peer_remote_length(b, f) == 0);
     CHECK(datsync_peer_complete(b, g) && !datsync_peer_complete(b, f));
+    CHECK(!datsync_peer_complete(a, f)); /* it asked for nothing, and was answered nothing */
     CHECK(datsync_feed_count(g, 0, 9) == 3);
     CHECK(datsync_peer_bytes_in(a) == datsync_peer_bytes_out(b) && datsync_peer_bytes_in(a) > 0);
     CHECK(datsync_peer_bytes_in(b) == datsync_peer_bytes_out(a) && datsync_peer_bytes_in(b) > 21);
@@ -554,6 +555,41 @@ static void check_silence(void)
     CHECK(pump(a, b, 0) == 0 && datsync_peer_send(a, &m) == 0 && datsync_peer_output(a, &out, 7000) == 1);
     CHECK(datsync_peer_input(b, out, 1, 7000) == 1);
     CHECK(datsync_peer_tick(b, 14499) == 0 && datsync_peer_tick(b, 14500) == DATSYNC_E_TIMEOUT);
+    datsync_peer_free(a);
+    datsync_peer_free(b);
+    CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+}
+
+/* Who fills all the room that there was has more of it the next time, though it is of small frames. */
+static void check_room(void)
+{
+    datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
+    datsync_peer_options o;
+    memset(&o, 0, sizeof o);
+    datsync_message m;
+    memset(&m, 0, sizeof m);
+    m.type = DATSYNC_KEEP_ALIVE;
+    o.live = 1;
+    datsync_peer *a;
+    CHECK(datsync_peer_new(&a, &o, 0) == 0);
+    datsync_peer *b;
+    CHECK(datsync_peer_new(&b, &o, 0) == 0);
+    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0 && datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    CHECK(pump(a, b, 0) == 0);
+    size_t last = 0;
+    for (int turn = 0; turn < 4; turn++) {
+        uint8_t *place;
+        size_t room = datsync_peer_space(b, &place);
+        CHECK(room > last);
+        for (size_t i = 0; i < room; i++)
+            CHECK(datsync_peer_send(a, &m) == 0);
+        const uint8_t *out;
+        CHECK(datsync_peer_output(a, &out, 0) == room);
+        memcpy(place, out, room);
+        CHECK(datsync_peer_received(b, room, 0) == 0);
+        datsync_peer_sent(a, room, 0);
+        last = room;
+    }
     datsync_peer_free(a);
     datsync_peer_free(b);
     CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
@@ -1692,6 +1728,7 @@ static const struct check {
     {"extensions-and-send", check_extensions_and_send},
     {"peer-limits", check_peer_limits},
     {"silence", check_silence},
+    {"room", check_room},
     {"pool", check_pool},
     {"clone-without-memory", check_clone_without_memory},
     {"memory-net", check_memory_net},

@@ -598,17 +598,22 @@ def wrong_deletion():
     return made
 
 
-def test_a_name_that_is_a_folder_and_then_a_file_where_the_index_is_wrong(owner, tmp_path):
+@pytest.mark.parametrize("text, updated", [(b"it", 0), (b"other", 1)], ids=["as it was", "changed"])
+def test_a_name_that_is_a_folder_and_then_a_file_where_the_index_is_wrong(text, updated, owner, tmp_path):
+    """What was in the folder goes. The file is known; where it is another now, what it was is claimed no more."""
     made, folder = wrong_deletion(), tmp_path / "both"
     made.put("/a/b", b"in it", mtime=1500000000000)
     made.put("/a", b"it", mtime=1500000000000)
     drives.write_folder(made, str(folder), owner.secrets, lay_out=False)
-    write(folder, {"x/2": b"two", "a": b"it"})
+    write(folder, {"x/2": b"two", "a": text})
     with owner.start("share", "--json", "--listen", "127.0.0.1:0", folder) as server:
-        assert server.event("import")["path"] == "/a/b" and server.event("imported")["removed"] == 1
+        assert server.event("import")["path"] == "/a/b"
+        imported = server.event("imported")
+        assert (imported["added"], imported["updated"], imported["removed"]) == (0, updated, 1)
         server.event("listening")
         server.stop()
     assert sorted(owner("ls", "--recursive", folder).lines) == ["a", "x/2"] and owner("verify", folder).out == "ok 2\n"
+    assert set(drives.read_folder(folder).drive.content.bitfield) - {0} == {1, 3 + updated}  # 0 is /x/1, which was deleted elsewhere
 
 
 def test_a_deletion_with_wrong_paths_that_comes_while_it_is_open(reader, tmp_path):

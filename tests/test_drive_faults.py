@@ -177,9 +177,10 @@ def test_every_call_fails_from_one_on(kind, scene, drives):
         n += 3
 
 
-def test_a_sync_that_finds_the_disk_full_costs_what_is_not_whole(drives):
-    """Where it is that of the blocks that came: what is whole is laid out, and nothing fails."""
-    made, kept = Drive(secret_key=SECRET), []
+@pytest.mark.parametrize("kind", ["sync", "store-write", "store-sync"])
+def test_a_disk_that_is_full_costs_what_is_not_whole(kind, drives):
+    """Where it is found by writing down what came: what is whole is laid out, and nothing fails. If it must, what is not whole goes."""
+    made, kept, given_up = Drive(secret_key=SECRET), [], []
     small(made, "/a", b"a" * 400, 40)
     small(made, "/long", bytes(range(256)) * 200, 40)
     files = {".dat/metadata." + name: data for name, data in sleep.files(made.metadata).items()}
@@ -194,17 +195,20 @@ def test_a_sync_that_finds_the_disk_full_costs_what_is_not_whole(drives):
         drives.world(1)
         drives.open(1, "world:1", CREATE, made.key)
         drives.share(1, BOTH, 0)
-        drives.fail(1, "sync", n, NO_SPACE)
+        drives.fail(1, kind, n, NO_SPACE)
         drives.run(1, most=20000)
-        left = drives.fail(1, "sync", 0)
-        failed = [e.error for e in drives.events(1)[0] if e.type == EV_FAILED]
-        assert set(failed) <= {NO_SPACE}
+        left = drives.fail(1, kind, 0)
+        events, _ = drives.events(1)
+        failed, refused = ([(e.path, e.error) for e in events if e.type == type] for type in (EV_FAILED, EV_REFUSED))
+        assert {e for _, e in failed} <= {NO_SPACE}
         if not left and not failed:
             kept.append(n)
+            given_up += refused
             assert drives.files(1)["a"] == made.file("/a")
+            assert bool(refused) != (".dat/partial/2" in drives.dump(1))
         drives.unshare(1)
         drives.close(1)
-    assert kept
+    assert kept and given_up == [("/long", NO_SPACE)] * (kind != "sync")
 
 
 def test_every_allocation_fails_once(scene, drives):

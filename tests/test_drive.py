@@ -13,8 +13,8 @@ import pytest
 import probe as driver
 from dat import drive, evil, sleep, sodium
 from dat.drive import Drive, Stat
-from probe import (ACCESS, ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_AWAY, EV_BACK, EV_ENTRY, EV_PLAN, EV_REFUSED,
-                   EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NO_ENTRY, NOT_FOLDER,
+from probe import (ACCESS, ADDED, ARCHIVE, BOTH, CHANGED, CREATE, ENTRY, EV_AWAY, EV_BACK, EV_ENTRY, EV_FAILED, EV_PLAN, EV_REFUSED,
+                   EV_REMOVED, EV_VERSION, FILE, FOLDER, INDEX, INVALID, IS_FOLDER, LINK, MORE, NOMEM, NO_ENTRY, NOT_FOLDER,
                    NOT_FOUND, PARTIAL, PATH, RANGE, READ_ONLY, READ_ONLY_FEED, REFUSED, REMOVED, SYMLINK, UPDATED, UPLOAD, VECTORS, Drives,
                    ProbeError)
 from test_drive_reference import FOLDERS, VECTOR, data_of, ids
@@ -1543,3 +1543,22 @@ def test_a_file_that_is_away_is_looked_at_again_each_minute(source, drives):
     assert drives.calls(1)[1]["stat"] == 1  # /h is away still
     drives.unshare(1)
     drives.close(1)
+
+
+def test_memory_that_ends_while_a_share_looks_at_its_files(source, drives):
+    """It is told, whichever allocation it is."""
+    source.pull()
+    thing = drives.dump(1)["sub/y"]
+    drives.write(1, "sub/y", thing.data, thing.mode, thing.mtime + 5000)
+    left, n = 0, 0
+    while not left:
+        n += 1
+        drives.open(1, "world:1", 0, counted=True)
+        drives.share(1, UPLOAD, counted=True)
+        drives.probe.ask("memory-fail", n)
+        drives.run(1, 99, 200)
+        left = drives.probe.number("memory-fail", 0)
+        assert [e.error for e in drives.events(1)[0] if e.type == EV_FAILED] == ([] if left else [NOMEM]), n
+        drives.unshare(1)
+        drives.close(1)
+    assert n > 2

@@ -1065,6 +1065,30 @@ def test_clone(source, drives):
     assert source.pull()[0] == {} and source.came == 0
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_content_that_is_not_as_long_as_the_entries_say(live, drives):
+    """Who goes on waits for it; else the file is refused, and the others are all that there is."""
+    made = Drive(secret_key=SECRET)
+    small(made, "/a", b"a" * 40)
+    small(made, "/b", b"b" * 40)
+    drives.open(0, "memory", CREATE, None, SECRET)
+    drives.feeds(0, 62, 63)
+    drives.probe.ask("append", 62, *[made.metadata.blocks[i] for i in (1, 2)])
+    drives.probe.ask("append", 63, *[made.content.blocks[i] for i in range(4)])
+    drives.flush(0)
+    drives.share(0, BOTH)
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, made.key)
+    drives.share(1, BOTH, 0, live=live)
+    assert drives.run(1, most=10000) is not live and only_files(drives, 1) == {"a": b"a" * 40}
+    assert [(e.path, e.error) for e in drives.events(1)[0] if e.type == EV_REFUSED] == [("/b", RANGE)] * (not live)
+    if live:
+        drives.extend(0, made)
+        assert drives.run(1) and only_files(drives, 1) == expected_files(made)
+    drives.unshare(1)
+    drives.close(1)
+
+
 def edit_all(drives):
     """What the user makes of the files a to f: {path: bytes} of those that are his now."""
     things = drives.dump(1)

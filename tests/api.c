@@ -1537,6 +1537,49 @@ static void check_stopping(void)
     datsync_memory_net_free(memory);
 }
 
+static datsync_net unblocked;
+static int blocked;
+
+static int64_t blocking_send(void *ctx, intptr_t stream, const void *buf, size_t len)
+{
+    return blocked ? DATSYNC_E_AGAIN : unblocked.send(ctx, stream, buf, len);
+}
+
+/* Who stops is gone at once where all was sent and no remote need read an end, and two seconds later where not. */
+static void check_stopping_unheard(void)
+{
+    for (int full = 0; full < 2; full++) {
+        datsync_feed *f = feed_of(3), *g = feed_new(datsync_feed_key(f), 0);
+        datsync_memory_net *memory;
+        datsync_options o;
+        datsync *a, *b;
+        told here;
+        CHECK(datsync_memory_net_new(&memory, NULL, &unblocked) == 0 && !unblocked.shutdown);
+        datsync_net n = unblocked;
+        n.send = blocking_send;
+        blocked = 0;
+        memset(&o, 0, sizeof o);
+        memset(&here, 0, sizeof here);
+        o.net = &n;
+        o.live = 1;
+        CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+        o.on_event = tell;
+        o.ctx = &here;
+        CHECK(datsync_new(&b, &o, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+        CHECK(datsync_connect(b, "here", 0) == 0);
+        (void)take_turns(a, b, &n, 0, 500);
+        CHECK(here.events[DATSYNC_EV_BLOCK] == 3 && datsync_peers(b) == 1);
+        blocked = full;
+        datsync_stop(b);
+        CHECK(datsync_step(b, NULL, 0, 500) == 0 && datsync_deadline(b) == (full ? 2500 : UINT64_MAX));
+        CHECK(datsync_step(b, NULL, 0, 2499) == 0 && datsync_deadline(b) == (full ? 2500 : UINT64_MAX));
+        CHECK(datsync_step(b, NULL, 0, 2500) == 0 && datsync_deadline(b) == UINT64_MAX);
+        CHECK(datsync_free(b) == 0 && datsync_free(a) == 0);
+        CHECK(datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+        datsync_memory_net_free(memory);
+    }
+}
+
 /* Who speaks nonsense, or nothing, is left alone for ten minutes. */
 static void check_strangers(void)
 {
@@ -1744,6 +1787,7 @@ static const struct check {
     {"addresses-found", check_addresses_found},
     {"found-without-end", check_found_without_end},
     {"stopping", check_stopping},
+    {"stopping-unheard", check_stopping_unheard},
     {"worked-before", check_worked_before},
     {"strangers", check_strangers},
     {"liars", check_liars},

@@ -1307,6 +1307,25 @@ def test_a_file_that_the_deployed_clone_left_half(here, change, kept, source, dr
     sound(drives, 1, source.made, {"half": own} if kept else None)
 
 
+@pytest.mark.parametrize("here", [{0, 2}, {2, 3}], ids=str)
+def test_a_half_file_that_cannot_be_read(here, source, drives):
+    """Whichever of the reads fails, it stays as it is and is refused, or it is gone on with."""
+    small(source.made, "/half", bytes(range(65, 65 + 45)))
+    own, refused, left, n = half(drives, source, "/half", here), 0, 0, 0
+    drives.write(1, "half", own)
+    drives.cut(1, 9, 1 << 40)
+    while not left:
+        n += 1
+        drives.cut(9, 1, 1 << 40)
+        drives.fail(1, "read", n, ACCESS)
+        told, _ = source.pull()
+        left = drives.fail(1, "read", 0)
+        assert drives.files(1)["half"] == (own if told else source.made.file("/half"))
+        assert told == {} or told["/half"] in (ACCESS, CHANGED)
+        refused += bool(told)
+    assert 3 < refused < n - 1
+
+
 def test_verify_tells_what_is_left_half_from_what_is_false(source, drives):
     """Of a file that the deployed clone left half, a block that is claimed is not what was signed, and the last one is."""
     small(source.made, "/half", bytes(range(65, 65 + 45)))

@@ -991,6 +991,9 @@ static void tell(void *ctx, datsync *ds, const datsync_event *e)
         t->end = e->error;
     CHECK((e->address != NULL) == (e->type <= DATSYNC_EV_UNREACHABLE || e->type == DATSYNC_EV_BLOCK ||
                                    e->type == DATSYNC_EV_UPLOAD || e->type == DATSYNC_EV_REJECT));
+    CHECK((e->drive != NULL) == (e->type >= DATSYNC_EV_CONTENT));
+    CHECK((e->path != NULL) == (e->type == DATSYNC_EV_ENTRY || e->type == DATSYNC_EV_REMOVED ||
+                                e->type == DATSYNC_EV_REFUSED || e->type >= DATSYNC_EV_AWAY));
 }
 
 /* Both of them take turns, as long as one has something to do before `until`. Returns when that came to an end. */

@@ -1648,6 +1648,19 @@ static void check_store_fails(void)
 }
 
 /* What a synchronizer was made with may go: names of extensions are copied, and those are spoken. */
+static int use_options(const datsync_env *env)
+{
+    static const char *const names[] = {"one", "two"};
+    datsync_options o;
+    datsync *ds;
+    memset(&o, 0, sizeof o);
+    o.env = env;
+    o.extensions = names;
+    o.extension_count = 2;
+    int r = datsync_new(&ds, &o, 0);
+    return r == 0 ? datsync_free(ds) : r;
+}
+
 static void check_options_are_copied(void)
 {
     datsync_feed *f = feed_of(2), *g = feed_new(datsync_feed_key(f), 0);
@@ -1700,6 +1713,7 @@ static void check_options_are_copied(void)
     n.close(n.ctx, stream);
     CHECK(datsync_free(a) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
     datsync_memory_net_free(memory);
+    each_allocation_fails(use_options);
 }
 
 /* Who sends what does not verify, for an hour. */

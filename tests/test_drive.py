@@ -422,6 +422,15 @@ def test_import_leaves_for_later_what_is_not_ready(drives):
     assert drives.import_(0, unready=["/a"]) == [] and len(drives.import_(0)) == 1
 
 
+def test_a_name_on_the_disk_that_is_none_is_refused(drives):
+    """Not UTF-8, as a path of an entry must be."""
+    drives.world(0, {"a": b"a"})
+    drives.open(0, "world:0")
+    drives.write(0, b"bad\xff", b"x")
+    assert {(c.change, c.path, c.error) for c in drives.import_(0)} == {(ADDED, "/a", 0), (REFUSED, "/bad\udcff", PATH)}
+    assert drives.listing(0).keys() == {"/a"}
+
+
 def test_import_is_ended_by_its_caller(drives):
     drives.world(0, {"%d" % i: b"x%d" % i for i in range(20)})
     drives.open(0, "world:0")
@@ -1065,6 +1074,28 @@ def test_clone(source, drives):
     assert source.pull()[0] == {} and source.came == 0
 
 
+def test_a_file_that_is_deleted_upstream_while_it_comes(drives):
+    """What had come of it goes, also after another beginning; the next version is laid out."""
+    made = Drive(secret_key=SECRET)
+    for name in ("/long", "/other"):
+        small(made, name, random.Random(name).randbytes(16000), 40)
+    Source(drives, made)
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, made.key)
+    drives.share(1, BOTH, 0)
+    while ".dat/partial/1" not in drives.dump(1):
+        assert not drives.run(1, most=5)
+    drives.unshare(1)
+    drives.share(1, BOTH, 0)
+    assert not drives.run(1, most=20) and ".dat/partial/1" in drives.dump(1)
+    made.delete("/long")
+    drives.extend(0, made)
+    assert drives.run(1) and only_files(drives, 1) == expected_files(made)
+    assert not [path for path in drives.dump(1) if path.startswith(".dat/partial/")]
+    drives.unshare(1)
+    drives.close(1)
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_content_that_is_not_as_long_as_the_entries_say(live, drives):
     """Who goes on waits for it; else the file is refused, and the others are all that there is."""
@@ -1600,6 +1631,26 @@ def test_a_file_that_is_away_is_looked_at_again_each_minute(source, drives):
     assert drives.calls(1)[1]["stat"] == 1  # /h is away still
     drives.unshare(1)
     drives.close(1)
+
+
+@pytest.mark.parametrize("kind", ["open", "read", "stat"])
+def test_a_file_with_another_time_that_cannot_be_read_is_away(kind, source, drives):
+    """Whichever call it is by which a share would know that it is the same file."""
+    source.pull()
+    thing = drives.dump(1)["sub/y"]
+    drives.write(1, "sub/y", thing.data, thing.mode, thing.mtime + 5000)
+    left, n = 0, 0
+    while not left:
+        n += 1
+        drives.open(1, "world:1", 0)
+        drives.share(1, UPLOAD)
+        drives.fail(1, kind, n, ACCESS)
+        drives.run(1, 99, 200)
+        left = drives.fail(1, kind, 0)
+        assert [e.path for e in drives.events(1)[0] if e.type == EV_AWAY] == ([] if left else ["/sub/y"])
+        drives.unshare(1)
+        drives.close(1)
+    assert n > 1
 
 
 def test_memory_that_ends_while_a_share_looks_at_its_files(source, drives):

@@ -430,6 +430,13 @@ def test_audit_finds_each_flipped_byte(probe, part, header):
         probe.ask("close", 1)
 
 
+def test_an_audit_that_cannot_write_what_was_appended(probe):
+    probe.ask("disk", 0)
+    owner(probe, 0, 20, where="disk:0")
+    probe.ask("disk-fail", 0, "write", 1, -drive.IO)
+    assert probe.code("audit", 0) == drive.IO and probe.ask("audit", 0) == ["20"]
+
+
 def test_audit_of_a_read_only_feed_changes_nothing(probe):
     probe.ask("disk", 0)
     owner(probe, 0, 6, where="disk:0")

@@ -252,12 +252,13 @@ def test_new_requests_do_not_put_off_the_giving_up_of_old_ones(probe):
 
 
 def test_as_many_requests_as_there_can_be_are_given_up(probe):
-    """Also where the oldest is not the first of the ring that they stand in; and all are made again."""
+    """Also where the oldest is not the first of the ring that they stand in, and one of them was answered; all are made again."""
     remote, feed = Remote(probe), source(2600)
     (first,) = of(Request, remote.talk(Have(2599), Have(0, RANGE, bitfield(*range(2600)))))
     asked = of(Request, remote.talk(feed.answer(first)))
     asked = asked[700:] + of(Request, remote.talk(*[feed.answer(r) for r in asked[:700]]))
     assert remote.info()[4] == len(asked) == 1024
+    assert of(Request, remote.talk(feed.answer(asked.pop(9)))) == [] and remote.info()[4] == 1023
     assert alive(remote, 7500) == [] and remote.info()[4] == 0
     assert {r.index for r in asked} <= set(alive(remote, 15000))
 

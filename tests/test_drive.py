@@ -821,6 +821,19 @@ def test_a_content_feed_of_another_key_is_not_written(drives, tmp_path):
     assert code_of(drives.import_, 0) == READ_ONLY_FEED
 
 
+def test_an_owner_who_lacks_the_first_entry_writes_nothing(drives):
+    """It says which content is his."""
+    drives.world(0, {"a": b"a"})
+    drives.open(0, "world:0", CREATE, None, SECRET)
+    drives.import_(0)
+    drives.feeds(0, 62)
+    drives.probe.ask("clear", 62, 0, 1)
+    drives.close(0)
+    drives.open(0, "world:0", 0)
+    assert drives.info(0)[2] == 0 and drives.info(0)[5] == b""
+    assert code_of(drives.put, 0, "/b", b"b") == code_of(drives.remove, 0, "/a") == code_of(drives.import_, 0) == READ_ONLY_FEED
+
+
 @pytest.mark.parametrize("path", [
     "", "/", "//", "a", "/..", "/.", "/a/..", "/../a", "/a/./b", "/a//b", "//a", "/a//", "/.dat", "/.dat/x", "/.dat/metadata.key",
     b"/\xff", b"/a/\xc0\xaf", b"/\xed\xa0\x80", b"/\xf4\x90\x80\x80", b"/a\xe2\x82",

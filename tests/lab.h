@@ -50,8 +50,8 @@ void lab_reset(lab_net *net, unsigned host);
 uint64_t lab_moved(const lab_net *net, unsigned host);
 size_t lab_open_streams(const lab_net *net, unsigned host);
 
-/* Datagrams, on sockets bound to a port of a host. A group is any number above 0; 0 in `to_host` is a host, LAB_GROUP + G
- * all members of the group G but those behind a parting. 0 or an error. */
+/* Datagrams, on sockets bound to a port of a host. `to_host` is a host, or LAB_GROUP + G: all members of the group G, 0
+ * to 63, but those behind a parting. 0 or an error. */
 #define LAB_GROUP 1000u
 int lab_datagrams(lab_net *net, unsigned host, unsigned port, intptr_t *socket);
 void lab_join(lab_net *net, intptr_t socket, unsigned group);

@@ -1,6 +1,6 @@
-/* The laboratory's network (lab.h). What is on its way lies at the end that it goes to, in pieces with the time of their
- * arrival; what was due when time went on is told to the host. Chance is drawn for each stream from a number of its own,
- * so that a host more or less changes nothing for the others.
+/* The laboratory's network (lab.h). What is on its way lies at the end that it goes to, in pieces with the time of
+ * their arrival; what was due when time went on is told to the host. Chance is drawn for each stream from a number of
+ * its own, so that a host more or less changes nothing for the others.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -257,8 +257,8 @@ static void dial_answer(lab_net *net, int i)
         return;
     }
     const lab_way *w = &net->ways[pair(net, e->host, e->to_host)];
-    uint64_t luck = net->seed ^ (pair(net, e->host, e->to_host) * 0x10001 + net->met[pair(net, e->host, e->to_host)]++)
-                                    << 20;
+    size_t both = pair(net, e->host, e->to_host);
+    uint64_t luck = net->seed ^ ((uint64_t)both << 16 | net->met[both]++) << 20;
     uint64_t lives = lives_of(w, &luck);
     int k = end_new(net, END_OPEN, e->to_host);
     end *o = &net->ends[k];

@@ -216,7 +216,7 @@ def test_only_its_owners_name_what_is_in_a_struct(record, named):
 
 # ---- lines ----------------------------------------------------------------------------------------
 
-WRITTEN = tools.own_files("*.[ch]", "cli/*.[ch]", "tests/*.c", "examples/*.c", "examples/*.cpp", "bench/*.c",
+WRITTEN = tools.own_files("*.[ch]", "cli/*.[ch]", "tests/*.[ch]", "examples/*.c", "examples/*.cpp", "bench/*.c",
                           "conformance/adapters/*.c")
 
 

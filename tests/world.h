@@ -99,10 +99,10 @@ void world_put(world *w, const char *path, uint32_t mode, uint64_t mtime, datsyn
 void world_delete(world *w, const char *path);         /* with everything beneath */
 fs_node *world_find(const world *w, const char *path); /* NULL: nothing is there */
 
-/* `to`, which is empty, becomes what `w` may be after power was lost behind its first `count` operations. Of what was not
- * synced: names (made, renamed, removed) are there up to some point, in the stores each by itself; bytes are there, or
- * not, or up to one of their sectors. seed 0: everything is there (the process was killed); 1: nothing is; 2: all names
- * are, and no bytes. What the copy has is durable. */
+/* `to`, which is empty, becomes what `w` may be after power was lost behind its first `count` operations. Of what was
+ * not synced: names (made, renamed, removed) are there up to some point, in the stores each by itself; bytes are there,
+ * or not, or up to one of their sectors. seed 0: everything is there (the process was killed); 1: nothing is; 2: all
+ * names are, and no bytes. What the copy has is durable. */
 void world_cut(const world *w, world *to, size_t count, uint64_t seed);
 
 #endif

@@ -139,7 +139,6 @@ def test_a_planted_fault_is_found_and_shrunk(name, planted):
     assert re.match(r"^%d FAILS %s: " % (numbers[0], name), story[-1]), story[-1]
     peers = int(re.match(r"^\d+: (\d+) peers", story[0]).group(1))
     assert peers <= 5, story[0]
-    assert len(story) < 400, len(story)
 
 
 def test_every_property_has_a_planted_fault():

@@ -3090,6 +3090,9 @@ static int length_find(datsync_feed *f)
         return claims_end(f);
     if (claimed > f->length)
         return DATSYNC_E_CORRUPT;
+    /* What an owner claims was synced before it: it may be the first pages of the bitfield that are lost. */
+    if (f->has_secret_key && !(f->flags & DATSYNC_READ_ONLY) && bits_length(&f->have) > f->length)
+        return DATSYNC_E_CORRUPT;
     if (f->has_secret_key && (r = holes_mend(f)) < 0)
         return r;
     /* those above stand for trees that never were, and must not be found inside the feed when it has grown */
@@ -6636,6 +6639,7 @@ struct datsync_drive {
         uint64_t looked_at;      /* when they were looked at */
         uint64_t seq, block, at; /* the file that is being read, and how far */
         int bad;
+        int error; /* it could not be read */
         datsync_file_info info;
     } serving;
 
@@ -9732,27 +9736,28 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
 {
     datsync_file_info info;
     uint64_t seq = d->serving.seq;
-    int r = d->files.stat(d->files.ctx, e->path + 1, &info);
+    int r = d->serving.error ? d->serving.error : d->files.stat(d->files.ctx, e->path + 1, &info);
     d->serving.seq = 0;
     if (bits_set(&d->env, &d->doubts.files, seq, 0) < 0)
         return DATSYNC_E_NOMEM;
     if (r == 0 && (info.size != d->serving.info.size || info.mtime != d->serving.info.mtime))
         r = DATSYNC_E_BUSY; /* it changed while it was read */
-    if (r == 0)
-        r = verdict_note(d, seq, &info, good);
-    if (r == 0 && good) {
-        if ((r = entry_show(d, &e->stat)) < 0 || (!entry_claimed(d, &e->stat, 1) && (r = entry_claim(d, &e->stat)) < 0))
-            return r;
-        if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
-            (void)d->files.set(d->files.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
-        serve_back(d, seq, e->path);
-        return 0;
+    if (r < 0) {            /* nothing is known of it: it is read again when it is looked at again */
+        int hidden = entry_hide(d, &e->stat);
+        if (hidden < 0 || r == DATSYNC_E_NOMEM)
+            return hidden < 0 ? hidden : r;
+        return entry_claimed(d, &e->stat, 0) ? serve_away(d, seq, e->path, r) : 0;
     }
-    if (r == 0)
-        r = DATSYNC_E_CHANGED;
-    if (r == DATSYNC_E_NOMEM || !entry_claimed(d, &e->stat, 0))
-        return r == DATSYNC_E_NOMEM ? r : 0;
-    return serve_away(d, seq, e->path, r);
+    if ((r = verdict_note(d, seq, &info, good)) < 0)
+        return r;
+    if (!good)
+        return entry_claimed(d, &e->stat, 0) ? serve_away(d, seq, e->path, DATSYNC_E_CHANGED) : 0;
+    if ((r = entry_show(d, &e->stat)) < 0 || (!entry_claimed(d, &e->stat, 1) && (r = entry_claim(d, &e->stat)) < 0))
+        return r;
+    if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
+        (void)d->files.set(d->files.ctx, e->path + 1, info.mode, e->stat.mtime); /* the next look is quick */
+    serve_back(d, seq, e->path);
+    return 0;
 }
 
 /* The next blocks of the file that is being read. Returns 1 when it is done with, as far as it could be read. */
@@ -9762,7 +9767,7 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
     intptr_t handle;
     int r = d->files.open_file(d->files.ctx, e->path + 1, 0, &handle);
     if (r < 0) {
-        d->serving.bad = 1;
+        d->serving.error = r;
         return 1;
     }
     while (r >= 0 && d->serving.block < e->stat.blocks && *budget) {
@@ -9773,6 +9778,8 @@ static int doubt_read(datsync_drive *d, const datsync_entry *e, uint64_t *budget
             r = good;
             break;
         }
+        if (good < 0)
+            d->serving.error = good;
         good = good > 0; /* what can't be read is not there */
         r = good ? feed_show(c, i, i + 1) : feed_hide(c, i, i + 1);
         d->serving.bad |= !good;
@@ -9807,12 +9814,12 @@ static int doubts_step(datsync_drive *d)
             d->serving.seq = seq;
             d->serving.block = d->serving.at = 0;
             d->serving.bad = 0;
-            memset(&d->serving.info, 0, sizeof d->serving.info);
-            (void)d->files.stat(d->files.ctx, path + 1, &d->serving.info);
-            known = verdict_find(d, seq, &d->serving.info);
+            d->serving.error = d->files.stat(d->files.ctx, path + 1, &d->serving.info);
+            if (d->serving.error == 0)
+                known = verdict_find(d, seq, &d->serving.info);
         }
-        if (known >= 0)
-            r = doubt_end(d, &e, known);
+        if (known >= 0 || d->serving.error)
+            r = doubt_end(d, &e, known > 0);
         else if ((r = doubt_read(d, &e, &budget)) > 0)
             r = doubt_end(d, &e, !d->serving.bad && d->serving.at == e.stat.size);
     }

@@ -430,6 +430,24 @@ def test_audit_finds_each_flipped_byte(probe, part, header):
         probe.ask("close", 1)
 
 
+def test_an_owner_whose_claims_lie_behind_what_verifies_does_not_open(probe):
+    """The first page of the bitfield is gone and an early block is wrong, so no signature is found again: opened as an
+    empty feed, the next block appended would be a fork."""
+    probe.ask("disk", 0)
+    owner(probe, 0, 8292, where="disk:0")
+    probe.ask("close", 0)
+    bitfield = probe.bytes("disk-get", 0, BITFIELD)
+    probe.ask("disk-set", 0, BITFIELD, bitfield[:32] + bytes(3328) + bitfield[32 + 3328:])
+    probe.ask("open", 0, "disk:0", 0, None, None)  # what was appended is found by its signature
+    assert check(probe, 0, 8292) == 8292
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, BITFIELD, bitfield[:32] + bytes(3328) + bitfield[32 + 3328:])
+    probe.ask("disk-flip", 0, DATA, 30, 1)
+    before = on_disk(probe, 0)
+    assert probe.code("open", 0, "disk:0", 0, None, None) == drive.CORRUPT
+    assert on_disk(probe, 0) == before
+
+
 def test_an_audit_that_cannot_write_what_was_appended(probe):
     probe.ask("disk", 0)
     owner(probe, 0, 20, where="disk:0")

@@ -7540,7 +7540,7 @@ static target *target_of_block(const datsync_drive *d, uint64_t index)
 
 static target *target_of_byte(const datsync_drive *d, uint64_t at)
 {
-    size_t lo = 0, hi = d->targets.count;
+    size_t lo = 0, hi = target_at(d, DATSYNC_MAX_BLOCKS); /* behind them are files of no bytes, wherever these begin */
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
         if (d->targets.v[mid].at + d->targets.v[mid].size <= at)

@@ -1072,6 +1072,29 @@ def test_a_block_that_comes_is_read_where_it_is_now(drives):
     drives.close(1)
 
 
+@pytest.mark.parametrize("empty", range(5))
+def test_a_block_that_comes_is_read_beside_empty_files(empty, drives):
+    """Which have a place among the bytes, and none of their own."""
+    made = Drive(secret_key=SECRET)
+    for i in range(5):
+        if i == empty:
+            made.put("/none", b"", mtime=T0)
+        small(made, "/%d" % i, b"%d" % i * 25)
+    source = Source(drives, made)
+    drives.world(1)
+    drives.open(1, "world:1", CREATE, made.key)
+    drives.share(1, driver.BOTH, 0)
+    while not any(path.startswith(".dat/partial/") for path in drives.dump(1)):
+        assert not drives.run(1, most=1)
+    drives.unshare(0)
+    drives.feeds(1, 1, 2)
+    for came in range(14, -1, -1):
+        drives.probe.ask("give", 2, 63, 0, came)
+        assert drives.probe.bytes("get", 2, came) == source.made.content.blocks[came]
+    drives.unshare(1)
+    drives.close(1)
+
+
 def test_clone(source, drives):
     refused, events = source.pull()
     assert refused == {} and only_files(drives, 1) == expected_files(source.made)

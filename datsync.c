@@ -6,9 +6,9 @@
  *
  *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed:
  *   state, tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, putting, verifying,
- *   wanting · peer: state, output, flights, asking, messages, session · networks in memory · drive: entries, history,
- *   files, where the bytes are, stores, opening, what is here, writing, importing, serving, laying out · synchronizer:
- *   state, addresses, connections, feeds, drives, the loop · errors
+ *   wanting · peer: state, output, flights, asking, messages, session · networks in memory · drive: state, entries,
+ *   history, files, where the bytes are, stores, opening, what is here, writing, importing, serving, laying out ·
+ *   synchronizer: state, addresses, connections, feeds, drives, the loop · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -6459,57 +6459,15 @@ void datsync_memory_net_free(datsync_memory_net *n)
 #endif /* DATSYNC_NO_SYNCHRONIZER */
 #ifndef DATSYNC_NO_DRIVE
 
-/* ================================================================ drive: entries ================================ */
+/* ================================================================ drive: state ================================== */
 
-/* A drive as hyperdrive 9 writes it (PROTOCOL 18), and its record. Block 0 of the metadata is the header. Each other
- * block is an entry: a name, a Stat (without one it is a deletion), and `paths`. For each folder on the way to the
- * name, `paths` lists the newest entry of every child. */
+/* The record of a drive, and what its rooms keep in it. What a few rooms touch is in a struct of its own; room
+ * `opening` frees all of it, or asks who does. */
 
-#define DRIVE_TYPE "hyperdrive"
 #define MODE_TYPE 0170000u
 #define MODE_FILE 0100000u
 #define MODE_FOLDER 0040000u
 #define MODE_RIGHTS 0777u
-
-typedef struct drive_header {
-    datsync_bytes type, content;
-} drive_header;
-
-static const field fields_header[] = {
-    {1, F_BYTES, 1, offsetof(drive_header, type)},
-    {2, F_BYTES, 0, offsetof(drive_header, content)},
-};
-
-/* A metadata block, decoded; it borrows from the drive's buffer. */
-typedef struct drive_node {
-    uint64_t seq;
-    datsync_bytes name, value, paths; /* name: without the slashes at both ends */
-} drive_node;
-
-static const field fields_entry[] = {
-    {1, F_BYTES, 1, offsetof(drive_node, name)},
-    {2, F_BYTES, 0, offsetof(drive_node, value)},
-    {3, F_BYTES, 0, offsetof(drive_node, paths)},
-};
-
-typedef struct raw_stat {
-    uint64_t mode, uid, gid, size, blocks, offset, byte_offset, mtime, ctime;
-} raw_stat;
-
-static const field fields_stat[] = {
-    {1, F_UINT, 1, offsetof(raw_stat, mode)},        {2, F_UINT, 0, offsetof(raw_stat, uid)},
-    {3, F_UINT, 0, offsetof(raw_stat, gid)},         {4, F_UINT, 0, offsetof(raw_stat, size)},
-    {5, F_UINT, 0, offsetof(raw_stat, blocks)},      {6, F_UINT, 0, offsetof(raw_stat, offset)},
-    {7, F_UINT, 0, offsetof(raw_stat, byte_offset)}, {8, F_UINT, 0, offsetof(raw_stat, mtime)},
-    {9, F_UINT, 0, offsetof(raw_stat, ctime)},
-};
-#define STAT_FIELDS 9u
-
-/* Entries' numbers, ascending. */
-typedef struct seqs {
-    uint64_t *v;
-    size_t count, cap;
-} seqs;
 
 /* What the writer keeps of a folder: its children's newest entries, and a keyed hash of each child's name. */
 typedef struct named_entry {
@@ -6569,7 +6527,6 @@ typedef struct bits_env {
 
 typedef void drive_event_fn(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error);
 
-/* What a few rooms touch is in a struct of its own; room `opening` frees all of it, or asks who does. */
 struct datsync_drive {
     watcher watch; /* first: the content feed calls with it */
     datsync_env env;
@@ -6682,6 +6639,54 @@ static void drive_tell(const datsync_drive *d, int type, const char *path, uint6
     if (d->event.fn)
         d->event.fn(d->event.ctx, type, path, index, size, error);
 }
+
+/* ================================================================ drive: entries ================================ */
+
+/* A drive as hyperdrive 9 writes it (PROTOCOL 18). Block 0 of the metadata is the header. Each other
+ * block is an entry: a name, a Stat (without one it is a deletion), and `paths`. For each folder on the way to the
+ * name, `paths` lists the newest entry of every child. */
+
+#define DRIVE_TYPE "hyperdrive"
+
+typedef struct drive_header {
+    datsync_bytes type, content;
+} drive_header;
+
+static const field fields_header[] = {
+    {1, F_BYTES, 1, offsetof(drive_header, type)},
+    {2, F_BYTES, 0, offsetof(drive_header, content)},
+};
+
+/* A metadata block, decoded; it borrows from the drive's buffer. */
+typedef struct drive_node {
+    uint64_t seq;
+    datsync_bytes name, value, paths; /* name: without the slashes at both ends */
+} drive_node;
+
+static const field fields_entry[] = {
+    {1, F_BYTES, 1, offsetof(drive_node, name)},
+    {2, F_BYTES, 0, offsetof(drive_node, value)},
+    {3, F_BYTES, 0, offsetof(drive_node, paths)},
+};
+
+typedef struct raw_stat {
+    uint64_t mode, uid, gid, size, blocks, offset, byte_offset, mtime, ctime;
+} raw_stat;
+
+static const field fields_stat[] = {
+    {1, F_UINT, 1, offsetof(raw_stat, mode)},        {2, F_UINT, 0, offsetof(raw_stat, uid)},
+    {3, F_UINT, 0, offsetof(raw_stat, gid)},         {4, F_UINT, 0, offsetof(raw_stat, size)},
+    {5, F_UINT, 0, offsetof(raw_stat, blocks)},      {6, F_UINT, 0, offsetof(raw_stat, offset)},
+    {7, F_UINT, 0, offsetof(raw_stat, byte_offset)}, {8, F_UINT, 0, offsetof(raw_stat, mtime)},
+    {9, F_UINT, 0, offsetof(raw_stat, ctime)},
+};
+#define STAT_FIELDS 9u
+
+/* Entries' numbers, ascending. */
+typedef struct seqs {
+    uint64_t *v;
+    size_t count, cap;
+} seqs;
 
 /* ------------------------------------------------ names: `a/b/c`, slashes at both ends left away */
 

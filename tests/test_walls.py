@@ -131,7 +131,7 @@ STRUCTS = {
         "targets": ["files", "laying out", "*"],
         "aside": ["stores", "laying out", "*"],
         "plan": ["laying out", "*"],
-        "event": ["entries", "laying out"],
+        "event": ["state", "laying out"],
     },
     "datsync": {
         "listeners": ["connections", "*"],

@@ -6175,6 +6175,7 @@ static OPTIONAL void peer_be_wary(datsync_peer *p, uint64_t until)
 /* Before it is closed from here: nothing more is wanted, nothing more is given. */
 static OPTIONAL void peer_say_goodbye(datsync_peer *p)
 {
+    p->queue.count = 0;
     for (size_t i = 0; i < p->channel_count && p->handshaken; i++)
         if (p->channels[i]->feed)
             (void)out_info(p->channels[i], 0, 0);
@@ -6596,7 +6597,7 @@ struct datsync_drive {
         uint64_t looked_at;      /* when they were looked at */
         uint64_t seq, block, at; /* the file that is being read, and how far */
         int bad;
-        int error; /* it could not be read */
+        int error; /* it could not be opened or, if it is bad, not all of it could be read */
         datsync_file_info info;
     } serving;
 
@@ -7545,7 +7546,7 @@ static target *target_of_block(const datsync_drive *d, uint64_t index)
 
 static target *target_of_byte(const datsync_drive *d, uint64_t at)
 {
-    size_t lo = 0, hi = target_at(d, DATSYNC_MAX_BLOCKS); /* behind them are files of no bytes, wherever these begin */
+    size_t lo = 0, hi = target_at(d, DATSYNC_MAX_BLOCKS); /* files without blocks come last, in no order of bytes */
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
         if (d->targets.v[mid].at + d->targets.v[mid].size <= at)
@@ -9741,13 +9742,13 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
 {
     datsync_file_info info;
     uint64_t seq = d->serving.seq;
-    int r = d->serving.error ? d->serving.error : d->files.stat(d->files.ctx, e->path + 1, &info);
+    int r = d->serving.error && !d->serving.bad ? d->serving.error : d->files.stat(d->files.ctx, e->path + 1, &info);
     d->serving.seq = 0;
     if (bits_set(&d->env, &d->doubts.files, seq, 0) < 0)
         return DATSYNC_E_NOMEM;
     if (r == 0 && (info.size != d->serving.info.size || info.mtime != d->serving.info.mtime))
         r = DATSYNC_E_BUSY; /* it changed while it was read */
-    if (r < 0) {            /* nothing is known of it: it is read again when it is looked at again */
+    if (r < 0) {            /* nothing is known of it: it is read when it is looked at again */
         int hidden = entry_hide(d, &e->stat);
         if (hidden < 0 || r == DATSYNC_E_NOMEM)
             return hidden < 0 ? hidden : r;
@@ -9755,8 +9756,10 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
     }
     if ((r = verdict_note(d, seq, &info, good)) < 0)
         return r;
-    if (!good)
-        return entry_claimed(d, &e->stat, 0) ? serve_away(d, seq, e->path, DATSYNC_E_CHANGED) : 0;
+    if (!good) {
+        int why = d->serving.error ? d->serving.error : DATSYNC_E_CHANGED;
+        return entry_claimed(d, &e->stat, 0) ? serve_away(d, seq, e->path, why) : 0;
+    }
     if ((r = entry_show(d, &e->stat)) < 0 || (!entry_claimed(d, &e->stat, 1) && (r = entry_claim(d, &e->stat)) < 0))
         return r;
     if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
@@ -9974,9 +9977,11 @@ static int old_build(datsync_drive *d)
         else if (r == 0 && !e.deleted && !e.error && !is_folder(&e))
             r = old_add(d, seq, e.path);
     }
+    if (r < 0)
+        d->plan.old_count = 0; /* a part of them would make changes of what are none */
     if (d->plan.old_count)
         qsort(d->plan.old, d->plan.old_count, sizeof *d->plan.old, child_compare);
-    d->plan.has_old = 1;
+    d->plan.has_old = r == 0;
     return r;
 }
 
@@ -11481,8 +11486,8 @@ static void accept_all(datsync *ds, intptr_t listener)
 
 int datsync_listen(datsync *ds, const char *address)
 {
-    if (!ds->has_net)
-        return DATSYNC_E_UNSUPPORTED;
+    if (!ds->has_net || ds->stop)
+        return ds->stop ? DATSYNC_E_STATE : DATSYNC_E_UNSUPPORTED;
     if (mem_grow(&ds->env, &ds->listeners.v, &ds->listeners.cap, ds->listeners.count + 1, sizeof *ds->listeners.v) < 0)
         return DATSYNC_E_NOMEM;
     char bound[160];
@@ -11555,11 +11560,11 @@ static void link_write(link *l)
 
 static uint64_t link_closed_at(const link *l)
 {
-    return l->since + (l->state == LINK_SHUT || l->unsent ? 2000 : l->ds->stop ? 0 : 500);
+    return l->since + (l->state == LINK_SHUT || l->unsent ? 2000 : l->ds->stop && l->ds->net.shutdown ? 0 : 500);
 }
 
-/* The end was good. What is left is sent, then the remote closes: it knows the end as well as we do. Where it has not
- * after half a second, it reads our end, and what it still says is read: a close before that would be a reset to it. */
+/* The end was good. Send what is left, then wait for the remote to close, for it knows the end too. If it has not
+ * within half a second, shut our half and go on reading: if we closed while it still spoke, it would see a reset. */
 static void link_closing(link *l)
 {
     datsync *ds = l->ds;
@@ -11597,7 +11602,7 @@ static void link_leave(link *l)
 static void link_step(link *l, int ready)
 {
     datsync *ds = l->ds;
-    if (l->state == LINK_CONNECTING) {
+    if (l->state == LINK_CONNECTING && !l->error) {
         int r = ready || ds->now == l->since ? ds->net.connected(ds->net.ctx, l->handle) : DATSYNC_E_AGAIN;
         if (r == DATSYNC_E_AGAIN) {
             if (ds->now - l->since >= or_default(ds->opt.connect_timeout_ms, 3000))
@@ -12039,6 +12044,9 @@ static void leave(datsync *ds)
     listeners_close(ds);
     for (link *l = ds->links; l; l = l->next)
         link_leave(l);
+    for (size_t i = 0; i < ds->feed_count; i++)
+        if (!ds->feeds[i].failed)
+            (void)datsync_feed_flush(ds->feeds[i].feed); /* datsync_free tries again, and tells */
 }
 
 static void links_step(datsync *ds, const datsync_pollfd *fds, size_t count)

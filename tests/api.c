@@ -1612,11 +1612,55 @@ static void check_strangers(void)
 
 /* A store that fails: the feed is said to have failed, once, and takes no more part. */
 static datsync_store whole;
-static int store_is_broken;
+static int store_is_broken, store_syncs;
 
 static int broken_write(void *ctx, int part, uint64_t offset, const void *buf, size_t len)
 {
     return store_is_broken ? DATSYNC_E_IO : whole.write(ctx, part, offset, buf, len);
+}
+
+static int counted_sync(void *ctx, int part)
+{
+    store_syncs++;
+    return whole.sync(ctx, part);
+}
+
+/* What was appended is committed when the end begins, not when it is over; and nothing new begins. */
+static void check_stopping_commits(void)
+{
+    datsync_feed_options fo;
+    datsync_options o;
+    datsync_memory_net *memory;
+    datsync_net n;
+    datsync_feed *f = NULL;
+    datsync *ds;
+    intptr_t listener, stream;
+    char from[24];
+    datsync_bytes block = bytes("a block");
+    memset(&fo, 0, sizeof fo);
+    memset(&o, 0, sizeof o);
+    CHECK(datsync_memory_store(NULL, &whole) == 0 && datsync_memory_net_new(&memory, NULL, &n) == 0);
+    CHECK(n.listen(n.ctx, "here", &listener, from, sizeof from) == 0);
+    fo.store = whole;
+    fo.store.sync = counted_sync;
+    fo.flags = DATSYNC_CREATE;
+    o.net = &n;
+    CHECK(datsync_feed_open(&f, &fo) == 0 && datsync_new(&ds, &o, 0) == 0 && datsync_add(ds, f, DATSYNC_UPLOAD) == 0);
+    CHECK(datsync_connect(ds, "here", 0) == 0);
+    datsync_pollfd fds[2];
+    CHECK(datsync_step(ds, fds, 0, 0) == 0 && n.accept(n.ctx, listener, &stream, from, sizeof from) == 0);
+    CHECK(datsync_feed_append(f, &block, 1) == 1);
+    store_syncs = 0;
+    datsync_stop(ds);
+    CHECK(datsync_listen(ds, "there") == DATSYNC_E_STATE);
+    (void)n.recv(n.ctx, stream, from, sizeof from);
+    size_t count = datsync_pollfds(ds, fds, 2);
+    (void)n.poll(n.ctx, fds, count, 0);
+    CHECK(datsync_step(ds, fds, count, 10) == 0 && store_syncs > 0);
+    CHECK(datsync_candidates(ds) == 1 && datsync_deadline(ds) == 510); /* without a shutdown it has the usual time */
+    CHECK(datsync_step(ds, fds, 0, 510) == 0 && datsync_candidates(ds) == 0);
+    CHECK(datsync_free(ds) == 0 && datsync_feed_close(f) == 0);
+    datsync_memory_net_free(memory);
 }
 
 static void check_store_fails(void)
@@ -1804,6 +1848,7 @@ static const struct check {
     {"addresses-found", check_addresses_found},
     {"found-without-end", check_found_without_end},
     {"stopping", check_stopping},
+    {"stopping-commits", check_stopping_commits},
     {"stopping-unheard", check_stopping_unheard},
     {"worked-before", check_worked_before},
     {"strangers", check_strangers},

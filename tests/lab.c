@@ -413,14 +413,32 @@ static void check_file(run *r, const host *h, const char *path)
     fail(r, VERIFIED, "host %u laid out %s, which the owner never had so", h->number, path);
 }
 
+static int same_files(const world *a, const world *b)
+{
+    for (size_t i = 0; i < a->count; i++) {
+        const fs_node *x = a->names[i].node, *y;
+        if (strncmp(a->names[i].path, ".dat", 4) == 0 || x->mode & 0040000u)
+            continue;
+        y = world_find(b, a->names[i].path);
+        if (!y || x->len != y->len || (x->len && memcmp(x->data, y->data, x->len) != 0))
+            return 0;
+    }
+    return 1;
+}
+
 /* ------------------------------------------------ events of synchronizers */
 
 static void check_complete(run *r, host *h, const datsync_event *e)
 {
     h->complete = (h->drive ? e->index : datsync_feed_length(h->feed)) + 1;
-    if (h->drive)
+    const host *owner = &r->hosts[0];
+    if (h->drive) {
+        if (!h->rotten && owner->up && datsync_drive_version(owner->drive) == e->index &&
+            !(same_files(owner->w, h->w) && same_files(h->w, owner->w)))
+            fail(r, COMPLETE, "host %u says complete, and its files are not those of the owner", h->number);
         return;
-    if (datsync_feed_missing(h->feed) || datsync_offered(h->ds, h->feed) > DATSYNC_MAX_BLOCKS)
+    }
+    if (datsync_feed_missing(h->feed))
         fail(r, COMPLETE, "host %u says complete, and lacks %u of %u blocks", h->number,
              (unsigned)datsync_feed_missing(h->feed), (unsigned)datsync_feed_length(h->feed));
 }
@@ -797,8 +815,8 @@ static void stranger_says(const host *h, stranger *s)
 static void witness_looks(run *r, const host *h, const stranger *s)
 {
     const host *other = &r->hosts[s->to];
-    for (uint64_t i = 0; i < r->truth_count[0] && s->dialled && other->kind <= READER; i++)
-        if (datsync_peer_remote_has(s->peer, h->feed, i) && other->up && other->kind == READER && !other->ever[i])
+    for (uint64_t i = 0; i < r->truth_count[0] && s->dialled && other->kind == READER && other->up; i++)
+        if (datsync_peer_remote_has(s->peer, h->feed, i) && !other->ever[i])
             fail(r, VERIFIED, "host %u offers block %u, which it never had", s->to, (unsigned)i);
 }
 
@@ -904,7 +922,8 @@ static uint64_t strangers_deadline(const host *h)
 static void host_finds(run *r, host *h)
 {
     char text[24];
-    for (int i = 0; i < (r->s->host_count > 12 ? h->complete < 2 : 3); i++) { /* a crowd would all know each other */
+    int count = r->s->host_count <= 12 ? 3 : h->complete <= 1; /* in a crowd all would come to know each other */
+    for (int i = 0; i < count; i++) {
         unsigned k = (unsigned)below(&h->luck, r->s->host_count), tries = 0;
         while (tries++ < r->s->host_count && (k == h->number || !r->hosts[k].up || r->hosts[k].done))
             k = (k + 1) % r->s->host_count;
@@ -1031,19 +1050,6 @@ static void event_happens(run *r, const scene_event *e)
 }
 
 /* ------------------------------------------------ from begin to end */
-
-static int same_files(const world *a, const world *b)
-{
-    for (size_t i = 0; i < a->count; i++) {
-        const fs_node *x = a->names[i].node, *y;
-        if (strncmp(a->names[i].path, ".dat", 4) == 0 || x->mode & 0040000u)
-            continue;
-        y = world_find(b, a->names[i].path);
-        if (!y || x->len != y->len || (x->len && memcmp(x->data, y->data, x->len) != 0))
-            return 0;
-    }
-    return 1;
-}
 
 /* Has this reader all that the owner has, and was it told so? */
 static int is_equal(const run *r, const host *h)
@@ -1253,7 +1259,11 @@ static void judge(const scene *s, int story, outcome *o)
     if ((o->failed && o->failed != EQUAL) || !is_hostile(s))
         return;
     calm.failed = run_scene(s, 0, 1, &calm.ended, calm.hash, calm.why);
-    if (calm.failed || o->ended <= 3 * calm.ended + 60000)
+    if (calm.failed) {
+        *o = calm; /* not the hostile ones' doing */
+        return;
+    }
+    if (o->ended <= 3 * calm.ended + 60000)
         return;
     o->failed = IN_TIME;
     (void)snprintf(o->why, sizeof o->why, "it took %u ms, and %u without the hostile ones", (unsigned)o->ended,
@@ -1262,7 +1272,7 @@ static void judge(const scene *s, int story, outcome *o)
 
 /* ================================================================ shrinking ===================================== */
 
-/* Each is tried in turn: the scene becomes simpler, or nothing (0) is left to do. */
+/* Simplification number `step`: 1 if it made the scene simpler, 0 if it doesn't apply here, -1: there are no more. */
 static int simpler(scene *s, unsigned step)
 {
     unsigned hosts = s->host_count - 1;

@@ -31,7 +31,7 @@ void lab_net_free(lab_net *net);
 uint64_t lab_now(const lab_net *net);
 /* Time goes on to `at` ms, and no further back. */
 void lab_go(lab_net *net, uint64_t at);
-/* When the next thing arrives anywhere that has not been looked at: LAB_NEVER if none will. */
+/* When the next thing arrives of which its host was not told yet; LAB_NEVER: nothing will. */
 uint64_t lab_next(const lab_net *net);
 /* Is there something for this host that it was not told of yet? Asking makes it told. */
 int lab_stirs(lab_net *net, unsigned host);

@@ -1688,10 +1688,13 @@ def test_a_file_with_another_time_that_cannot_be_read_is_away(kind, source, driv
         assert told == ([] if left else [("/sub/y", ACCESS)])
         drives.feeds(1, 1, 2)
         offered = driver.members(drives.probe.ask("held", 2)) & blocks
-        assert offered == (blocks if left else set())
-        drives.run(1, 99, 70000)  # it is looked at again: nothing was wrong with its bytes
-        assert [e.path for e in drives.events(1)[0] if e.type == EV_BACK] == ([] if left else ["/sub/y"])
-        assert driver.members(drives.probe.ask("held", 2)) & blocks == blocks
+        if not left and kind == "read":  # of a file that was opened, what could be read is given
+            assert 0 < len(offered) < len(blocks)
+        else:
+            assert offered == (blocks if left else set())
+            drives.run(1, 99, 70000)  # it is looked at again: nothing was wrong with its bytes
+            assert [e.path for e in drives.events(1)[0] if e.type == EV_BACK] == ([] if left else ["/sub/y"])
+            assert driver.members(drives.probe.ask("held", 2)) & blocks == blocks
         thing = drives.dump(1)["sub/y"]
         drives.unshare(1)
         drives.close(1)

@@ -90,7 +90,7 @@ check-win32:
 	$(WINE_ENV) HOME=$(CURDIR)/build/wine timeout 120 $(WINE) wineboot -i >/dev/null 2>&1
 	$(call UNDER_TEST,build/win32,.exe) export DATSYNC_WRAPPER='$(win32_RUN)' $(WINE_ENV); $(ON_ANOTHER) \
 		$(win32_PYTEST) $(win32_ALL); result=$$?; \
-		if [ $$result = 1 ]; then $(win32_PYTEST) --last-failed $(win32_ALL); result=$$?; fi; $(WINE_ENV) $(WINESERVER) -k; exit $$result
+		if [ $$result = 1 ]; then $(win32_PYTEST) $(win32_ALL) --last-failed; result=$$?; fi; $(WINE_ENV) $(WINESERVER) -k; exit $$result
 
 # Whatever can be run here; what cannot is told by name, with what it lacks.
 check-all:

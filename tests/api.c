@@ -1630,11 +1630,11 @@ static void check_stopping_commits(void)
 {
     datsync_feed_options fo;
     datsync_options o;
-    datsync_memory_net *memory;
+    datsync_memory_net *memory = NULL;
     datsync_net n;
     datsync_feed *f = NULL;
-    datsync *ds;
-    intptr_t listener, stream;
+    datsync *ds = NULL;
+    intptr_t listener = 0, stream = 0;
     char from[24];
     datsync_bytes block = bytes("a block");
     memset(&fo, 0, sizeof fo);

@@ -6643,9 +6643,9 @@ static void drive_tell(const datsync_drive *d, int type, const char *path, uint6
 
 /* ================================================================ drive: entries ================================ */
 
-/* A drive as hyperdrive 9 writes it (PROTOCOL 18). Block 0 of the metadata is the header. Each other
- * block is an entry: a name, a Stat (without one it is a deletion), and `paths`. For each folder on the way to the
- * name, `paths` lists the newest entry of every child. */
+/* A drive as hyperdrive 9 writes it (PROTOCOL 18). Block 0 of the metadata is the header. Each other block is an entry:
+ * a name, a Stat (without one it is a deletion), and `paths`. For each folder on the way to the name, `paths` lists the
+ * newest entry of every child. */
 
 #define DRIVE_TYPE "hyperdrive"
 
@@ -9674,11 +9674,13 @@ int64_t datsync_drive_import(datsync_drive *d, const datsync_import_options *o)
  * and offered block by block. A file that is away or changed is not offered, and looked at again each minute. What
  * is away stays claimed: so nothing is forgotten. */
 
-static int serve_away(datsync_drive *d, uint64_t seq, const char *path, int error)
+static int serve_away(datsync_drive *d, const datsync_entry *e, int error)
 {
-    int r = bits_set(&d->env, &d->serving.away, seq, 1);
+    if (!entry_claimed(d, &e->stat, 0))
+        return 0; /* it never was here */
+    int r = bits_set(&d->env, &d->serving.away, e->version, 1);
     if (r > 0)
-        drive_tell(d, DATSYNC_EV_AWAY, path, seq, 0, error);
+        drive_tell(d, DATSYNC_EV_AWAY, e->path, e->version, 0, error);
     return r < 0 ? r : 0;
 }
 
@@ -9715,7 +9717,7 @@ static int serve_look(datsync_drive *d, uint64_t seq)
         return r; /* whether it is fetched again, laying out decides */
     if (look == DATSYNC_E_AGAIN)
         return bits_put(&d->env, &d->doubts.files, seq, 1);
-    return entry_claimed(d, &e.stat, 0) ? serve_away(d, seq, path, look) : 0;
+    return serve_away(d, &e, look);
 }
 
 /* Before anything is announced. */
@@ -9752,14 +9754,12 @@ static int doubt_end(datsync_drive *d, const datsync_entry *e, int good)
         int hidden = entry_hide(d, &e->stat);
         if (hidden < 0 || r == DATSYNC_E_NOMEM)
             return hidden < 0 ? hidden : r;
-        return entry_claimed(d, &e->stat, 0) ? serve_away(d, seq, e->path, r) : 0;
+        return serve_away(d, e, r);
     }
     if ((r = verdict_note(d, seq, &info, good)) < 0)
         return r;
-    if (!good) {
-        int why = d->serving.error ? d->serving.error : DATSYNC_E_CHANGED;
-        return entry_claimed(d, &e->stat, 0) ? serve_away(d, seq, e->path, why) : 0;
-    }
+    if (!good)
+        return serve_away(d, e, d->serving.error ? d->serving.error : DATSYNC_E_CHANGED);
     if ((r = entry_show(d, &e->stat)) < 0 || (!entry_claimed(d, &e->stat, 1) && (r = entry_claim(d, &e->stat)) < 0))
         return r;
     if (!looks_same(&info, &e->stat) && !(d->flags & DATSYNC_READ_ONLY) && !drive_is_owner(d))
@@ -9945,7 +9945,7 @@ static uint32_t mode_of(uint32_t mode, uint32_t fallback)
     return (mode ? mode : fallback) | 0400u;
 }
 
-/* ------------------------------------------------ planning */
+/* ------------------------------------------------ what was at a path in other versions */
 
 static int child_compare(const void *a, const void *b)
 {
@@ -10005,6 +10005,8 @@ static int is_old_version(datsync_drive *d, const char *path, const datsync_file
             r = file_matches(d, path + 1, &e.stat); /* size and time don't tell: an edit may have kept both */
     return r;
 }
+
+/* ------------------------------------------------ planning */
 
 static int mark_live(void *ctx, const datsync_entry *e)
 {

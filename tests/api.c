@@ -536,21 +536,24 @@ static void check_peer_limits(void)
         CHECK(datsync_feed_close(feeds[i]) == 0);
 }
 
+static datsync_peer *live_peer(datsync_feed *f, unsigned mode)
+{
+    datsync_peer_options o;
+    memset(&o, 0, sizeof o);
+    o.live = 1;
+    datsync_peer *p = NULL;
+    CHECK(datsync_peer_new(&p, &o, 0) == 0 && datsync_peer_open(p, f, mode) == 0);
+    return p;
+}
+
 /* Silence is counted from what was last received, also where nothing was asked of the peer meanwhile. */
 static void check_silence(void)
 {
     datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
-    datsync_peer_options o;
-    memset(&o, 0, sizeof o);
     datsync_message m;
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_KEEP_ALIVE;
-    o.live = 1;
-    datsync_peer *a;
-    CHECK(datsync_peer_new(&a, &o, 0) == 0);
-    datsync_peer *b;
-    CHECK(datsync_peer_new(&b, &o, 0) == 0);
-    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0 && datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    datsync_peer *a = live_peer(f, DATSYNC_UPLOAD), *b = live_peer(g, DATSYNC_DOWNLOAD);
     const uint8_t *out;
     CHECK(pump(a, b, 0) == 0 && datsync_peer_send(a, &m) == 0 && datsync_peer_output(a, &out, 7000) == 1);
     CHECK(datsync_peer_input(b, out, 1, 7000) == 1);
@@ -564,17 +567,10 @@ static void check_silence(void)
 static void check_room(void)
 {
     datsync_feed *f = feed_of(1), *g = feed_new(datsync_feed_key(f), 0);
-    datsync_peer_options o;
-    memset(&o, 0, sizeof o);
     datsync_message m;
     memset(&m, 0, sizeof m);
     m.type = DATSYNC_KEEP_ALIVE;
-    o.live = 1;
-    datsync_peer *a;
-    CHECK(datsync_peer_new(&a, &o, 0) == 0);
-    datsync_peer *b;
-    CHECK(datsync_peer_new(&b, &o, 0) == 0);
-    CHECK(datsync_peer_open(a, f, DATSYNC_UPLOAD) == 0 && datsync_peer_open(b, g, DATSYNC_DOWNLOAD) == 0);
+    datsync_peer *a = live_peer(f, DATSYNC_UPLOAD), *b = live_peer(g, DATSYNC_DOWNLOAD);
     CHECK(pump(a, b, 0) == 0);
     size_t last = 0;
     for (int turn = 0; turn < 4; turn++) {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static inline void die(const char *why)
 {
@@ -20,6 +21,24 @@ static inline void *must(void *p)
     if (!p)
         die("out of memory");
     return p;
+}
+
+/* datsync_env's resize, with the size before each allocation, so that *live is what is allocated in all. */
+static inline void *counted_resize(void *ptr, size_t size, size_t *live)
+{
+    enum { GUARD = 16 };
+    size_t old = 0;
+    char *p = ptr ? (char *)ptr - GUARD : NULL;
+    if (p)
+        memcpy(&old, p, sizeof old);
+    *live = *live - old + size;
+    if (!size) {
+        free(p);
+        return NULL;
+    }
+    p = must(realloc(p, size + GUARD));
+    memcpy(p, &size, sizeof size);
+    return p + GUARD;
 }
 
 /* splitmix64: the only source of chance */

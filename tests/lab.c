@@ -234,7 +234,7 @@ typedef struct run {
     const scene *s;
     lab_net *net;
     host *hosts;
-    int story, calm; /* calm: the hostile ones stay away */
+    int story;
     uint8_t key[32], secret[64];
     uint8_t id[LAB_HOSTS][32];
     truth *truths[2]; /* of the feed, or of metadata; of content */
@@ -244,7 +244,6 @@ typedef struct run {
     crypto_generichash_state trace;
     enum property failed;
     char why[240];
-    uint64_t ended;
 } run;
 
 static void tell(const run *r, const char *format, ...)
@@ -282,26 +281,13 @@ static void trace(run *r, const host *h, int type, uint64_t index, uint64_t size
 
 /* ------------------------------------------------ memory and chance of a host */
 
-#define GUARD 16u /* before each allocation: its size */
-
 static void *host_resize(void *ctx, void *ptr, size_t size)
 {
     host *h = ctx;
-    size_t old = 0;
-    char *p = ptr ? (char *)ptr - GUARD : NULL;
-    if (p)
-        memcpy(&old, p, sizeof old);
-    h->memory -= old;
-    if (!size) {
-        free(p);
-        return NULL;
-    }
-    p = must(realloc(p, size + GUARD));
-    memcpy(p, &size, sizeof size);
-    h->memory += size;
+    ptr = counted_resize(ptr, size, &h->memory);
     if (h->memory > MEMORY_LIMIT)
         fail(h->run, BOUNDED, "host %u holds more than %u bytes of memory", h->number, MEMORY_LIMIT);
-    return p + GUARD;
+    return ptr;
 }
 
 static void host_random(void *ctx, void *buf, size_t len)
@@ -712,7 +698,8 @@ static void host_begin(run *r, host *h)
         address_of(own, h->number);
         if (h->net.listen(h->net.ctx, own, &h->listener, bound, sizeof bound) < 0)
             die("no listener");
-        datsync_feed_want(h->feed, 0, 0) < 0 ? die("no want") : (void)0; /* a witness downloads nothing */
+        if (datsync_feed_want(h->feed, 0, 0) < 0) /* a witness downloads nothing */
+            die("no want");
         h->found_at = 0;
         return;
     }
@@ -1117,7 +1104,6 @@ static void run_begin(run *r, const scene *s, int story, int calm)
     memset(r, 0, sizeof *r);
     r->s = s;
     r->story = story;
-    r->calm = calm;
     r->net = lab_net_new(s->number, s->host_count);
     r->hosts = must(calloc(s->host_count, sizeof *r->hosts));
     fill(seed, sizeof seed, s->number, 1);
@@ -1202,7 +1188,15 @@ static uint64_t events_step(run *r, uint64_t from, uint64_t to)
     return next;
 }
 
-static enum property run_scene(const scene *s, int story, int calm, uint64_t *ended, uint8_t hash[32], char why[240])
+typedef struct outcome {
+    enum property failed;
+    uint8_t hash[32];
+    char why[240];
+    uint64_t ended;
+} outcome;
+
+/* calm: the hostile ones stay away. */
+static void run_scene(const scene *s, int story, int calm, outcome *o)
 {
     run r;
     uint64_t events_to = 0, last = 0;
@@ -1230,11 +1224,11 @@ static enum property run_scene(const scene *s, int story, int calm, uint64_t *en
         lab_go(r.net, next > now ? next : now);
     }
     check_end(&r, settled);
-    *ended = lab_now(r.net);
-    (void)crypto_generichash_final(&r.trace, hash, 32);
+    o->ended = lab_now(r.net);
+    (void)crypto_generichash_final(&r.trace, o->hash, 32);
     run_end(&r);
-    memcpy(why, r.why, sizeof r.why);
-    return r.failed;
+    memcpy(o->why, r.why, sizeof r.why);
+    o->failed = r.failed;
 }
 
 static int is_hostile(const scene *s)
@@ -1245,20 +1239,13 @@ static int is_hostile(const scene *s)
     return 0;
 }
 
-typedef struct outcome {
-    enum property failed;
-    uint8_t hash[32];
-    char why[240];
-    uint64_t ended;
-} outcome;
-
 static void judge(const scene *s, int story, outcome *o)
 {
     outcome calm;
-    o->failed = run_scene(s, story, 0, &o->ended, o->hash, o->why);
+    run_scene(s, story, 0, o);
     if ((o->failed && o->failed != EQUAL) || !is_hostile(s))
         return;
-    calm.failed = run_scene(s, 0, 1, &calm.ended, calm.hash, calm.why);
+    run_scene(s, 0, 1, &calm);
     if (calm.failed) {
         *o = calm; /* not the hostile ones' doing */
         return;
@@ -1272,33 +1259,54 @@ static void judge(const scene *s, int story, outcome *o)
 
 /* ================================================================ shrinking ===================================== */
 
+static int becomes(int *what, int value)
+{
+    int differs = *what != value;
+    *what = value;
+    return differs;
+}
+
+static int halves(uint32_t *what, uint32_t least)
+{
+    if (*what <= least)
+        return 0;
+    *what /= 2;
+    return 1;
+}
+
 /* Simplification number `step`: 1 if it made the scene simpler, 0 if it doesn't apply here, -1: there are no more. */
 static int simpler(scene *s, unsigned step)
 {
     unsigned hosts = s->host_count - 1;
-    if (step < hosts) {
-        scene_host *h = &s->hosts[hosts - step];
-        return h->there ? h->there = 0, 1 : 0;
-    }
+    if (step < hosts)
+        return becomes(&s->hosts[hosts - step].there, 0);
     step -= hosts;
     if (step < s->event_count)
-        return s->events[step].there ? s->events[step].there = 0, 1 : 0;
+        return becomes(&s->events[step].there, 0);
     step -= s->event_count;
     if (step < hosts) {
         scene_host *h = &s->hosts[step + 1];
-        return h->there && h->kind >= HOSTILE ? h->kind = READER, 1 : 0;
+        if (!h->there || h->kind < HOSTILE)
+            return 0;
+        h->kind = READER;
+        return 1;
     }
     step -= hosts;
-    if (step < s->host_count)
-        return s->hosts[step].there && s->hosts[step].begins ? s->hosts[step].begins = 0, 1 : 0;
+    if (step < s->host_count) {
+        scene_host *h = &s->hosts[step];
+        if (!h->there || !h->begins)
+            return 0;
+        h->begins = 0;
+        return 1;
+    }
     step -= s->host_count;
     switch (step) {
     case 0:
-        return s->wide ? s->wide = 0, 1 : 0;
+        return becomes(&s->wide, 0);
     case 1:
-        return s->blocks ? s->blocks /= 2, 1 : 0;
+        return halves(&s->blocks, 0);
     case 2:
-        return s->size > 1 ? s->size /= 2, 1 : 0;
+        return halves(&s->size, 1);
     default:
         return -1;
     }

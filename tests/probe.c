@@ -168,31 +168,20 @@ static uint64_t chance_state;
 
 /* ================================================================ plugs ========================================= */
 
-#define GUARD 16u /* before each allocation: its size */
-
 static size_t mem_live, mem_peak;
 static uint64_t mem_calls, mem_fail; /* which call from now fails; 0: none */
 
 static void *plug_resize(void *ctx, void *ptr, size_t size)
 {
-    size_t old = 0;
-    char *p = ptr ? (char *)ptr - GUARD : NULL;
     (void)ctx;
-    if (p)
-        memcpy(&old, p, sizeof old);
-    if (!size) {
-        mem_live -= old;
-        free(p);
-        return NULL;
+    if (size) {
+        mem_calls++;
+        if (mem_fail && --mem_fail == 0)
+            return NULL;
     }
-    mem_calls++;
-    if (mem_fail && --mem_fail == 0)
-        return NULL;
-    p = must(realloc(p, size + GUARD));
-    memcpy(p, &size, sizeof size);
-    mem_live = mem_live - old + size;
+    ptr = counted_resize(ptr, size, &mem_live);
     mem_peak = MAX(mem_peak, mem_live);
-    return p + GUARD;
+    return ptr;
 }
 
 static uint8_t random_bytes[4096];

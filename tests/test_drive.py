@@ -2,6 +2,7 @@
 entries, and what is laid out on a file system in memory. Failing calls and power cuts are in test_drive_faults.py.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -1050,26 +1051,34 @@ def source(drives):
     return Source(drives, made)
 
 
-def test_a_block_that_comes_is_read_where_it_is_now(drives):
-    """What was read ahead while it was missing held a hole in its place."""
-    made = Drive(secret_key=SECRET)
-    small(made, "/long", random.Random(1).randbytes(16000), 40)
+@contextlib.contextmanager
+def laying_out(drives, made, most):
+    """Drive 1, whose first file is laid aside, and which nobody gives anything any more; its feeds are 1 and 2. Yields
+    what gives it a block of the content."""
     source = Source(drives, made)
     drives.world(1)
     drives.open(1, "world:1", CREATE, made.key)
     drives.share(1, driver.BOTH, 0)
     while not any(path.startswith(".dat/partial/") for path in drives.dump(1)):
-        assert not drives.run(1, most=5)
+        assert not drives.run(1, most=most)
     drives.unshare(0)
     drives.feeds(1, 1, 2)
-    for came in (*range(1, 10), 15):
-        drives.probe.ask("give", 2, 63, 0, came)
-    for index in (7, 8):
-        assert drives.probe.bytes("get", 2, index) == source.made.content.blocks[index]
-    drives.probe.ask("give", 2, 63, 0, 10)
-    assert drives.probe.bytes("get", 2, 10) == source.made.content.blocks[10]
+    yield source, lambda index: drives.probe.ask("give", 2, 63, 0, index)
     drives.unshare(1)
     drives.close(1)
+
+
+def test_a_block_that_comes_is_read_where_it_is_now(drives):
+    """What was read ahead while it was missing held a hole in its place."""
+    made = Drive(secret_key=SECRET)
+    small(made, "/long", random.Random(1).randbytes(16000), 40)
+    with laying_out(drives, made, 5) as (source, give):
+        for came in (*range(1, 10), 15):
+            give(came)
+        for index in (7, 8):
+            assert drives.probe.bytes("get", 2, index) == source.made.content.blocks[index]
+        give(10)
+        assert drives.probe.bytes("get", 2, 10) == source.made.content.blocks[10]
 
 
 @pytest.mark.parametrize("empty", range(5))
@@ -1080,19 +1089,10 @@ def test_a_block_that_comes_is_read_beside_empty_files(empty, drives):
         if i == empty:
             made.put("/none", b"", mtime=T0)
         small(made, "/%d" % i, b"%d" % i * 25)
-    source = Source(drives, made)
-    drives.world(1)
-    drives.open(1, "world:1", CREATE, made.key)
-    drives.share(1, driver.BOTH, 0)
-    while not any(path.startswith(".dat/partial/") for path in drives.dump(1)):
-        assert not drives.run(1, most=1)
-    drives.unshare(0)
-    drives.feeds(1, 1, 2)
-    for came in range(14, -1, -1):
-        drives.probe.ask("give", 2, 63, 0, came)
-        assert drives.probe.bytes("get", 2, came) == source.made.content.blocks[came]
-    drives.unshare(1)
-    drives.close(1)
+    with laying_out(drives, made, 1) as (source, give):
+        for came in range(14, -1, -1):
+            give(came)
+            assert drives.probe.bytes("get", 2, came) == source.made.content.blocks[came]
 
 
 def test_clone(source, drives):

@@ -37,6 +37,15 @@ def reader(probe, number, where="memory", flags=CREATE):
     probe.ask("open", number, where, flags, PUBLIC, None)
 
 
+def readers_disk(probe, blocks):
+    """Disk 0 becomes that of a reader who has everything. Returns its data part."""
+    probe.ask("disk", 0)
+    owner(probe, 0, blocks, where="disk:0")
+    probe.ask("close", 0)
+    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
+    return probe.bytes("disk-get", 0, DATA)
+
+
 def check(probe, number, held=None):
     """Every block that is claimed reads as its content; returns how many there are."""
     count, good = probe.numbers("check", number, SEED, LOW, HIGH)
@@ -556,11 +565,7 @@ def test_a_leaf_of_a_wrong_size_proves_nothing(leaf, probe):
 
 def test_a_data_part_that_comes_back_is_served_again(probe):
     """As far as it is there; it is looked at each minute."""
-    probe.ask("disk", 0)
-    owner(probe, 0, 20, where="disk:0")
-    probe.ask("close", 0)
-    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
-    data = probe.bytes("disk-get", 0, DATA)
+    data = readers_disk(probe, 20)
     ends = [sum(len(content(SEED, i, SIZE)) for i in range(n)) for n in range(21)]
     probe.ask("disk-set", 0, DATA, data[:ends[5]])
     reader(probe, 0, "disk:0", 0)
@@ -572,11 +577,7 @@ def test_a_data_part_that_comes_back_is_served_again(probe):
 
 def test_the_claims_of_an_empty_data_part_end_with_an_audit(probe):
     """Part of it is damaged, all of it too; if the part is not there at all, it may be away."""
-    probe.ask("disk", 0)
-    owner(probe, 0, 20, where="disk:0")
-    probe.ask("close", 0)
-    probe.ask("disk-set", 0, drive.SECRET_KEY, b"")
-    data = probe.bytes("disk-get", 0, DATA)
+    data = readers_disk(probe, 20)
     probe.ask("disk-set", 0, DATA, b"")
     reader(probe, 0, "disk:0", 0)
     *faults, good = probe.ask("audit", 0)

@@ -27,7 +27,7 @@
 #   warnings format format-check clean
 #
 # CC, CFLAGS, CPPFLAGS, LDFLAGS and LDLIBS are the user's; WERROR= lets warnings be. TESTS='tests/test_x.py -k y' narrows
-# each check; JOBS=N runs N tests at once, JOBS=0 one by one in pytest itself.
+# each check; JOBS=N runs N tests at once, JOBS=0 one by one in pytest itself; TRIES=2 tries what failed once more, alone.
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:

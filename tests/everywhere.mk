@@ -82,15 +82,15 @@ WINESERVER ?= $(firstword $(wildcard /usr/lib/wine/wineserver64) wineserver)
 WINE_ENV := WINEPREFIX=$(CURDIR)/build/wine WINEDEBUG=-all WINEARCH=win64
 win32_RUN = env HOME=$(CURDIR)/build/wine $(WINE)
 win32_ALL = $(call TESTS_OR,$(EVERYWHERE_TESTS) $(win32_TESTS))
-# Once in some thousand times wine does not start a program. What failed is tried once more; what fails twice has failed.
-win32_PYTEST = $(PYTEST) -m 'not posix and (everywhere or not interop)' $(if $(findstring conformance,$(win32_ALL)),--expect tests/wine.json)
+# Once in some thousand times wine does not start a program: what fails twice has failed.
+check-win32: TRIES := 2
+win32_MARKS = -m 'not posix and (everywhere or not interop)' $(if $(findstring conformance,$(win32_ALL)),--expect tests/wine.json)
 check-win32:
 	-$(WINE_ENV) $(WINESERVER) -k 2>/dev/null; rm -rf build/wine; mkdir -p build/wine
 	$(WINE_ENV) $(WINESERVER) -p
 	$(WINE_ENV) HOME=$(CURDIR)/build/wine timeout 120 $(WINE) wineboot -i >/dev/null 2>&1
 	$(call UNDER_TEST,build/win32,.exe) export DATSYNC_WRAPPER='$(win32_RUN)' $(WINE_ENV); $(ON_ANOTHER) \
-		$(win32_PYTEST) $(win32_ALL); result=$$?; \
-		if [ $$result = 1 ]; then $(win32_PYTEST) $(win32_ALL) --last-failed; result=$$?; fi; $(WINE_ENV) $(WINESERVER) -k; exit $$result
+		$(call TRIED,,$(win32_MARKS) $(win32_ALL)); result=$$?; $(WINE_ENV) $(WINESERVER) -k; exit $$result
 
 # Whatever can be run here; what cannot is told by name, with what it lacks.
 check-all:

@@ -716,9 +716,12 @@ def test_a_link_that_comes_and_goes_is_never_followed(tree, root):
     end = threading.Event()
 
     def swap():
+        """The folder stands for a moment, and so does the link: each is met, however the two threads take turns."""
         while not end.is_set():
+            time.sleep(0.0001)
             os.rename(root / "a", root / "real")
             os.symlink("../outside", root / "a")
+            time.sleep(0.0001)
             os.unlink(root / "a")
             os.rename(root / "real", root / "a")
 
@@ -726,16 +729,18 @@ def test_a_link_that_comes_and_goes_is_never_followed(tree, root):
     thread = threading.Thread(target=swap)
     thread.start()
     codes = {}
+    tries, give_up_at = 0, time.monotonic() + 60
     try:
-        for i in range(1500):
+        while (tries < 1500 or not {0, LINK} <= set(codes)) and time.monotonic() < give_up_at:
             for command in [("open", 9, 1), ("unlink",), ("mkdir",), ("rmdir",)]:
-                code = call(tree, command, "a/%d" % i if i % 2 else "a/b/%d" % i)
+                code = call(tree, command, "a/%d" % tries if tries % 2 else "a/b/%d" % tries)
                 codes[code] = codes.get(code, 0) + 1
+            tries += 1
     finally:
         end.set()
         thread.join()
     (root.parent / "outside" / "b").rmdir()  # it is empty; the fixture looks after the rest
-    assert codes.get(0) and set(codes) <= {0, LINK, NO_ENTRY, NOT_FOLDER, IS_FOLDER}, codes
+    assert {0, LINK} <= set(codes) <= {0, LINK, NO_ENTRY, NOT_FOLDER, IS_FOLDER}, codes
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace")

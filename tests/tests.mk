@@ -54,13 +54,19 @@ build/probe build/adapter:
 
 # ---------------------------------------------------------------- running them ------------------------------------
 
+# $(call TRIED,FOR ALL,TESTS): what failed is tried once more with TRIES=2, one by one on a machine that does nothing else, and told.
+# A deadline that a busy machine missed passes then; a fault fails twice.
+TRIES ?= 1
+TRIED = ( $(PYTEST) $(1) $(2); code=$$?; test $(TRIES)$$code = 21 || exit $$code; \
+	echo "datsync: what failed is tried once more, alone"; $(PYTEST) --last-failed $(2) )
+
 # $(call TEST,MARKS,TESTS): as many at once as there are processors, if pytest-xdist is there; those that do many things side by side
 # themselves after the others, which would be too slow beside them. (5: there were none of these.)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 XDIST = $(eval XDIST := $$(shell $$(PYTHON) -c 'import xdist' 2>/dev/null && printf %s '-n $$(JOBS) --dist loadgroup'))$(XDIST)
 define TEST
-$(PYTEST) $(XDIST) -m '($(1)) and not crowd' $(2); first=$$?; case $$first in 0|1|5) ;; *) exit $$first;; esac; $(PYTEST) $(XDIST) -m '($(1)) and crowd' $(2); \
-	case $$first$$? in 00|05|50) ;; *) exit 1;; esac
+$(call TRIED,$(XDIST),-m '($(1)) and not crowd' $(2)); first=$$?; case $$first in 0|1|5) ;; *) exit $$first;; esac; \
+	$(call TRIED,$(XDIST),-m '($(1)) and crowd' $(2)); case $$first$$? in 00|05|50) ;; *) exit 1;; esac
 endef
 
 # TESTS if it was given, else the files of these names, wherever they lie.

@@ -6230,6 +6230,155 @@ uint64_t datsync_peer_bytes_out(const datsync_peer *p)
 
 #ifndef DATSYNC_NO_SYNCHRONIZER
 
+/* ================================================================ addresses as text ============================= */
+
+/* Internet addresses in numbers, as people write them: IPv4 as four decimals, IPv6 as RFC 5952 has it (lower case, no
+ * leading zeros, the longest run of two or more zeros as `::`), which is how the system's own functions write it. */
+
+/* A decimal of at most so much, without a sign, from *at on, which goes behind it: 0, or -1. */
+static int ip_decimal(const char **at, uint32_t most, uint32_t *value)
+{
+    const char *from = *at;
+    *value = 0;
+    for (; **at >= '0' && **at <= '9'; (*at)++) {
+        *value = *value * 10 + (uint32_t)(**at - '0');
+        if (*value > most || *at - from == 10)
+            return -1;
+    }
+    return *at == from ? -1 : 0;
+}
+
+static int ip_parse_4(const char **at, uint8_t bytes[4])
+{
+    uint32_t value;
+    for (int i = 0; i < 4; i++) {
+        const char *from = *at + (i > 0);
+        if ((i > 0 && **at != '.') || (from[0] == '0' && from[1] >= '0' && from[1] <= '9')) /* octal, says inet_aton */
+            return -1;
+        *at = from;
+        if (ip_decimal(at, 255, &value) < 0)
+            return -1;
+        bytes[i] = (uint8_t)value;
+    }
+    return 0;
+}
+
+/* Up to four hexadecimal digits: 0, or -1. */
+static int ip_group(const char **at, uint8_t out[2])
+{
+    unsigned value = 0;
+    int digits = 0;
+    for (; digits < 4; digits++, (*at)++) {
+        char c = **at;
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (unsigned)(c - '0');
+        else if ((c | 32) >= 'a' && (c | 32) <= 'f')
+            value = value << 4 | (unsigned)((c | 32) - 'a' + 10);
+        else
+            break;
+    }
+    out[0] = (uint8_t)(value >> 8);
+    out[1] = (uint8_t)value;
+    return digits ? 0 : -1;
+}
+
+/* Groups before the `::`, if there is one, then those behind it. The last two may be an IPv4 address. */
+static int ip_parse_6(const char **at, uint8_t bytes[16])
+{
+    size_t n = 0, gap = 17;
+    memset(bytes, 0, 16);
+    if ((*at)[0] == ':' && (*at)[1] == ':') {
+        gap = 0;
+        *at += 2;
+    }
+    while (n < 16 && **at != ']' && **at != '%') {
+        const char *from = *at;
+        if (ip_group(at, bytes + n) < 0)
+            return -1;
+        if (**at == '.') {
+            *at = from;
+            if (n > 12 || ip_parse_4(at, bytes + n) < 0)
+                return -1;
+            n += 4;
+            break;
+        }
+        n += 2;
+        if (**at != ':')
+            break;
+        ++*at;
+        if (**at == ':' && gap == 17) {
+            gap = n;
+            ++*at;
+        } else if (**at == ']' || **at == '%' || n == 16) {
+            return -1;
+        }
+    }
+    if (gap == 17)
+        return n == 16 ? 0 : -1;
+    if (n == 16)
+        return -1;
+    memmove(bytes + 16 - (n - gap), bytes + gap, n - gap);
+    memset(bytes + gap, 0, 16 - n);
+    return 0;
+}
+
+int datsync_ip_parse(datsync_ip *ip, const char *text)
+{
+    datsync_ip got;
+    uint32_t port;
+    memset(&got, 0, sizeof got);
+    got.size = *text == '[' ? 16 : 4;
+    text += *text == '[';
+    if ((got.size == 16 ? ip_parse_6(&text, got.bytes) : ip_parse_4(&text, got.bytes)) < 0)
+        return DATSYNC_E_ADDRESS;
+    if (got.size == 16 && *text == '%' && (++text, ip_decimal(&text, UINT32_MAX / 16, &got.via)) < 0)
+        return DATSYNC_E_ADDRESS;
+    if (got.size == 16 && *text++ != ']')
+        return DATSYNC_E_ADDRESS;
+    if (*text++ != ':' || ip_decimal(&text, 65535, &port) < 0 || *text)
+        return DATSYNC_E_ADDRESS;
+    got.port = (uint16_t)port;
+    *ip = got;
+    return 0;
+}
+
+static void ip_text_6(const datsync_ip *ip, char out[48])
+{
+    int begin = 8, run = 1, n = 0;
+    for (int i = 0, k; i < 8; i = k + 1) {
+        for (k = i; k < 8 && !ip->bytes[2 * k] && !ip->bytes[2 * k + 1]; k++)
+            ;
+        if (k - i > run) {
+            begin = i;
+            run = k - i;
+        }
+    }
+    out[0] = 0;
+    for (int i = 0; i < 8; i++) {
+        if (i == begin) {
+            n += snprintf(out + n, (size_t)(48 - n), "::");
+            i += run - 1;
+        } else {
+            n += snprintf(out + n, (size_t)(48 - n), "%s%x", i > 0 && i != begin + run ? ":" : "",
+                          (unsigned)(ip->bytes[2 * i] << 8 | ip->bytes[2 * i + 1]));
+        }
+    }
+}
+
+void datsync_ip_text(const datsync_ip *ip, char text[DATSYNC_IP_TEXT])
+{
+    const uint8_t *b = ip->bytes;
+    char six[48], via[16] = "";
+    if (ip->size == 4) {
+        (void)snprintf(text, DATSYNC_IP_TEXT, "%u.%u.%u.%u:%u", b[0], b[1], b[2], b[3], ip->port);
+        return;
+    }
+    ip_text_6(ip, six);
+    if (ip->via && b[0] == 0xfe && (b[1] & 0xc0) == 0x80) /* local to the link: it means nothing without */
+        (void)snprintf(via, sizeof via, "%%%u", (unsigned)ip->via);
+    (void)snprintf(text, DATSYNC_IP_TEXT, "[%.39s%.11s]:%u", six, via, ip->port);
+}
+
 /* ================================================================ networks in memory ============================ */
 
 /* A datsync_net without an operating system: pairs of pipes with names, for tests and for embedders. A step never

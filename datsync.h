@@ -817,6 +817,25 @@ typedef struct datsync_pollfd {
     short revents; /* filled by poll */
 } datsync_pollfd;
 
+/* An address of the internet and a port. */
+typedef struct datsync_ip {
+    uint8_t bytes[16]; /* in network order; of IPv4 the first 4 */
+    uint8_t size;      /* 4 or 16 */
+    uint16_t port;
+    uint32_t via; /* the number of the interface by which a datagram came, or is to go; 0: the system chooses */
+} datsync_ip;
+
+/* Room for an address as text, with its NUL. */
+#define DATSYNC_IP_TEXT 64u
+
+/* One address of an interface that is up; an interface with several comes several times. */
+typedef struct datsync_interface {
+    datsync_ip ip;  /* with `via`, without a port */
+    uint8_t prefix; /* bits of the address that the network has in common */
+    uint8_t loopback, multicast;
+    char name[32];
+} datsync_interface;
+
 /* A network. A handle is any number but -1. Nothing here ever waits but poll. Zero it before you fill it: more members
  * that may be NULL can come at its end. */
 typedef struct datsync_net {
@@ -840,7 +859,31 @@ typedef struct datsync_net {
     /* Nothing more will be sent: the remote reads the end behind what was, and may go on sending. 0 or an error. May be
      * NULL; then a remote that still speaks at the end may see a reset. */
     int (*shutdown)(void *ctx, intptr_t stream);
+    /* Datagrams, for discovery: these six are there together, or NULL. Open a socket at an address of this system (all
+     * zero: any of that family) and a port (0: the system chooses); `at` gets the port. Who opens it `shared` has it
+     * together with other programs that do. */
+    int (*datagrams)(void *ctx, datsync_ip *at, int shared, intptr_t *socket);
+    /* >= 0: bytes of the next datagram, which is lost as far as it is longer than cap; DATSYNC_E_AGAIN: none now; else an
+     * error, of this datagram or one that was sent before. */
+    int64_t (*receive_from)(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from);
+    /* 0: it is on its way, which not all survive; DATSYNC_E_AGAIN: there is no room now; else an error. */
+    int (*send_to)(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to);
+    /* From now on the socket receives what is sent to this group on group->via; or no more. */
+    int (*join)(void *ctx, intptr_t socket, const datsync_ip *group);
+    int (*leave)(void *ctx, intptr_t socket, const datsync_ip *group);
+    /* The addresses of all interfaces that are up: fills list (up to cap) and returns how many there are. */
+    int (*interfaces)(void *ctx, datsync_interface *list, size_t cap);
+    /* Both, or NULL: find the addresses of a host's name without waiting. The handle polls readable when they are known;
+     * then `resolved` tells how many there are and fills list (up to cap; their ports are 0). DATSYNC_E_AGAIN from
+     * `resolve`: as many as can be looked up at once are; from `resolved`: not yet. The handle is closed as any. */
+    int (*resolve)(void *ctx, const char *host, intptr_t *handle);
+    int (*resolved)(void *ctx, intptr_t handle, datsync_ip *list, size_t cap);
 } datsync_net;
+
+/* `192.0.2.1:3282`, `[2001:db8::1]:3282`, `[fe80::1%2]:3282`. */
+void datsync_ip_text(const datsync_ip *ip, char text[DATSYNC_IP_TEXT]);
+/* The reverse. DATSYNC_E_ADDRESS: it is none in numbers. */
+int datsync_ip_parse(datsync_ip *ip, const char *text);
 
 /* A network inside the process: any name can be listened on, and streams are pairs of buffers. Its poll never waits.
  * For tests and for embedders who connect two synchronizers. Free it after the synchronizers. */

@@ -6,9 +6,9 @@
  *
  *   switches · memory and bytes · messages · flat tree · crypto · bitfield and run-length code · storage · feed:
  *   state, tree, data part, bitfield, commit, opening and recovery, reading, appending, proving, putting, verifying,
- *   wanting · peer: state, output, flights, asking, messages, session · networks in memory · drive: state, entries,
- *   history, files, where the bytes are, stores, opening, what is here, writing, importing, serving, laying out ·
- *   synchronizer: state, addresses, connections, feeds, drives, the loop · errors
+ *   wanting · peer: state, output, flights, asking, messages, session · addresses as text · networks in memory ·
+ *   drive: state, entries, history, files, where the bytes are, stores, opening, what is here, writing, importing,
+ *   serving, laying out · synchronizer: state, addresses, sources, connections, feeds, drives, the loop · errors
  *
  * Pure C99 and libsodium: no header of an operating system, no global state.
  */
@@ -56,8 +56,16 @@
 #define SHUNNED 16u
 /* A new connection has so long to say what it offers before a feed is called complete without it. */
 #define SETTLE_MS 2000u
+/* The ways of finding peers that have not answered yet delay the end of a transfer by no more than this after the first
+ * handshake. */
+#define ASK_MS 3000u
 /* Milliseconds without a handshake after which an address counts as tried. */
 #define TRY_MS 5000u
+/* Addresses of one name that are tried, and after how many milliseconds the next one is tried beside the one before
+ * (RFC 8305). A resolver has so long. */
+#define NAME_ADDRESSES 8u
+#define NEXT_ADDRESS_MS 250u
+#define RESOLVE_MS 10000u
 /* Signatures that are tried on opening before the feed is called corrupt. */
 #define SIGNATURE_TRIES 64u
 /* Files of a drive that are kept open. */
@@ -6228,8 +6236,6 @@ uint64_t datsync_peer_bytes_out(const datsync_peer *p)
     return p->bytes_out;
 }
 
-#ifndef DATSYNC_NO_SYNCHRONIZER
-
 /* ================================================================ addresses as text ============================= */
 
 /* Internet addresses in numbers, as people write them: IPv4 as four decimals, IPv6 as RFC 5952 has it (lower case, no
@@ -6378,6 +6384,8 @@ void datsync_ip_text(const datsync_ip *ip, char text[DATSYNC_IP_TEXT])
         (void)snprintf(via, sizeof via, "%%%u", (unsigned)ip->via);
     (void)snprintf(text, DATSYNC_IP_TEXT, "[%.39s%.11s]:%u", six, via, ip->port);
 }
+
+#ifndef DATSYNC_NO_SYNCHRONIZER
 
 /* ================================================================ networks in memory ============================ */
 
@@ -10992,19 +11000,23 @@ typedef struct contact {
     char text[1];        /* as long as it is */
 } contact;
 
-enum link_state { LINK_CONNECTING, LINK_OPEN, LINK_CLOSING, LINK_SHUT };
+enum link_state { LINK_RESOLVING, LINK_WAITING, LINK_CONNECTING, LINK_OPEN, LINK_CLOSING, LINK_SHUT };
 
-/* One connection. */
+/* One connection, or an attempt at one. A host's name has several addresses: they are tried side by side, as links of
+ * one contact, until one is open. */
 typedef struct link {
     struct link *next;
     datsync *ds;
     datsync_peer *peer;
-    contact *dialled; /* NULL: accepted */
-    intptr_t handle;
+    contact *dialled; /* NULL: accepted, or beaten */
+    int beaten;       /* another address of the same contact is open */
+    datsync_ip ip;    /* of the contact's name; size 0: its text is what is dialled */
+    intptr_t handle;  /* -1: none */
+    short told;       /* events of this handle that a guest was told to wait for */
     enum link_state state;
     int error;               /* why it is to be closed */
     int useful;              /* a block has gone one way or the other */
-    uint64_t since, sent_at; /* of this state; when the remote last took bytes */
+    uint64_t since, sent_at; /* of this state, waiting: until when; when the remote last took bytes */
     uint64_t met_at;         /* when its handshake came */
     size_t unsent;
     char address[ADDRESS_BYTES];
@@ -11040,7 +11052,14 @@ struct datsync {
         intptr_t *v;
         size_t count, cap;
         uint64_t rest_until; /* accepting failed */
+        short told;          /* events that a guest was told to wait for, on each */
     } listeners;
+
+    struct {
+        datsync_source v[DATSYNC_MAX_SOURCES];
+        size_t count;
+        uint64_t met_at; /* the first handshake of all; NONE: there was none */
+    } sources;
 
     struct {
         datsync_pollfd *v; /* of datsync_poll */
@@ -11060,20 +11079,27 @@ struct datsync {
     } book;
 };
 
-static void ds_event(datsync *ds, int type, datsync_feed *feed, const char *address, uint64_t index, uint64_t size,
-                     int error)
+static void ds_tell(datsync *ds, const datsync_event *event)
 {
-    if (!ds->opt.on_event)
-        return;
-    datsync_event e;
-    memset(&e, 0, sizeof e);
-    e.type = type;
-    e.feed = feed;
-    e.address = address;
-    e.index = index;
-    e.size = size;
-    e.error = error;
-    ds->opt.on_event(ds->opt.ctx, ds, &e);
+    if (ds->opt.on_event)
+        ds->opt.on_event(ds->opt.ctx, ds, event);
+}
+
+static void ds_event(datsync *ds, int type, datsync_feed *feed, uint64_t index, int error)
+{
+    ds_tell(ds, &(datsync_event){.type = type, .feed = feed, .index = index, .error = error});
+}
+
+/* What happened on one connection. */
+static void link_event(const link *l, int type, datsync_feed *feed, uint64_t index, uint64_t size, int error)
+{
+    ds_tell(l->ds, &(datsync_event){.type = type,
+                                    .feed = feed,
+                                    .address = l->address,
+                                    .source = l->dialled ? l->dialled->source : ACCEPTED,
+                                    .index = index,
+                                    .size = size,
+                                    .error = error});
 }
 
 static uint32_t or_default(uint32_t value, uint32_t fallback)
@@ -11111,7 +11137,7 @@ static void shared_feed_fail(datsync *ds, datsync_feed *feed, int error)
     for (size_t i = 0; i < ds->feed_count; i++)
         if (ds->feeds[i].feed == feed && !ds->feeds[i].failed) {
             ds->feeds[i].failed = 1;
-            ds_event(ds, DATSYNC_EV_FAILED, feed, NULL, 0, 0, error);
+            ds_event(ds, DATSYNC_EV_FAILED, feed, 0, error);
         }
 }
 
@@ -11443,10 +11469,102 @@ static void addresses_free(datsync *ds)
     mem_free(&ds->env, ds->book.slots);
 }
 
+/* ================================================================ synchronizer: sources ========================== */
+
+/* What finds peers. The loop knows nothing of how: it waits for a source's handles and deadline, gives it its turns,
+ * and asks whether more may come. */
+
+int datsync_add_source(datsync *ds, const datsync_source *source)
+{
+    if (ds->stop)
+        return DATSYNC_E_STATE;
+    if (ds->sources.count == DATSYNC_MAX_SOURCES)
+        return DATSYNC_E_TOO_BIG;
+    ds->sources.v[ds->sources.count++] = *source;
+    return 0;
+}
+
+void datsync_interest(datsync *ds, intptr_t handle, short events)
+{
+    if (ds->opt.on_interest)
+        ds->opt.on_interest(ds->opt.ctx, ds, handle, events);
+}
+
+static void sources_step(datsync *ds, const datsync_pollfd *fds, size_t count)
+{
+    for (size_t i = 0; i < ds->sources.count; i++)
+        ds->sources.v[i].step(ds->sources.v[i].ctx, ds, fds, count, ds->now);
+}
+
+/* There was a handshake. */
+static void sources_met(datsync *ds)
+{
+    ds->sources.met_at = MIN(ds->sources.met_at, ds->now);
+}
+
+static uint64_t sources_patience(const datsync *ds)
+{
+    return ds->sources.met_at == NONE ? NONE : ds->sources.met_at + ASK_MS;
+}
+
+/* Is there a way that may still give its first answer? */
+static int sources_ask(const datsync *ds)
+{
+    if (ds->now >= sources_patience(ds))
+        return 0;
+    for (size_t i = 0; i < ds->sources.count; i++)
+        if (ds->sources.v[i].asks && ds->sources.v[i].asks(ds->sources.v[i].ctx))
+            return 1;
+    return 0;
+}
+
+static uint64_t sources_deadline(const datsync *ds)
+{
+    uint64_t at = sources_ask(ds) ? sources_patience(ds) : NONE;
+    for (size_t i = 0; i < ds->sources.count; i++)
+        at = MIN(at, ds->sources.v[i].deadline(ds->sources.v[i].ctx));
+    return at;
+}
+
+static size_t sources_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < ds->sources.count; i++)
+        n += ds->sources.v[i].pollfds(ds->sources.v[i].ctx, n < cap ? fds + n : NULL, n < cap ? cap - n : 0);
+    return n;
+}
+
+static void sources_stop(datsync *ds)
+{
+    while (ds->sources.count) {
+        const datsync_source *s = &ds->sources.v[--ds->sources.count];
+        if (s->stop)
+            s->stop(s->ctx, ds->now);
+    }
+}
+
+/* May there be more to hear of than the peers that are here? Of addresses, one that was chosen; with `found`, any that
+ * was not dialled yet. */
+static int more_may_come(const datsync *ds, int found)
+{
+    return sources_ask(ds) || addresses_untried(ds, found);
+}
+
 /* ================================================================ synchronizer: connections ====================== */
 
 /* Dialling and accepting, one peer for each, its bytes to the network and back. A link ends in one place, link_close,
  * whatever the reason was. */
+
+/* Its handle is another from now on; -1: it has none. The one before is closed, and a guest forgets it first. */
+static void link_set_handle(link *l, intptr_t handle)
+{
+    if (l->told)
+        datsync_interest(l->ds, l->handle, 0);
+    l->told = 0;
+    if (l->handle != -1)
+        l->ds->net.close(l->ds->net.ctx, l->handle);
+    l->handle = handle;
+}
 
 static void link_open_feed(link *l, const uint8_t *discovery_key)
 {
@@ -11502,27 +11620,39 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         l->met_at = ds->now;
         link_check_duplicate(l);
         if (!l->error) {
-            ds_event(ds, DATSYNC_EV_PEER, NULL, l->address, 0, 0, 0);
+            sources_met(ds);
+            link_event(l, DATSYNC_EV_PEER, NULL, 0, 0, 0);
             link_open_rest(l);
         }
         break;
     case DATSYNC_PEER_BLOCK:
         l->useful = 1;
-        ds_event(ds, DATSYNC_EV_BLOCK, e->feed, l->address, e->index, e->size, 0);
+        link_event(l, DATSYNC_EV_BLOCK, e->feed, e->index, e->size, 0);
         break;
     case DATSYNC_PEER_UPLOAD:
         l->useful = 1;
-        ds_event(ds, DATSYNC_EV_UPLOAD, e->feed, l->address, e->index, e->size, 0);
+        link_event(l, DATSYNC_EV_UPLOAD, e->feed, e->index, e->size, 0);
         break;
     case DATSYNC_PEER_REJECT:
         if (is_fatal(e->error)) /* our own disk, not the peer */
             shared_feed_fail(ds, e->feed, e->error);
         else
-            ds_event(ds, DATSYNC_EV_REJECT, e->feed, l->address, e->index, e->size, e->error);
+            link_event(l, DATSYNC_EV_REJECT, e->feed, e->index, e->size, e->error);
         break;
     default:
         break;
     }
+}
+
+/* It is open: the other addresses of its name need not be tried. */
+static void link_beat_others(const link *l)
+{
+    for (link *o = l->ds->links; o && l->dialled; o = o->next)
+        if (o != l && o->dialled == l->dialled) {
+            o->dialled = NULL;
+            o->beaten = 1;
+            link_fail(o, DATSYNC_E_DUPLICATE);
+        }
 }
 
 static int link_start_peer(link *l)
@@ -11543,13 +11673,15 @@ static int link_start_peer(link *l)
     int r;
     if ((r = datsync_peer_new(&l->peer, &o, ds->now)) < 0)
         return r;
+    link_beat_others(l);
     peer_be_wary(l->peer, contact_wary_until(ds, l->dialled, l->address));
     l->state = LINK_OPEN;
     l->since = l->sent_at = ds->now;
-    ds_event(ds, DATSYNC_EV_CONNECTED, NULL, l->address, 0, 0, 0);
+    link_event(l, DATSYNC_EV_CONNECTED, NULL, 0, 0, 0);
     return l->dialled && ds->feed_count ? datsync_peer_open(l->peer, ds->feeds[0].feed, ds->feeds[0].mode) : 0;
 }
 
+/* A new one is connecting. */
 static link *link_new(datsync *ds, intptr_t handle, contact *a, const char *text)
 {
     link *l = mem_zeroed(&ds->env, sizeof *l), **last = &ds->links;
@@ -11567,6 +11699,22 @@ static link *link_new(datsync *ds, intptr_t handle, contact *a, const char *text
     return l;
 }
 
+/* An attempt has failed: is there another address of the same name? The next one need not wait for its time. */
+static int link_hasten_next(const link *l)
+{
+    int others = 0;
+    for (link *o = l->ds->links; o; o = o->next) {
+        if (o == l || !o->dialled || o->dialled != l->dialled)
+            continue;
+        others++;
+        if (o->state == LINK_WAITING) {
+            o->since = l->ds->now;
+            break;
+        }
+    }
+    return others > 0;
+}
+
 static void link_close(datsync *ds, link *l)
 {
     link **at = &ds->links;
@@ -11580,30 +11728,110 @@ static void link_close(datsync *ds, link *l)
             contact_refused_beyond(ds, l->dialled, l->address);
         datsync_peer_free(l->peer);
     }
-    ds->net.close(ds->net.ctx, l->handle);
-    if (l->dialled)
-        contact_ended(ds, l->dialled, l->error, connected, met, l->useful);
-    if (connected)
-        ds_event(ds, DATSYNC_EV_DISCONNECTED, NULL, l->address, 0, 0, l->error);
-    else
-        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, l->address, l->dialled && l->dialled->state == CONTACT_DROPPED, 0,
-                 l->error);
+    link_set_handle(l, -1);
+    if (!l->beaten && !link_hasten_next(l)) {
+        if (l->dialled)
+            contact_ended(ds, l->dialled, l->error, connected, met, l->useful);
+        link_event(l, connected ? DATSYNC_EV_DISCONNECTED : DATSYNC_EV_UNREACHABLE, NULL,
+                   !connected && l->dialled && l->dialled->state == CONTACT_DROPPED, 0, l->error);
+    }
     mem_free(&ds->env, l);
+}
+
+/* Begin to connect to the address that it has. */
+static int link_dial(link *l)
+{
+    const datsync_net *net = &l->ds->net;
+    char numbers[DATSYNC_IP_TEXT];
+    intptr_t handle = -1;
+    if (l->ip.size)
+        datsync_ip_text(&l->ip, numbers);
+    int r = net->connect(net->ctx, l->ip.size ? numbers : l->dialled->text, &handle);
+    if (r < 0)
+        return r;
+    link_set_handle(l, handle);
+    l->state = LINK_CONNECTING;
+    l->since = l->ds->now;
+    return 0;
+}
+
+/* Is it `NAME:PORT`, for a resolver? Then this is the name, and the port. */
+static int has_name(const char *text, char name[ADDRESS_BYTES], uint16_t *port)
+{
+    const char *colon = strchr(text, ':'), *end = colon;
+    datsync_ip numbers;
+    uint32_t value;
+    if (!colon || colon == text || *text == '[' || datsync_ip_parse(&numbers, text) == 0)
+        return 0;
+    if (++end, ip_decimal(&end, 65535, &value) < 0 || *end)
+        return 0; /* `unix:PATH`, or nonsense, which connect names */
+    memcpy(name, text, (size_t)(colon - text));
+    name[colon - text] = 0;
+    *port = (uint16_t)value;
+    return 1;
+}
+
+static int link_resolve(link *l, const char *name)
+{
+    const datsync_net *net = &l->ds->net;
+    intptr_t handle = -1;
+    int r = net->resolve(net->ctx, name, &handle);
+    if (r == DATSYNC_E_AGAIN) { /* others are being looked up */
+        l->state = LINK_WAITING;
+        l->since = l->ds->now + NEXT_ADDRESS_MS;
+        return 0;
+    }
+    if (r < 0)
+        return r;
+    link_set_handle(l, handle);
+    l->state = LINK_RESOLVING;
+    l->since = l->ds->now;
+    return 0;
+}
+
+/* Its first step, or the next one when it has waited. */
+static int link_begin(link *l)
+{
+    char name[ADDRESS_BYTES];
+    uint16_t port;
+    if (!l->ip.size && l->ds->net.resolve && has_name(l->dialled->text, name, &port))
+        return link_resolve(l, name);
+    return link_dial(l);
+}
+
+/* What a name stands for is known: its first address is dialled on this link, the others wait a little each, and are
+ * hastened by a failure (RFC 8305). */
+static int link_resolved(link *l)
+{
+    datsync *ds = l->ds;
+    datsync_ip list[NAME_ADDRESSES];
+    char name[ADDRESS_BYTES];
+    uint16_t port;
+    int n = ds->net.resolved(ds->net.ctx, l->handle, list, NAME_ADDRESSES);
+    if (n <= 0 || !has_name(l->dialled->text, name, &port))
+        return n < 0 ? n : DATSYNC_E_ADDRESS;
+    link_set_handle(l, -1);
+    for (int i = 0; i < n && i < (int)NAME_ADDRESSES; i++) {
+        link *o = i ? link_new(ds, -1, l->dialled, l->address) : l;
+        if (!o)
+            break; /* no memory: the others are tried */
+        o->ip = list[i];
+        o->ip.port = port;
+        o->state = LINK_WAITING;
+        o->since = ds->now + (uint64_t)i * NEXT_ADDRESS_MS;
+    }
+    return link_begin(l);
 }
 
 static void dial(datsync *ds, contact *a)
 {
-    intptr_t handle = -1;
-    int r = ds->net.connect(ds->net.ctx, a->text, &handle);
-    if (r == 0 && !link_new(ds, handle, a, a->text)) {
-        ds->net.close(ds->net.ctx, handle);
-        r = DATSYNC_E_NOMEM;
-    }
-    if (r < 0) {
-        char address[ADDRESS_BYTES]; /* who hears of it may fill the book, and this one may have to go */
-        memcpy(address, a->text, strlen(a->text) + 1);
+    link *l = link_new(ds, -1, a, a->text);
+    int r = l ? link_begin(l) : DATSYNC_E_NOMEM;
+    if (r < 0 && l) {
+        link_fail(l, r);
+        link_close(ds, l);
+    } else if (r < 0) {
         contact_ended(ds, a, r, 0, 0, 0);
-        ds_event(ds, DATSYNC_EV_UNREACHABLE, NULL, address, a->state == CONTACT_DROPPED, 0, r);
     }
 }
 
@@ -11647,14 +11875,20 @@ int datsync_listen(datsync *ds, const char *address)
     if ((r = ds->net.listen(ds->net.ctx, address, &handle, bound, sizeof bound)) < 0)
         return r;
     ds->listeners.v[ds->listeners.count++] = handle;
-    ds_event(ds, DATSYNC_EV_LISTENING, NULL, bound, 0, 0, 0);
+    if (ds->listeners.told)
+        datsync_interest(ds, handle, ds->listeners.told);
+    ds_tell(ds, &(datsync_event){.type = DATSYNC_EV_LISTENING, .address = bound});
     return 0;
 }
 
 static void listeners_close(datsync *ds)
 {
-    while (ds->listeners.count)
-        ds->net.close(ds->net.ctx, ds->listeners.v[--ds->listeners.count]);
+    while (ds->listeners.count) {
+        intptr_t handle = ds->listeners.v[--ds->listeners.count];
+        if (ds->listeners.told)
+            datsync_interest(ds, handle, 0);
+        ds->net.close(ds->net.ctx, handle);
+    }
 }
 
 /* ------------------------------------------------ reading and writing one connection */
@@ -11746,22 +11980,38 @@ static void link_leave(link *l)
         link_write(l);
         link_fail(l, DATSYNC_E_DONE);
     }
-    if (l->state == LINK_CONNECTING)
+    if (l->state < LINK_OPEN)
         link_fail(l, DATSYNC_E_DONE);
+}
+
+/* On the way to a connection. */
+static void link_step_before(link *l, int ready)
+{
+    datsync *ds = l->ds;
+    uint64_t limit = l->state == LINK_RESOLVING ? RESOLVE_MS : or_default(ds->opt.connect_timeout_ms, 3000);
+    int r = DATSYNC_E_AGAIN;
+    if (l->state == LINK_WAITING) {
+        if (ds->now >= l->since && (r = link_begin(l)) < 0)
+            link_fail(l, r);
+        return;
+    }
+    if (l->state == LINK_RESOLVING && ready)
+        r = link_resolved(l);
+    else if (l->state == LINK_CONNECTING && (ready || ds->now == l->since))
+        r = ds->net.connected(ds->net.ctx, l->handle);
+    if (r == DATSYNC_E_AGAIN)
+        r = ds->now - l->since >= limit ? DATSYNC_E_UNREACHABLE : 0;
+    else if (r == 0 && l->state == LINK_CONNECTING)
+        r = link_start_peer(l);
+    if (r < 0)
+        link_fail(l, r);
 }
 
 static void link_step(link *l, int ready)
 {
     datsync *ds = l->ds;
-    if (l->state == LINK_CONNECTING && !l->error) {
-        int r = ready || ds->now == l->since ? ds->net.connected(ds->net.ctx, l->handle) : DATSYNC_E_AGAIN;
-        if (r == DATSYNC_E_AGAIN) {
-            if (ds->now - l->since >= or_default(ds->opt.connect_timeout_ms, 3000))
-                link_fail(l, DATSYNC_E_UNREACHABLE);
-        } else if (r < 0 || (r = link_start_peer(l)) < 0) {
-            link_fail(l, r);
-        }
-    }
+    if (l->state < LINK_OPEN && !l->error)
+        link_step_before(l, ready);
     if (l->state == LINK_OPEN && !l->error) {
         if (ready & (DATSYNC_POLL_READ | DATSYNC_POLL_ERROR))
             link_read(l);
@@ -11785,8 +12035,12 @@ static void link_step(link *l, int ready)
 
 static uint64_t link_deadline(const link *l)
 {
-    if (l->state == LINK_CONNECTING)
-        return l->since + or_default(l->ds->opt.connect_timeout_ms, 3000);
+    if (l->state == LINK_WAITING && !l->error)
+        return l->since;
+    if (l->state < LINK_OPEN)
+        return l->error ? l->ds->now
+                        : l->since + (l->state == LINK_RESOLVING ? RESOLVE_MS
+                                                                 : or_default(l->ds->opt.connect_timeout_ms, 3000));
     if (l->state == LINK_CLOSING || l->state == LINK_SHUT)
         return link_closed_at(l);
     return l->error ? l->ds->now : datsync_peer_deadline(l->peer);
@@ -11795,8 +12049,8 @@ static uint64_t link_deadline(const link *l)
 static short link_events(const link *l)
 {
     short e = 0;
-    if (l->state == LINK_CONNECTING)
-        return DATSYNC_POLL_WRITE;
+    if (l->state < LINK_OPEN)
+        return l->state == LINK_CONNECTING ? DATSYNC_POLL_WRITE : DATSYNC_POLL_READ;
     if (l->state == LINK_CLOSING || l->state == LINK_SHUT)
         return (short)(DATSYNC_POLL_READ | (l->unsent ? DATSYNC_POLL_WRITE : 0));
     if (datsync_peer_want_read(l->peer))
@@ -11862,7 +12116,7 @@ static int link_settled(const link *l, const datsync_feed *feed)
     if (link_has_met(l))
         return peer_has_answered(l->peer, feed) || ds->now - l->met_at >= SETTLE_MS;
     if (l->dialled)
-        return l->dialled->tried || (l->state != LINK_CONNECTING && ds->now - l->since >= TRY_MS);
+        return l->dialled->tried || (l->state >= LINK_OPEN && ds->now - l->since >= TRY_MS);
     return ds->now - l->since >= SETTLE_MS;
 }
 
@@ -11870,7 +12124,7 @@ static int link_settled(const link *l, const datsync_feed *feed)
  * found? */
 static int all_settled(const datsync *ds, const datsync_feed *feed, int found)
 {
-    if (addresses_untried(ds, found))
+    if (more_may_come(ds, found))
         return 0;
     for (const link *l = ds->links; l; l = l->next)
         if ((found || !link_is_found(l)) && !link_settled(l, feed))
@@ -11912,14 +12166,14 @@ static void feeds_step(datsync *ds)
         uint64_t length = datsync_feed_length(s->feed);
         if (r >= 0 && length > s->told_length) {
             s->told_length = length;
-            ds_event(ds, DATSYNC_EV_LENGTH, s->feed, NULL, s->told_length, 0, 0);
+            ds_event(ds, DATSYNC_EV_LENGTH, s->feed, s->told_length, 0);
         }
         if (r >= 0 && (s->mode & DATSYNC_DOWNLOAD) && s->complete_length != length + 1 &&
             shared_feed_is_complete(ds, s)) {
             r = feed_is_uncommitted(s->feed) ? datsync_feed_flush(s->feed) : 0;
             s->complete_length = length + 1;
             if (r >= 0 && !s->quiet)
-                ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, NULL, length, 0, 0);
+                ds_event(ds, DATSYNC_EV_COMPLETE, s->feed, length, 0);
         }
         if (r < 0)
             shared_feed_fail(ds, s->feed, r);
@@ -11969,19 +12223,13 @@ typedef struct shared_drive {
 static void on_drive_event(void *ctx, int type, const char *path, uint64_t index, uint64_t size, int error)
 {
     const shared_drive *s = ctx;
-    datsync *ds = s->ds;
-    if (!ds->opt.on_event)
-        return;
-    datsync_event e;
-    memset(&e, 0, sizeof e);
-    e.type = type;
-    e.drive = s->drive;
-    e.feed = type == DATSYNC_EV_CONTENT ? datsync_drive_content(s->drive) : NULL;
-    e.path = path;
-    e.index = index;
-    e.size = size;
-    e.error = error;
-    ds->opt.on_event(ds->opt.ctx, ds, &e);
+    ds_tell(s->ds, &(datsync_event){.type = type,
+                                    .drive = s->drive,
+                                    .feed = type == DATSYNC_EV_CONTENT ? datsync_drive_content(s->drive) : NULL,
+                                    .path = path,
+                                    .index = index,
+                                    .size = size,
+                                    .error = error});
 }
 
 /* The content is known: share it, on the connections that are there, too. */
@@ -12010,7 +12258,7 @@ static void shared_drive_bound(const shared_drive *s)
     const datsync_feed *content = datsync_drive_content(s->drive);
     uint64_t end = datsync_feed_length(content);
     int peers = 0, patient = ds->now - s->opened_at < SETTLE_MS;
-    if (ds->opt.live || !end || addresses_untried(ds, patient))
+    if (ds->opt.live || !end || more_may_come(ds, patient))
         return;
     for (const link *l = ds->links; l; l = l->next) {
         int answered = l->peer && peer_has_answered(l->peer, content) && ds->now - l->met_at >= SETTLE_MS;
@@ -12162,13 +12410,17 @@ size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap)
             fds[n].events = ds->now < ds->listeners.rest_until ? 0 : DATSYNC_POLL_READ;
             fds[n].revents = 0;
         }
-    for (const link *l = ds->links; l; l = l->next, n++)
+    for (const link *l = ds->links; l; l = l->next) {
+        if (l->handle == -1)
+            continue;
         if (n < cap) {
             fds[n].handle = l->handle;
             fds[n].events = link_events(l);
             fds[n].revents = 0;
         }
-    return n;
+        n++;
+    }
+    return n + sources_pollfds(ds, n < cap ? fds + n : NULL, n < cap ? cap - n : 0);
 }
 
 uint64_t datsync_deadline(const datsync *ds)
@@ -12178,7 +12430,7 @@ uint64_t datsync_deadline(const datsync *ds)
         at = MIN(at, link_deadline(l));
     if (ds->stop)
         return at;
-    at = MIN(at, MIN(ds->tick_at, drives_deadline(ds)));
+    at = MIN(at, MIN(ds->tick_at, MIN(drives_deadline(ds), sources_deadline(ds))));
     if (link_count(ds) < max_peers(ds))
         at = MIN(at, ds->book.next_at);
     for (size_t i = 0; i < ds->feed_count; i++)
@@ -12192,6 +12444,7 @@ static void leave(datsync *ds)
 {
     ds->stop = STOP_TOLD;
     ds->opt.on_event = NULL;
+    sources_stop(ds);
     listeners_close(ds);
     for (link *l = ds->links; l; l = l->next)
         link_leave(l);
@@ -12207,14 +12460,30 @@ static void links_step(datsync *ds, const datsync_pollfd *fds, size_t count)
     for (link *l = ds->links; l; l = next) {
         int ready = 0;
         next = l->next;
-        for (size_t k = 0; k < count && !ready; k++) /* in nearly all turns, the first look finds it */
+        for (size_t k = 0; k < count && !ready && l->handle != -1;
+             k++) /* in nearly all turns, the first look finds it */
             if (fds[(i + k) % count].handle == l->handle) {
                 ready = fds[(i + k) % count].revents;
                 break;
             }
-        i++;
+        i += l->handle != -1;
         link_step(l, ready);
     }
+}
+
+/* A guest that asked for it hears what to wait for, as far as that has changed. */
+static void tell_interest(datsync *ds)
+{
+    for (link *l = ds->links; l && ds->opt.on_interest; l = l->next) {
+        short events = l->handle == -1 ? 0 : link_events(l);
+        if (events != l->told)
+            datsync_interest(ds, l->handle, events);
+        l->told = events;
+    }
+    short listening = ds->now < ds->listeners.rest_until ? 0 : DATSYNC_POLL_READ;
+    for (size_t i = 0; i < ds->listeners.count && listening != ds->listeners.told; i++)
+        datsync_interest(ds, ds->listeners.v[i], listening);
+    ds->listeners.told = listening;
 }
 
 int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
@@ -12224,8 +12493,10 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
         if (ds->stop == STOP_ASKED)
             leave(ds);
         links_step(ds, fds, count);
+        tell_interest(ds);
         return 0;
     }
+    sources_step(ds, fds, count);
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < ds->listeners.count; k++)
             if (fds[i].handle == ds->listeners.v[k] && fds[i].revents)
@@ -12252,8 +12523,9 @@ int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t 
             if (l->state == LINK_OPEN && !l->error && datsync_peer_tick(l->peer, ds->now) < 0)
                 link_fail(l, peer_error(l->peer));
         drives_rest(ds);
-        ds_event(ds, DATSYNC_EV_TICK, NULL, NULL, 0, 0, 0);
+        ds_event(ds, DATSYNC_EV_TICK, NULL, 0, 0);
     }
+    tell_interest(ds);
     return 0;
 }
 
@@ -12278,7 +12550,7 @@ int datsync_run(datsync *ds)
     if (!ds->env.clock || !ds->has_net)
         return DATSYNC_E_UNSUPPORTED;
     while (r >= 0 && !(ds->opt.stopped && ds->opt.stopped(ds->opt.ctx))) {
-        if (!datsync_candidates(ds) && (ds->stop || (!ds->listeners.count && !ds->opt.live)))
+        if (!datsync_candidates(ds) && (ds->stop || (!ds->listeners.count && !ds->sources.count && !ds->opt.live)))
             break; /* nothing is left to do */
         r = datsync_poll(ds, 60000);
     }
@@ -12332,6 +12604,7 @@ int datsync_new(datsync **out, const datsync_options *o, uint64_t now)
     ds->now = now;
     ds->tick_at = now + 1000;
     ds->book.next_at = NONE;
+    ds->sources.met_at = NONE;
     env.random(env.ctx, ds->id, 32);
     env.random(env.ctx, ds->book.key, sizeof ds->book.key);
     if (ds_copy_extensions(ds) < 0) {
@@ -12349,6 +12622,7 @@ int datsync_free(datsync *ds)
         return 0;
     datsync_env env = ds->env;
     ds->opt.on_event = NULL;
+    sources_stop(ds);
     while (ds->links) {
         link *l = ds->links;
         link_leave(l);

@@ -863,8 +863,8 @@ typedef struct datsync_net {
      * zero: any of that family) and a port (0: the system chooses); `at` gets the port. Who opens it `shared` has it
      * together with other programs that do. */
     int (*datagrams)(void *ctx, datsync_ip *at, int shared, intptr_t *socket);
-    /* >= 0: bytes of the next datagram, which is lost as far as it is longer than cap; DATSYNC_E_AGAIN: none now; else an
-     * error, of this datagram or one that was sent before. */
+    /* >= 0: bytes of the next datagram, which is lost as far as it is longer than cap; DATSYNC_E_AGAIN: none now; else
+     * an error, of this datagram or one that was sent before. */
     int64_t (*receive_from)(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from);
     /* 0: it is on its way, which not all survive; DATSYNC_E_AGAIN: there is no room now; else an error. */
     int (*send_to)(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to);
@@ -873,8 +873,8 @@ typedef struct datsync_net {
     int (*leave)(void *ctx, intptr_t socket, const datsync_ip *group);
     /* The addresses of all interfaces that are up: fills list (up to cap) and returns how many there are. */
     int (*interfaces)(void *ctx, datsync_interface *list, size_t cap);
-    /* Both, or NULL: find the addresses of a host's name without waiting. The handle polls readable when they are known;
-     * then `resolved` tells how many there are and fills list (up to cap; their ports are 0). DATSYNC_E_AGAIN from
+    /* Both, or NULL: find the addresses of a host's name without waiting. The handle polls readable when they are
+     * known; then `resolved` tells how many there are and fills list (up to cap; their ports are 0). DATSYNC_E_AGAIN from
      * `resolve`: as many as can be looked up at once are; from `resolved`: not yet. The handle is closed as any. */
     int (*resolve)(void *ctx, const char *host, intptr_t *handle);
     int (*resolved)(void *ctx, intptr_t handle, datsync_ip *list, size_t cap);
@@ -925,6 +925,8 @@ typedef struct datsync_event {
     int error;
     datsync_drive *drive;
     const char *path; /* begins with `/` */
+    unsigned source;  /* of an address: 0 if somebody chose it, DATSYNC_MAX_SOURCES if it came by itself, else as it was
+                        given to datsync_found */
 } datsync_event;
 
 typedef struct datsync_options {
@@ -945,6 +947,9 @@ typedef struct datsync_options {
     void (*on_event)(void *ctx, datsync *ds, const datsync_event *event);
     /* Asked on each turn of datsync_run; non-zero ends it in order (see datsync_os_signals). */
     int (*stopped)(void *ctx);
+    /* For a guest in epoll, kqueue or the like: from now on wait for these events on this handle; 0: no more, and it
+     * may be closed at once. May be NULL. */
+    void (*on_interest)(void *ctx, datsync *ds, intptr_t handle, short events);
 } datsync_options;
 
 int datsync_new(datsync **out, const datsync_options *options, uint64_t now);
@@ -974,6 +979,27 @@ int datsync_connect(datsync *ds, const char *address, uint64_t now);
  * addresses that have said nothing yet delay the end of a transfer by no more than 2 s. */
 int datsync_found(datsync *ds, const char *address, unsigned source, uint64_t informant, uint64_t now);
 
+/* What finds peers: discovery, or a way of one's own. The synchronizer serves it in its loop; what it finds it tells by
+ * datsync_found. */
+typedef struct datsync_source {
+    void *ctx;
+    /* As datsync_pollfds, datsync_deadline and datsync_step: what it waits for, and its turn, which looks for its own
+     * handles in fds. Where there is on_interest, it tells of each change by datsync_interest, too. */
+    size_t (*pollfds)(void *ctx, datsync_pollfd *fds, size_t cap);
+    uint64_t (*deadline)(void *ctx);
+    void (*step)(void *ctx, datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now);
+    /* Non-zero until all its ways had the time to give their first answer. Before that nothing is complete, for another
+     * peer may have more; but for no longer than 3 s after the first handshake. May be NULL. */
+    int (*asks)(void *ctx);
+    /* The synchronizer takes no more part: what was announced is to be taken back. The last call. May be NULL. */
+    void (*stop)(void *ctx, uint64_t now);
+} datsync_source;
+
+/* Serve a source until datsync_stop or datsync_free. At most DATSYNC_MAX_SOURCES. While there is one, datsync_run goes
+ * on. */
+int datsync_add_source(datsync *ds, const datsync_source *source);
+void datsync_interest(datsync *ds, intptr_t handle, short events);
+
 /* As a guest in another loop: fill fds (up to cap) and return how many there are in all; wait for them, no longer than
  * until datsync_deadline; then datsync_step with what poll said. */
 size_t datsync_pollfds(const datsync *ds, datsync_pollfd *fds, size_t cap);
@@ -981,7 +1007,7 @@ uint64_t datsync_deadline(const datsync *ds);
 int datsync_step(datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now);
 
 /* Own the loop until datsync_stop was called and all are told, `stopped` said so, or (when not live, and nothing
- * listens) nothing is left to do. Needs a clock. */
+ * listens or looks for peers) nothing is left to do. Needs a clock. */
 int datsync_run(datsync *ds);
 /* Take no more part, for good. The next turns listen to and dial nobody, tell each remote the end and wait until it
  * closes, for two seconds at most; no event comes. All are gone when datsync_candidates is 0. Without it, datsync_free

@@ -1,4 +1,4 @@
-/* Discovery, its common part and the ways of the local network and of discovery servers. Their packets are DNS messages.
+/* Discovery by the local network and by discovery servers, whose packets are DNS messages.
  *
  * SPDX-License-Identifier: MIT
  *

@@ -3,7 +3,8 @@
  * SPDX-License-Identifier: MIT
  *
  * Copy discovery.c, discovery_dht.c and discovery.h beside datsync.c and datsync.h. Each way of finding peers is an
- * engine without sockets, clock or names: datagrams and the time go in; datagrams, peers and the next deadline come out.
+ * engine without sockets, clock or names: datagrams and the time go in; datagrams, peers and the next deadline come
+ * out.
  * The conventions of datsync.h hold.
  *
  * What is looked for, and announced, is a name: the first 20 bytes of a feed's discovery key; of a drive, of its

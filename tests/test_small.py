@@ -17,7 +17,7 @@ from test_walls import SODIUM, STRICT
 SWITCHES = {"all": [], "no drive": ["-DDATSYNC_NO_DRIVE"], "no synchronizer": ["-DDATSYNC_NO_SYNCHRONIZER"],
             "peers alone": ["-DDATSYNC_NO_DRIVE", "-DDATSYNC_NO_SYNCHRONIZER"]}
 DRIVE = re.compile(r"datsync_(drive_|add_drive$)")
-SYNCHRONIZER = re.compile(r"datsync_(new|free|add|add_drive|listen|connect|found|pollfds|deadline|step|poll|run|stop|complete|peers|"
+SYNCHRONIZER = re.compile(r"datsync_(new|free|add|add_drive|add_source|interest|listen|connect|found|pollfds|deadline|step|poll|run|stop|complete|peers|"
                           r"candidates|offered|memory_net_new|memory_net_free)$")
 
 

@@ -135,6 +135,7 @@ STRUCTS = {
     },
     "datsync": {
         "listeners": ["connections", "*"],
+        "sources": ["sources", "*"],
         "fds": ["*"],
         "book": ["addresses", "*"],
     },

@@ -873,9 +873,10 @@ typedef struct datsync_net {
     int (*leave)(void *ctx, intptr_t socket, const datsync_ip *group);
     /* The addresses of all interfaces that are up: fills list (up to cap) and returns how many there are. */
     int (*interfaces)(void *ctx, datsync_interface *list, size_t cap);
-    /* Both, or NULL: find the addresses of a host's name without waiting. The handle polls readable when they are
-     * known; then `resolved` tells how many there are and fills list (up to cap; their ports are 0). DATSYNC_E_AGAIN from
-     * `resolve`: as many as can be looked up at once are; from `resolved`: not yet. The handle is closed as any. */
+    /* Both, or NULL, and then `connect` gets names: find the addresses of a host's name without waiting. The handle
+     * polls readable when they are known; then `resolved` tells how many there are and fills list (up to cap; their
+     * ports are 0). DATSYNC_E_AGAIN from `resolve`: as many as can be looked up at once are; from `resolved`: not yet.
+     * The handle is closed as any. */
     int (*resolve)(void *ctx, const char *host, intptr_t *handle);
     int (*resolved)(void *ctx, intptr_t handle, datsync_ip *list, size_t cap);
 } datsync_net;

@@ -11539,7 +11539,7 @@ static void sources_stop(datsync *ds)
     while (ds->sources.count) {
         const datsync_source *s = &ds->sources.v[--ds->sources.count];
         if (s->stop)
-            s->stop(s->ctx, ds->now);
+            s->stop(s->ctx, ds, ds->now);
     }
 }
 

@@ -993,7 +993,7 @@ typedef struct datsync_source {
      * peer may have more; but for no longer than 3 s after the first handshake. May be NULL. */
     int (*asks)(void *ctx);
     /* The synchronizer takes no more part: what was announced is to be taken back. The last call. May be NULL. */
-    void (*stop)(void *ctx, uint64_t now);
+    void (*stop)(void *ctx, datsync *ds, uint64_t now);
 } datsync_source;
 
 /* Serve a source until datsync_stop or datsync_free. At most DATSYNC_MAX_SOURCES. While there is one, datsync_run goes

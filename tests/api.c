@@ -1762,10 +1762,12 @@ static int finder_asks(void *ctx)
     return f->now < f->answers_at;
 }
 
-static void finder_stop(void *ctx, uint64_t now)
+static void finder_stop(void *ctx, datsync *ds, uint64_t now)
 {
+    finder *f = ctx;
     (void)now;
-    ((finder *)ctx)->stopped++;
+    f->stopped++;
+    datsync_interest(ds, f->handle, 0);
 }
 
 static void finder_event(void *ctx, datsync *ds, const datsync_event *e)
@@ -1877,7 +1879,7 @@ static uint64_t clone_from_found(uint64_t owner_at, uint64_t answers_at, uint64_
     CHECK(datsync_add_source(all[2], &source) == DATSYNC_E_STATE);
     for (int i = 0; i < 3; i++)
         CHECK(datsync_free(all[i]) == 0);
-    CHECK(f.stopped == 1 && f.count <= 1); /* all that is left is the source's own */
+    CHECK(f.stopped == 1 && f.count == 0);
     CHECK(datsync_feed_close(own) == 0 && datsync_feed_close(old) == 0 && datsync_feed_close(new) == 0);
     n.close(n.ctx, f.handle);
     datsync_memory_net_free(memory);

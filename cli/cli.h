@@ -16,6 +16,9 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 #define CLI_BLOCK_SIZE 65536u
 /* --peer, --range and --select, each so often. */
 #define CLI_MAX_PEERS 64u
+/* --discovery-server and --dht-bootstrap, as discovery.h has it. */
+#define CLI_MAX_SERVERS 8u
+#define CLI_MAX_BOOTSTRAPS 16u
 #define CLI_MAX_RANGES 64u
 #define CLI_MAX_SELECTS 64u
 
@@ -41,6 +44,9 @@ typedef struct cli {
     char only_port[8]; /* what `listen` points to for a bare PORT */
     const char *peers[CLI_MAX_PEERS];
     size_t peer_count;
+    int no_discovery, lan, no_mdns, no_server, no_dht;
+    const char *discovery_servers[CLI_MAX_SERVERS], *dht_bootstraps[CLI_MAX_BOOTSTRAPS];
+    size_t discovery_server_count, dht_bootstrap_count;
     range ranges[CLI_MAX_RANGES];
     size_t range_count;
     char *selects[CLI_MAX_SELECTS]; /* the patterns of --select, or those that the folder keeps */

@@ -17,6 +17,7 @@
  *   words      links and folders beside the options
  *   open       opening and closing feeds and drives
  *   import     a folder into its drive
+ *   finding    the ways by which peers are found
  *   transfer   a feed or a drive on the network
  *   feed       the commands feed create, append, cat, info, share, clone
  *   verify     feed verify, verify
@@ -78,7 +79,7 @@ static const command commands[] = {
      FEED_CLONE, feed_clone},
 };
 
-enum { NONE, TEXT, NUMBER, PEER, LISTEN, RANGE, GLOB };
+enum { NONE, TEXT, NUMBER, PEER, SERVER, BOOTSTRAP, LISTEN, RANGE, GLOB };
 
 typedef struct option_spec {
     const char *name;
@@ -125,7 +126,14 @@ static const option_spec option_specs[] = {
     {"--no-listen", NONE, NULL, "take no connections", NETWORKED, AT(no_listen), 0, 0},
     {"--peer", PEER, "HOST:PORT", "dial this peer; repeatable", NETWORKED, 0, 0, 0},
     {"--max-peers", NUMBER, "N", "connections at once (64)", NETWORKED, AT(max_peers), 1, 65535},
-    {"--no-discovery", NONE, NULL, "look for no peers (there is no discovery yet)", NETWORKED, 0, 0, 0},
+    {"--no-discovery", NONE, NULL, "look for no peers, and tell nobody", NETWORKED, AT(no_discovery), 0, 0},
+    {"--lan", NONE, NULL, "look for peers in the local network alone", NETWORKED, AT(lan), 0, 0},
+    {"--no-mdns", NONE, NULL, "look for none there", NETWORKED, AT(no_mdns), 0, 0},
+    {"--no-server", NONE, NULL, "ask no discovery servers", NETWORKED, AT(no_server), 0, 0},
+    {"--no-dht", NONE, NULL, "ask no DHT", NETWORKED, AT(no_dht), 0, 0},
+    {"--discovery-server", SERVER, "HOST[:PORT]", "this one, not the public ones; repeatable", NETWORKED, 0, 0, 0},
+    {"--dht-bootstrap", BOOTSTRAP, "HOST:PORT", "begin at this node, not at the public ones; repeatable", NETWORKED, 0,
+     0, 0},
     {"--timeout", NUMBER, "S", "give up after S seconds without a new byte (30; 0: never)",
      FEED_CLONE | CLONE | PULL | LS | CAT, AT(timeout), 0, 1000000000},
     {"--live", NONE, NULL, "stay when complete: fetch what is added, and serve", FEED_CLONE | CLONE, AT(live), 0, 0},
@@ -229,6 +237,18 @@ static int parse_listen(cli *c, const char *text)
     return is_address(text, 0);
 }
 
+/* HOST, or HOST:PORT. */
+static int add_host(const char **hosts, size_t *count, size_t most, const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    uint64_t port;
+
+    if (*count == most || *text == 0 || text == colon || (colon != NULL && !parse_number(colon + 1, 1, 65535, &port)))
+        return 0;
+    hosts[(*count)++] = text;
+    return 1;
+}
+
 /* An option that is known, with its value (NULL for those without one): 1 if the value is good. */
 static int set_option(cli *c, const option_spec *spec, const char *value)
 {
@@ -249,6 +269,10 @@ static int set_option(cli *c, const option_spec *spec, const char *value)
             return 0;
         c->peers[c->peer_count++] = value;
         return 1;
+    case SERVER:
+        return add_host(c->discovery_servers, &c->discovery_server_count, CLI_MAX_SERVERS, value);
+    case BOOTSTRAP:
+        return is_address(value, 1) && add_host(c->dht_bootstraps, &c->dht_bootstrap_count, CLI_MAX_BOOTSTRAPS, value);
     case LISTEN:
         return parse_listen(c, value);
     case GLOB:

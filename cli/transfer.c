@@ -2,8 +2,8 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * The synchronizer's events become lines, JSON and a bar; in the end there is one exit code. It calls import, for an
- * owner who goes on importing meanwhile, selection, folder and output.
+ * The synchronizer's events become lines, JSON and a bar; in the end there is one exit code. It calls finding, import,
+ * for an owner who goes on importing meanwhile, selection, folder and output.
  */
 #include "transfer.h"
 #include "folder.h"
@@ -11,6 +11,7 @@
 #include "text.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Milliseconds between two scans of a folder, and how many times longer than a scan takes. */
@@ -200,6 +201,7 @@ static void on_tick(transfer *t)
         t->fresh_at = now;
     }
     check_selection(t);
+    tell_finding(&t->finding);
     measure_transfer(t, now);
     show(t, now, 1);
     if (!t->sharing && !t->complete && t->c->timeout > 0 && now - t->fresh_at >= t->c->timeout * 1000u) {
@@ -262,6 +264,10 @@ void tell_link(transfer *t)
 
 static void on_listening(transfer *t, const char *address)
 {
+    const char *colon = strrchr(address, ':');
+
+    if (strncmp(address, "unix:", 5) != 0 && colon != NULL)
+        t->port = (uint16_t)strtoul(colon + 1, NULL, 10);
     tell_link(t);
     if (t->c->json) {
         json_begin("listening");
@@ -282,9 +288,10 @@ static void on_peer(transfer *t, const datsync_event *event)
     if (t->c->json) {
         json_begin("peer");
         json_string("address", event->address);
+        json_string("source", source_name(event->source));
         json_end();
     } else {
-        note(t->c, "%s: connected", event->address);
+        note(t->c, "%s: connected (%s)", event->address, source_in_words(event->source));
     }
 }
 
@@ -492,19 +499,18 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 
 int need_peer_to_share(const cli *c)
 {
-    if (c->no_listen && c->peer_count == 0)
-        return fail(c, USAGE, "with --no-listen, name a peer to dial with --peer HOST:PORT");
-    return DONE;
+    if (c->no_listen && c->peer_count == 0 && !is_finding(c))
+        return fail(c, USAGE, "with --no-listen and no discovery, name a peer to dial with --peer HOST:PORT");
+    return check_finding(c);
 }
 
 int need_peer_to_clone(const cli *c)
 {
-    if (c->peer_count == 0 && (c->listen == NULL || c->no_listen)) {
+    if (c->peer_count == 0 && (c->listen == NULL || c->no_listen) && !is_finding(c)) {
         return fail(c, USAGE,
-                    "there is no discovery yet: name a peer with --peer HOST:PORT, or let one come with "
-                    "--listen [HOST:]PORT");
+                    "without discovery, name a peer with --peer HOST:PORT, or let one come with --listen [HOST:]PORT");
     }
-    return DONE;
+    return check_finding(c);
 }
 
 /* A share that wasn't told where listens on the usual port, or another if that is taken. */
@@ -522,8 +528,10 @@ static int start_listening(transfer *t)
         return DONE;
     const char *address = usual ? ":" CLI_PORT : c->listen;
     int error = datsync_listen(t->ds, address);
-    if (usual && error == DATSYNC_E_IN_USE)
+    if (usual && error == DATSYNC_E_IN_USE) {
+        note(c, "port " CLI_PORT " is taken: listening on another one");
         error = datsync_listen(t->ds, ":0");
+    }
     return error < 0 ? fail(c, FAILED, "listening on %s: %s", address, datsync_strerror(error)) : DONE;
 }
 
@@ -600,6 +608,8 @@ static int outcome_of_download(transfer *t)
                    : fail(c, INTERRUPTED, "%s: interrupted; %s are kept", t->dir, kept);
     }
     int nothing = t->drive != NULL && t->blocks == 0 && !datsync_feed_has(t->feed, 0);
+    if (t->peers_seen == 0)
+        tell_found_nobody(&t->finding);
     if (t->peers_seen == 0 || nothing)
         return fail(c, NO_PEER, "dat://%s: no peer served this %s%s%s", t->key, what, colon, t->trouble);
     tell_unfinished(t);
@@ -666,7 +676,7 @@ static int run_importing(transfer *t)
 
     t->watch->ds = t->ds;
     while (code == DONE && !t->ended && !datsync_os_stopped(NULL) &&
-           (is_listening(c) || datsync_candidates(t->ds) > 0)) {
+           (is_listening(c) || is_finding(c) || datsync_candidates(t->ds) > 0)) {
         uint64_t now = datsync_os_clock(NULL);
         if (now < due) {
             int error = datsync_poll(t->ds, (unsigned)(due - now));
@@ -703,6 +713,8 @@ static int start_transfer(transfer *t, unsigned mode)
         tell_link(t);
         code = start_dialling(t);
     }
+    if (code == DONE)
+        code = find_peers(&t->finding, t->c, t->ds, datsync_feed_discovery_key(t->feed), t->port);
     return code;
 }
 
@@ -732,6 +744,7 @@ int run_transfer(transfer *t, unsigned mode)
         code = outcome(t, error);
     }
     error = datsync_free(t->ds);
+    finding_end(&t->finding);
     if (error < 0 && code != FAILED)
         code = fail_store(t, error);
     bar_clear();

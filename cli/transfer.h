@@ -6,6 +6,7 @@
 #define CLI_TRANSFER_H
 
 #include "cli.h"
+#include "finding.h"
 #include "import.h"
 #include "output.h"
 
@@ -34,6 +35,8 @@ typedef struct transfer {
     uint64_t blocks, bytes, sent_blocks, sent_bytes; /* of this run */
     uint64_t shown_at, shown_change;
     meter meter;
+    finding finding;
+    uint16_t port; /* where it listens for TCP, 0: nowhere */
     int columns, link_told;
     char trouble[512]; /* the last thing that went wrong with a peer, for the last line */
 } transfer;

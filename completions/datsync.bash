@@ -6,7 +6,8 @@
 # shellcheck disable=SC2086,SC2207
 _datsync_options() {
     local about='title= description= author= license=' hidden='ignore-hidden no-ignore-hidden'
-    local network='listen= no-listen peer= max-peers= no-discovery' own='secret-dir=' general='json quiet help'
+    local network='listen= no-listen peer= max-peers= no-discovery lan no-mdns no-server no-dht discovery-server= dht-bootstrap='
+    local own='secret-dir=' general='json quiet help'
 
     case $1 in
     create) echo $about $hidden archive $own no-sync $general ;;

@@ -122,6 +122,12 @@ complete -c datsync -n "__datsync_at $networked" -l no-listen -d 'Take no connec
 complete -c datsync -n "__datsync_at $networked" -l peer -x -d 'Dial this peer'
 complete -c datsync -n "__datsync_at $networked" -l max-peers -x -d 'Connections at once'
 complete -c datsync -n "__datsync_at $networked" -l no-discovery -d 'Look for no peers'
+complete -c datsync -n "__datsync_at $networked" -l lan -d 'Look in the local network alone'
+complete -c datsync -n "__datsync_at $networked" -l no-mdns -d 'Not in the local network'
+complete -c datsync -n "__datsync_at $networked" -l no-server -d 'Not at discovery servers'
+complete -c datsync -n "__datsync_at $networked" -l no-dht -d 'Not in the DHT'
+complete -c datsync -n "__datsync_at $networked" -l discovery-server -x -d 'Ask this one'
+complete -c datsync -n "__datsync_at $networked" -l dht-bootstrap -x -d 'Begin at this node'
 complete -c datsync -n '__datsync_at clone pull ls cat feed-clone' -l timeout -x -d 'Seconds without a new byte'
 complete -c datsync -n '__datsync_at clone feed-clone' -l live -d 'Stay when complete'
 complete -c datsync -n '__datsync_at create share clone pull sync log status keys verify ls cat' -l secret-dir \

@@ -1,0 +1,195 @@
+/* Finding: the ways by which one run looks for peers and announces itself, and what they answer.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * It calls output.
+ */
+#include "finding.h"
+#include "output.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *name, *words;
+} sources[] = {
+    {"chosen", "as asked"},
+    {"mdns", "found by multicast DNS"},
+    {"server", "found by a discovery server"},
+    {"dht", "found by the DHT"},
+};
+
+const char *source_in_words(unsigned source)
+{
+    return source < COUNT(sources) ? sources[source].words : "it came by itself";
+}
+
+const char *source_name(unsigned source)
+{
+    return source < COUNT(sources) ? sources[source].name : "incoming";
+}
+
+/* Where nothing may be sent to anybody, the environment says so for each command; options that name a way count
+ * more. */
+static int is_off_outside(const cli *c)
+{
+    const char *off = getenv("DATSYNC_NO_DISCOVERY");
+
+    return off != NULL && *off != 0 && !c->lan && c->discovery_server_count == 0 && c->dht_bootstrap_count == 0;
+}
+
+/* A bit for each way. */
+static unsigned ways(const cli *c)
+{
+    unsigned all = 1u << DATSYNC_BY_MDNS;
+
+    if (c->no_discovery || is_off_outside(c))
+        return 0;
+    if (c->lan)
+        return all;
+    all =
+        (c->no_mdns ? 0 : all) | (c->no_server ? 0 : 1u << DATSYNC_BY_SERVER) | (c->no_dht ? 0 : 1u << DATSYNC_BY_DHT);
+    return all;
+}
+
+int is_finding(const cli *c)
+{
+    return ways(c) != 0;
+}
+
+int check_finding(const cli *c)
+{
+    if (c->lan && (c->no_discovery || c->no_mdns))
+        return fail(c, USAGE, "--lan is multicast DNS, which %s leaves out",
+                    c->no_mdns ? "--no-mdns" : "--no-discovery");
+    if (c->discovery_server_count > 0 && !(ways(c) & 1u << DATSYNC_BY_SERVER))
+        return fail(c, USAGE, "--discovery-server: other options leave all servers out");
+    if (c->dht_bootstrap_count > 0 && !(ways(c) & 1u << DATSYNC_BY_DHT))
+        return fail(c, USAGE, "--dht-bootstrap: other options leave the DHT out");
+    return DONE;
+}
+
+/* The one line that says to whom a name becomes known. */
+static void tell_announced(const cli *c)
+{
+    char where[160] = "";
+
+    if (ways(c) & 1u << DATSYNC_BY_MDNS)
+        strcat(where, ", in the local network");
+    if (ways(c) & 1u << DATSYNC_BY_SERVER)
+        strcat(where, c->discovery_server_count > 0 ? ", at the discovery servers that were named"
+                                                    : ", at the public discovery servers");
+    if (ways(c) & 1u << DATSYNC_BY_DHT)
+        strcat(where, ", in the DHT");
+    note(c, "announced%s: who has the link finds this host (--lan, --no-discovery)", where + 1);
+}
+
+int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_key[32], uint16_t port)
+{
+    datsync_discovery_options options;
+    uint64_t now = datsync_os_clock(NULL);
+
+    memset(f, 0, sizeof *f);
+    f->c = c;
+    if (!is_finding(c))
+        return DONE;
+    memset(&options, 0, sizeof options);
+    options.env = &c->env;
+    options.net = datsync_os_net();
+    options.ways = ways(c);
+    options.port = port;
+    if (c->discovery_server_count > 0) {
+        options.servers = c->discovery_servers;
+        options.server_count = c->discovery_server_count;
+    }
+    if (c->dht_bootstrap_count > 0) {
+        options.bootstraps = c->dht_bootstraps;
+        options.bootstrap_count = c->dht_bootstrap_count;
+    }
+    int error = datsync_discovery_new(&f->discovery, &options, now);
+    if (error == 0)
+        error = datsync_discovery_add(f->discovery, discovery_key, port, now);
+    if (error < 0)
+        return fail(c, FAILED, "discovery: %s", datsync_strerror(error));
+    datsync_source source = datsync_discovery_source(f->discovery);
+    error = datsync_add_source(ds, &source);
+    if (error < 0)
+        return fail(c, FAILED, "discovery: %s", datsync_strerror(error));
+    for (size_t i = 0; i < COUNT(f->told); i++)
+        f->told[i] = DATSYNC_E_AGAIN;
+    if (port != 0)
+        tell_announced(c);
+    return DONE;
+}
+
+/* `multicast DNS`, `the DHT`, `discovery server HOST`, `DHT node HOST` */
+static const char *way_in_words(char out[320], const datsync_discovery_report *report)
+{
+    if (report->host == NULL)
+        return report->way == DATSYNC_BY_MDNS ? "multicast DNS" : "the DHT";
+    snprintf(out, 320, "%s %s", report->way == DATSYNC_BY_SERVER ? "discovery server" : "DHT node", report->host);
+    return out;
+}
+
+static void tell_json_report(const datsync_discovery_report *report)
+{
+    char text[DATSYNC_IP_TEXT];
+
+    json_begin("discovery");
+    json_string("way", source_name((unsigned)report->way));
+    if (report->host != NULL)
+        json_string("host", report->host);
+    if (report->seen.size != 0) {
+        datsync_ip_text(&report->seen, text);
+        json_string("seen_as", text);
+    }
+    json_number("peers", report->peers);
+    if (report->error < 0)
+        json_reason(report->error);
+    json_end();
+}
+
+void tell_finding(finding *f)
+{
+    datsync_discovery_report report;
+    uint64_t now = datsync_os_clock(NULL);
+    char way[320];
+
+    for (size_t i = 0; f->discovery != NULL && i < COUNT(f->told); i++) {
+        if (!datsync_discovery_look(f->discovery, i, &report, now))
+            return;
+        if (report.error == f->told[i] || report.error == DATSYNC_E_AGAIN)
+            continue;
+        f->told[i] = report.error;
+        if (f->c->json)
+            tell_json_report(&report);
+        else if (report.error < 0)
+            note(f->c, "%s: %s", way_in_words(way, &report), datsync_strerror(report.error));
+        else
+            note(f->c, "%s: answers", way_in_words(way, &report));
+    }
+}
+
+void tell_found_nobody(const finding *f)
+{
+    datsync_discovery_report report;
+    uint64_t now = datsync_os_clock(NULL);
+    char way[320], why[160];
+
+    for (size_t i = 0; f->discovery != NULL && datsync_discovery_look(f->discovery, i, &report, now); i++) {
+        if (report.error < 0 && report.error != DATSYNC_E_AGAIN)
+            snprintf(why, sizeof why, "%s", datsync_strerror(report.error));
+        else if (report.error < 0 && report.peers == 0)
+            snprintf(why, sizeof why, "no answer");
+        else
+            snprintf(why, sizeof why, "%llu peers told", (unsigned long long)report.peers);
+        complain(f->c, way_in_words(way, &report), why);
+    }
+}
+
+void finding_end(finding *f)
+{
+    datsync_discovery_free(f->discovery);
+    f->discovery = NULL;
+}

@@ -11539,7 +11539,7 @@ static void sources_stop(datsync *ds)
     while (ds->sources.count) {
         const datsync_source *s = &ds->sources.v[--ds->sources.count];
         if (s->stop)
-            s->stop(s->ctx, ds->now);
+            s->stop(s->ctx, ds, ds->now);
     }
 }
 
@@ -11984,34 +11984,38 @@ static void link_leave(link *l)
         link_fail(l, DATSYNC_E_DONE);
 }
 
+static uint64_t link_patience(const link *l)
+{
+    return l->state == LINK_RESOLVING ? RESOLVE_MS : or_default(l->ds->opt.connect_timeout_ms, 3000);
+}
+
 /* On the way to a connection. */
-static void link_step_before(link *l, int ready)
+static int link_step_before(link *l, int ready)
 {
     datsync *ds = l->ds;
-    uint64_t limit = l->state == LINK_RESOLVING ? RESOLVE_MS : or_default(ds->opt.connect_timeout_ms, 3000);
     int r = DATSYNC_E_AGAIN;
-    if (l->state == LINK_WAITING) {
-        if (ds->now >= l->since && (r = link_begin(l)) < 0)
-            link_fail(l, r);
-        return;
-    }
+    if (l->state == LINK_WAITING)
+        return ds->now >= l->since ? link_begin(l) : 0;
     if (l->state == LINK_RESOLVING && ready)
         r = link_resolved(l);
-    else if (l->state == LINK_CONNECTING && (ready || ds->now == l->since))
+    if (l->state == LINK_CONNECTING && (ready || ds->now == l->since)) {
         r = ds->net.connected(ds->net.ctx, l->handle);
+        if (r == 0)
+            return link_start_peer(l);
+    }
     if (r == DATSYNC_E_AGAIN)
-        r = ds->now - l->since >= limit ? DATSYNC_E_UNREACHABLE : 0;
-    else if (r == 0 && l->state == LINK_CONNECTING)
-        r = link_start_peer(l);
-    if (r < 0)
-        link_fail(l, r);
+        return ds->now - l->since >= link_patience(l) ? DATSYNC_E_UNREACHABLE : 0;
+    return r;
 }
 
 static void link_step(link *l, int ready)
 {
     datsync *ds = l->ds;
-    if (l->state < LINK_OPEN && !l->error)
-        link_step_before(l, ready);
+    if (l->state < LINK_OPEN && !l->error) {
+        int r = link_step_before(l, ready);
+        if (r < 0)
+            link_fail(l, r);
+    }
     if (l->state == LINK_OPEN && !l->error) {
         if (ready & (DATSYNC_POLL_READ | DATSYNC_POLL_ERROR))
             link_read(l);
@@ -12038,9 +12042,7 @@ static uint64_t link_deadline(const link *l)
     if (l->state == LINK_WAITING && !l->error)
         return l->since;
     if (l->state < LINK_OPEN)
-        return l->error ? l->ds->now
-                        : l->since + (l->state == LINK_RESOLVING ? RESOLVE_MS
-                                                                 : or_default(l->ds->opt.connect_timeout_ms, 3000));
+        return l->error ? l->ds->now : l->since + link_patience(l);
     if (l->state == LINK_CLOSING || l->state == LINK_SHUT)
         return link_closed_at(l);
     return l->error ? l->ds->now : datsync_peer_deadline(l->peer);

@@ -873,9 +873,10 @@ typedef struct datsync_net {
     int (*leave)(void *ctx, intptr_t socket, const datsync_ip *group);
     /* The addresses of all interfaces that are up: fills list (up to cap) and returns how many there are. */
     int (*interfaces)(void *ctx, datsync_interface *list, size_t cap);
-    /* Both, or NULL: find the addresses of a host's name without waiting. The handle polls readable when they are
-     * known; then `resolved` tells how many there are and fills list (up to cap; their ports are 0). DATSYNC_E_AGAIN from
-     * `resolve`: as many as can be looked up at once are; from `resolved`: not yet. The handle is closed as any. */
+    /* Both, or NULL, and then `connect` gets names: find the addresses of a host's name without waiting. The handle
+     * polls readable when they are known; then `resolved` tells how many there are and fills list (up to cap; their
+     * ports are 0). DATSYNC_E_AGAIN from `resolve`: as many as can be looked up at once are; from `resolved`: not yet.
+     * The handle is closed as any. */
     int (*resolve)(void *ctx, const char *host, intptr_t *handle);
     int (*resolved)(void *ctx, intptr_t handle, datsync_ip *list, size_t cap);
 } datsync_net;
@@ -992,7 +993,7 @@ typedef struct datsync_source {
      * peer may have more; but for no longer than 3 s after the first handshake. May be NULL. */
     int (*asks)(void *ctx);
     /* The synchronizer takes no more part: what was announced is to be taken back. The last call. May be NULL. */
-    void (*stop)(void *ctx, uint64_t now);
+    void (*stop)(void *ctx, datsync *ds, uint64_t now);
 } datsync_source;
 
 /* Serve a source until datsync_stop or datsync_free. At most DATSYNC_MAX_SOURCES. While there is one, datsync_run goes

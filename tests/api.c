@@ -1498,6 +1498,410 @@ static void check_found_without_end(void)
     datsync_memory_net_free(memory);
 }
 
+/* ================================================================ names and sources ============================= */
+
+/* A resolver and hosts that do as they are told; each handle is closed once. */
+static struct town {
+    int resolve, resolved; /* their results: addresses, or an error */
+    int answers[64];       /* of `connected`, by handle; 1: not yet */
+    int closed[64];
+    char dialled[64][40]; /* by handle; a name that is resolved, too */
+    size_t count;
+    unsigned unreachable, connected;
+    char told[40]; /* the address of the last event */
+    int error;
+    unsigned source;
+    datsync_net net;
+    datsync_options options;
+} town;
+
+static intptr_t town_handle(const char *what)
+{
+    CHECK(town.count < 64 && strlen(what) < sizeof *town.dialled);
+    strcpy(town.dialled[town.count], what);
+    return (intptr_t)town.count++;
+}
+
+static int town_resolve(void *ctx, const char *host, intptr_t *handle)
+{
+    (void)ctx;
+    if (town.resolve < 0)
+        return town.resolve;
+    *handle = town_handle(host);
+    return 0;
+}
+
+static int town_resolved(void *ctx, intptr_t handle, datsync_ip *list, size_t cap)
+{
+    static const char *const addresses[] = {"192.0.2.1:0", "[2001:db8::1]:0", "192.0.2.3:0", "192.0.2.4:0"};
+    (void)ctx;
+    CHECK(!town.closed[handle] && town.resolved <= (int)cap);
+    for (int i = 0; i < town.resolved; i++)
+        CHECK(datsync_ip_parse(&list[i], addresses[i % 4]) == 0);
+    return town.resolved;
+}
+
+static int town_connect(void *ctx, const char *address, intptr_t *stream)
+{
+    (void)ctx;
+    *stream = town_handle(address);
+    return 0;
+}
+
+static int town_connected(void *ctx, intptr_t stream)
+{
+    (void)ctx;
+    CHECK(!town.closed[stream]);
+    return town.answers[stream] == 1 ? DATSYNC_E_AGAIN : town.answers[stream];
+}
+
+static int64_t town_recv(void *ctx, intptr_t stream, void *buf, size_t len)
+{
+    (void)ctx;
+    (void)stream;
+    (void)buf;
+    (void)len;
+    return DATSYNC_E_AGAIN;
+}
+
+static void town_close(void *ctx, intptr_t handle)
+{
+    (void)ctx;
+    CHECK(handle >= 0 && !town.closed[handle]++);
+}
+
+static void town_event(void *ctx, datsync *ds, const datsync_event *e)
+{
+    (void)ctx;
+    (void)ds;
+    town.unreachable += e->type == DATSYNC_EV_UNREACHABLE;
+    town.connected += e->type == DATSYNC_EV_CONNECTED;
+    if (e->address) {
+        (void)snprintf(town.told, sizeof town.told, "%s", e->address);
+        town.error = e->error;
+        town.source = e->source;
+    }
+}
+
+static datsync *town_new(void)
+{
+    memset(&town, 0, sizeof town);
+    town.resolved = 3;
+    for (size_t i = 0; i < 64; i++)
+        town.answers[i] = 1;
+    town.net.resolve = town_resolve;
+    town.net.resolved = town_resolved;
+    town.net.connect = town_connect;
+    town.net.connected = town_connected;
+    town.net.recv = town_recv;
+    town.net.send = nowhere_send;
+    town.net.close = town_close;
+    town.options.net = &town.net;
+    town.options.on_event = town_event;
+    datsync *ds;
+    CHECK(datsync_new(&ds, &town.options, 0) == 0);
+    return ds;
+}
+
+/* One turn in which all is ready. */
+static void town_turn(datsync *ds, uint64_t now)
+{
+    datsync_pollfd fds[16];
+    size_t n = datsync_pollfds(ds, fds, 16);
+    CHECK(n <= 16);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(fds[i].handle >= 0 && !town.closed[fds[i].handle]);
+        fds[i].revents = fds[i].events;
+    }
+    CHECK(datsync_step(ds, fds, n, now) == 0);
+}
+
+static void town_end(datsync *ds)
+{
+    CHECK(datsync_free(ds) == 0);
+    for (size_t i = 0; i < town.count; i++)
+        CHECK(town.closed[i] == 1);
+}
+
+/* All addresses of a name are tried, each a little after the one before; the first that opens is taken, and nobody is
+ * told of the others. */
+static void check_names(void)
+{
+    datsync *ds = town_new();
+    datsync_pollfd one[4];
+    CHECK(datsync_connect(ds, "example.org:80", 0) == 0 && datsync_step(ds, NULL, 0, 0) == 0);
+    CHECK(town.count == 1 && strcmp(town.dialled[0], "example.org") == 0);
+    CHECK(datsync_pollfds(ds, one, 4) == 1 && one[0].handle == 0 && one[0].events == DATSYNC_POLL_READ);
+    CHECK(datsync_step(ds, NULL, 0, 5000) == 0 && town.count == 1); /* it takes its time */
+    town_turn(ds, 6000);
+    CHECK(town.closed[0] && town.count == 2 && strcmp(town.dialled[1], "192.0.2.1:80") == 0);
+    CHECK(datsync_deadline(ds) == 6250 && datsync_pollfds(ds, one, 4) == 1 && one[0].events == DATSYNC_POLL_WRITE);
+    town_turn(ds, 6249);
+    CHECK(town.count == 2);
+    town_turn(ds, 6250);
+    CHECK(town.count == 3 && strcmp(town.dialled[2], "[2001:db8::1]:80") == 0);
+    town_turn(ds, 6500);
+    CHECK(town.count == 4 && strcmp(town.dialled[3], "192.0.2.3:80") == 0 && datsync_candidates(ds) == 3);
+    town.answers[2] = 0;
+    town_turn(ds, 6600);
+    town_turn(ds, 6600);
+    CHECK(town.connected == 1 && strcmp(town.told, "example.org:80") == 0 && town.unreachable == 0);
+    CHECK(town.closed[1] && town.closed[3] && !town.closed[2] && datsync_candidates(ds) == 1 && town.source == 0);
+    town_end(ds);
+
+    /* a failure hastens the next one; one word when the last one failed; then the name is looked up again */
+    ds = town_new();
+    for (size_t i = 0; i < 64; i++)
+        town.answers[i] = DATSYNC_E_REFUSED;
+    CHECK(datsync_found(ds, "example.org:80", 3, 1, 0) == 0);
+    for (int i = 0; i < 8; i++)
+        town_turn(ds, 0);
+    CHECK(town.count == 4 && town.unreachable == 1 && town.error == DATSYNC_E_REFUSED && town.source == 3);
+    CHECK(datsync_deadline(ds) == 1000);
+    town_turn(ds, 1000);
+    CHECK(town.count == 5 && strcmp(town.dialled[4], "example.org") == 0);
+    town.resolved = DATSYNC_E_UNREACHABLE;
+    town_turn(ds, 1000);
+    CHECK(town.unreachable == 2 && town.error == DATSYNC_E_UNREACHABLE && town.count == 5);
+    town.resolved = 0; /* a name without an address */
+    town_turn(ds, 2000);
+    town_turn(ds, 2000);
+    CHECK(town.unreachable == 3 && town.error == DATSYNC_E_ADDRESS);
+    CHECK(datsync_candidates(ds) == 0 && datsync_connect(ds, "example.org:80", 7000) == 0);
+    town_turn(ds, 7000);
+    CHECK(town.count == 7 && datsync_step(ds, NULL, 0, 16999) == 0 && town.unreachable == 3);
+    CHECK(datsync_step(ds, NULL, 0, 17000) == 0 && town.unreachable == 4); /* a resolver that says nothing */
+    town_end(ds);
+
+    /* no room for another question, then for none; what is no name goes to connect */
+    ds = town_new();
+    town.resolve = DATSYNC_E_AGAIN;
+    CHECK(datsync_connect(ds, "example.org:80", 0) == 0);
+    town_turn(ds, 0);
+    CHECK(town.count == 0 && town.unreachable == 0 && datsync_deadline(ds) == 250 && datsync_pollfds(ds, one, 4) == 0);
+    town.resolve = DATSYNC_E_ADDRESS;
+    town_turn(ds, 250);
+    CHECK(town.unreachable == 1 && town.error == DATSYNC_E_ADDRESS);
+    static const char *const nameless[] = {"192.0.2.7:1", "[::1]:2", "[fe80::1%eth0]:3", ":4",
+                                           "unix:/a:5",   "a:b:6",   "a:65536",          "a:"};
+    for (size_t i = 0; i < sizeof nameless / sizeof *nameless; i++)
+        CHECK(datsync_connect(ds, nameless[i], 251) == 0);
+    CHECK(datsync_step(ds, NULL, 0, 251) == 0 && town.count == sizeof nameless / sizeof *nameless);
+    for (size_t i = 0; i < town.count; i++)
+        CHECK(strcmp(town.dialled[i], nameless[i]) == 0);
+    town_end(ds);
+
+    /* freed, or stopped, wherever it is */
+    for (int turns = 0; turns < 5; turns++)
+        for (int stops = 0; stops < 2; stops++) {
+            ds = town_new();
+            CHECK(datsync_connect(ds, "example.org:80", 0) == 0);
+            for (int i = 0; i < turns; i++)
+                town_turn(ds, (uint64_t)i * 300);
+            if (stops) {
+                datsync_stop(ds);
+                for (int i = 0; i < 3; i++)
+                    town_turn(ds, 2000);
+                CHECK(datsync_candidates(ds) == 0);
+            }
+            town_end(ds);
+        }
+}
+
+/* A source that knows an old copy at once and the owner a second later, and what a guest hears of whom to wait for. */
+typedef struct finder {
+    intptr_t handle; /* that it waits for, in vain */
+    uint64_t next, answers_at, owner_at;
+    unsigned turns, stopped;
+    uint64_t now;
+    struct {
+        intptr_t handle;
+        short events;
+    } waits[16];
+    size_t count;
+    told told;
+    uint64_t complete_at, length;
+    unsigned source;
+} finder;
+
+static size_t finder_pollfds(void *ctx, datsync_pollfd *fds, size_t cap)
+{
+    if (cap) {
+        fds[0].handle = ((const finder *)ctx)->handle;
+        fds[0].events = DATSYNC_POLL_READ;
+        fds[0].revents = 0;
+    }
+    return 1;
+}
+
+static uint64_t finder_deadline(void *ctx)
+{
+    return ((const finder *)ctx)->next;
+}
+
+static void finder_step(void *ctx, datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
+{
+    finder *f = ctx;
+    (void)fds;
+    (void)count;
+    f->now = now;
+    if (!f->turns++) {
+        datsync_interest(ds, f->handle, DATSYNC_POLL_READ);
+        CHECK(datsync_found(ds, "old", 2, 1, now) == 0);
+    }
+    if (now >= f->next) {
+        if (f->owner_at == f->next)
+            CHECK(datsync_found(ds, "owner", 2, 1, now) == 0);
+        f->next = f->next == f->owner_at ? UINT64_MAX : f->owner_at;
+    }
+}
+
+static int finder_asks(void *ctx)
+{
+    const finder *f = ctx;
+    return f->now < f->answers_at;
+}
+
+static void finder_stop(void *ctx, datsync *ds, uint64_t now)
+{
+    finder *f = ctx;
+    (void)now;
+    f->stopped++;
+    datsync_interest(ds, f->handle, 0);
+}
+
+static void finder_event(void *ctx, datsync *ds, const datsync_event *e)
+{
+    finder *f = ctx;
+    tell(&f->told, ds, e);
+    if (e->type == DATSYNC_EV_COMPLETE) {
+        f->complete_at = f->now;
+        f->length = e->index;
+    }
+    if (e->type == DATSYNC_EV_PEER)
+        f->source = e->source;
+}
+
+static void finder_interest(void *ctx, datsync *ds, intptr_t handle, short events)
+{
+    finder *f = ctx;
+    size_t i = 0;
+    (void)ds;
+    while (i < f->count && f->waits[i].handle != handle)
+        i++;
+    CHECK(i < 16 && (i < f->count || events)); /* nothing is forgotten that was not told */
+    f->waits[i].handle = handle;
+    f->waits[i].events = events;
+    f->count += i == f->count;
+    if (!events)
+        f->waits[i] = f->waits[--f->count];
+}
+
+/* What it heard is what it would be asked to wait for. */
+static void finder_compare(const finder *f, const datsync *ds)
+{
+    datsync_pollfd fds[16];
+    size_t n = datsync_pollfds(ds, fds, 16), i, both = 0;
+    CHECK(n <= 16);
+    for (size_t k = 0; k < n; k++) {
+        for (i = 0; i < f->count && f->waits[i].handle != fds[k].handle; i++)
+            ;
+        CHECK(fds[k].events ? i < f->count && f->waits[i].events == fds[k].events : i == f->count);
+        both += i < f->count;
+    }
+    CHECK(both == f->count);
+}
+
+/* Three synchronizers, until `until`. */
+static void town_meeting(datsync **all, const datsync_net *n, finder *f, uint64_t until)
+{
+    datsync_pollfd fds[16];
+    uint64_t now = 0;
+    for (unsigned turns = 0; now < until; turns++) {
+        uint64_t next = until;
+        int ready = 0;
+        CHECK(turns < 100000);
+        for (int i = 0; i < 3; i++) {
+            size_t count = datsync_pollfds(all[i], fds, 16);
+            ready += n->poll(n->ctx, fds, count, 0);
+            CHECK(datsync_step(all[i], fds, count, now) == 0);
+            if (i == 2)
+                finder_compare(f, all[i]);
+            next = datsync_deadline(all[i]) < next ? datsync_deadline(all[i]) : next;
+        }
+        if (!ready)
+            now = next > now ? next : now + (now < until);
+    }
+}
+
+/* `answers_at`: when all ways have answered. Returns how long the feed was that it called complete. */
+static uint64_t clone_from_found(uint64_t owner_at, uint64_t answers_at, uint64_t *complete_at)
+{
+    datsync_feed *own = feed_of(3), *old = feed_new(datsync_feed_key(own), 0),
+                 *new = feed_new(datsync_feed_key(own), 0);
+    datsync_memory_net *memory;
+    datsync_net n;
+    datsync_options o;
+    datsync *all[3];
+    finder f;
+    datsync_source source = {&f, finder_pollfds, finder_deadline, finder_step, finder_asks, finder_stop};
+    memset(&f, 0, sizeof f);
+    memset(&o, 0, sizeof o);
+    CHECK(datsync_memory_net_new(&memory, NULL, &n) == 0);
+    char bound[16];
+    CHECK(n.listen(n.ctx, "finder", &f.handle, bound, sizeof bound) == 0);
+    o.net = &n;
+    o.live = 1;
+    CHECK(datsync_new(&all[0], &o, 0) == 0 && datsync_new(&all[1], &o, 0) == 0);
+    CHECK(datsync_add(all[0], own, DATSYNC_UPLOAD) == 0 && datsync_listen(all[0], "owner") == 0);
+    CHECK(datsync_add(all[1], old, DATSYNC_UPLOAD | DATSYNC_DOWNLOAD) == 0 && datsync_listen(all[1], "old") == 0);
+    CHECK(datsync_connect(all[1], "owner", 0) == 0);
+    (void)take_turns(all[0], all[1], &n, 0, 500);
+    CHECK(datsync_feed_length(old) == 3 && datsync_free(all[1]) == 0 && datsync_free(all[0]) == 0);
+    datsync_bytes more = bytes("more");
+    CHECK(datsync_feed_append(own, &more, 1) == 4);
+
+    CHECK(datsync_new(&all[0], &o, 0) == 0 && datsync_new(&all[1], &o, 0) == 0);
+    CHECK(datsync_add(all[0], own, DATSYNC_UPLOAD) == 0 && datsync_listen(all[0], "owner") == 0);
+    CHECK(datsync_add(all[1], old, DATSYNC_UPLOAD) == 0 && datsync_listen(all[1], "old") == 0);
+    o.on_event = finder_event;
+    o.on_interest = finder_interest;
+    o.ctx = &f;
+    o.live = 0;
+    f.owner_at = f.next = owner_at;
+    f.answers_at = answers_at;
+    CHECK(datsync_new(&all[2], &o, 0) == 0 && datsync_add(all[2], new, DATSYNC_DOWNLOAD) == 0);
+    CHECK(datsync_listen(all[2], "new") == 0 && datsync_add_source(all[2], &source) == 0);
+    town_meeting(all, &n, &f, 8000);
+    CHECK(f.source == 2 && f.turns > 1 && f.stopped == 0 && f.told.events[DATSYNC_EV_COMPLETE] >= 1);
+    datsync_stop(all[2]);
+    CHECK(datsync_step(all[2], NULL, 0, 8000) == 0 && f.stopped == 1);
+    CHECK(datsync_add_source(all[2], &source) == DATSYNC_E_STATE);
+    for (int i = 0; i < 3; i++)
+        CHECK(datsync_free(all[i]) == 0);
+    CHECK(f.stopped == 1 && f.count == 0);
+    CHECK(datsync_feed_close(own) == 0 && datsync_feed_close(old) == 0 && datsync_feed_close(new) == 0);
+    n.close(n.ctx, f.handle);
+    datsync_memory_net_free(memory);
+    *complete_at = f.complete_at;
+    return f.length;
+}
+
+static void check_sources(void)
+{
+    uint64_t at;
+    CHECK(clone_from_found(1000, 1200, &at) == 4 && at >= 1000 && at < 3500); /* the owner came in time */
+    CHECK(clone_from_found(60000, 1500, &at) == 3 && at >= 1500 && at < 3500);
+    CHECK(clone_from_found(60000, 60000, &at) == 3 && at >= 3000 && at < 6000); /* no longer than that */
+
+    datsync *ds = nowhere_new(1);
+    datsync_source source;
+    memset(&source, 0, sizeof source);
+    for (unsigned i = 0; i < DATSYNC_MAX_SOURCES; i++)
+        CHECK(datsync_add_source(ds, &source) == 0);
+    CHECK(datsync_add_source(ds, &source) == DATSYNC_E_TOO_BIG && datsync_free(ds) == 0);
+}
+
 static int shut;
 
 static int count_shutdown(void *ctx, intptr_t stream)
@@ -1852,6 +2256,8 @@ static const struct check {
     {"addresses-full", check_addresses_full},
     {"addresses-found", check_addresses_found},
     {"found-without-end", check_found_without_end},
+    {"names", check_names},
+    {"sources", check_sources},
     {"stopping", check_stopping},
     {"stopping-commits", check_stopping_commits},
     {"stopping-unheard", check_stopping_unheard},

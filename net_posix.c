@@ -54,8 +54,8 @@
 #define OS_BACKLOG 128
 /* How long connect looks at one of a host's addresses before it tries the next one beside it (RFC 8305). */
 #define OS_NEXT_ADDRESS_MS 250
-/* Names are looked up in so many threads at once: most of them only wait. So many more names wait for one of these: more
- * than a program has of servers. Of what a name's owner says, so many addresses count. */
+/* Names are looked up in so many threads at once: most of them only wait. So many more names wait for one of these,
+ * more than a program has of servers. Of what a name's owner says, so many addresses count. */
 #define OS_LOOKUP_THREADS 4
 #define OS_LOOKUPS_WAITING 256
 #define OS_LOOKUP_ADDRESSES 16
@@ -879,9 +879,9 @@ static int net_address_of(uint32_t via, struct in_addr *own)
 
 /* ---------------------------------------------------------------- datagrams ------------------------------------ */
 
-/* UDP, for discovery. An interface goes by its number: it comes beside a datagram and goes out beside one (RFC 3542, and
- * what systems have like it for IPv4). A group is joined and sent to on each interface by itself, for where a system
- * would send it by default is only one of them. */
+/* UDP, for discovery. An interface goes by its number: it comes beside a datagram and goes out beside one (RFC 3542,
+ * and what systems have like it for IPv4). A group is joined and sent to on each interface by itself, for where a
+ * system would send it by default is only one of them. */
 
 /* What comes or goes beside a datagram, aligned. */
 typedef union net_beside {

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * Windows Vista and later. Link ws2_32, iphlpapi, ntdll and shell32. All names are UTF-8 outside and UTF-16 inside; no path is limited to
- * MAX_PATH. There are no Unix sockets here.
+ * Windows Vista and later. Link ws2_32, iphlpapi, ntdll and shell32. All names are UTF-8 outside and UTF-16 inside; no
+ * path is limited to MAX_PATH. There are no Unix sockets here.
  *
  * What differs from POSIX: permissions are not kept (a file is 0644, a folder 0755); every reparse point counts as a
  * symbolic link; names that Windows takes for others (`a.`, `con`, `a:b`, `LONGNA~1`) are refused; a folder cannot be
@@ -43,8 +43,8 @@
 #define OS_NEXT_ADDRESS_MS 250
 /* How often connections that have begun are looked at: before Windows 10 2004, WSAPoll never tells that one failed. */
 #define OS_CONNECT_LOOK_MS 100
-/* Names are looked up in so many threads at once: most of them only wait. So many more names wait for one of these: more
- * than a program has of servers. Of what a name's owner says, so many addresses count. */
+/* Names are looked up in so many threads at once: most of them only wait. So many more names wait for one of these,
+ * more than a program has of servers. Of what a name's owner says, so many addresses count. */
 #define OS_LOOKUP_THREADS 4
 #define OS_LOOKUPS_WAITING 256
 #define OS_LOOKUP_ADDRESSES 16
@@ -858,9 +858,9 @@ static int net_address_of(uint32_t via, struct in_addr *own)
 
 /* ---------------------------------------------------------------- datagrams ------------------------------------ */
 
-/* UDP, for discovery. An interface goes by its number: it comes beside a datagram (WSARecvMsg), and is chosen by an option
- * before one goes out. A group is joined and sent to on each interface by itself, for where a system would send it by
- * default is only one of them. */
+/* UDP, for discovery. An interface goes by its number: it comes beside a datagram (WSARecvMsg), and is chosen by an
+ * option before one goes out. A group is joined and sent to on each interface by itself, for where a system would send
+ * it by default is only one of them. */
 
 /* What comes beside a datagram, aligned. */
 typedef union net_beside {
@@ -934,7 +934,7 @@ static uint32_t net_get_via(const WSAMSG *m)
     return 0;
 }
 
-/* An error of this datagram or of one before: on Windows, that nobody listened there is told as a connection's reset. */
+/* Of this datagram or of one before. That nobody listened there is told as a connection's reset. */
 static int net_datagram_error(void)
 {
     int why = WSAGetLastError();

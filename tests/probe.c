@@ -2080,8 +2080,8 @@ static void files_end(void)
 
 /* ================================================================ the system's network ========================== */
 
-/* Its handles are numbered, whatever they are. An address is three words, or one with colons where it is told: its bytes
- * in hex, a port, the number of an interface. */
+/* Its handles are numbered, whatever they are. An address is three words, or one with colons where it is told: its
+ * bytes in hex, a port, the number of an interface. */
 static struct {
     intptr_t handle;
     int open;

@@ -434,6 +434,21 @@ def test_nobody_waits_for_the_answer(net):
     until(lambda: (open_files(net.probe.pid), threads(net.probe.pid)) == (files, tasks))
 
 
+@pytest.mark.posix
+@pytest.mark.skipif(not os.path.exists("/proc/self/fdinfo/0") or bool(WRAPPER), reason="nobody tells what a descriptor is like")
+def test_descriptors_wait_for_nothing_and_go_to_no_other_program(net):
+    assert net.loopback()
+    before = set(os.listdir("/proc/%d/fd" % net.probe.pid))
+    net.open("127.0.0.1")
+    net.resolve("127.0.0.1")
+    made = set(os.listdir("/proc/%d/fd" % net.probe.pid)) - before
+    assert len(made) == 2
+    for fd in made:
+        with open("/proc/%d/fdinfo/%s" % (net.probe.pid, fd), encoding="ascii") as file:
+            flags = int(next(line.split()[1] for line in file if line.startswith("flags:")), 8)
+        assert flags & os.O_NONBLOCK and flags & os.O_CLOEXEC
+
+
 # ---- in namespaces -----------------------------------------------------------------------------------
 
 # Two interfaces that lead nowhere, one that is down, and a resolver that is ours.

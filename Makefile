@@ -52,7 +52,8 @@ SODIUM_CFLAGS := $(shell pkg-config --cflags libsodium 2>/dev/null)
 SODIUM_LIBS := $(shell pkg-config --libs libsodium 2>/dev/null || echo -lsodium)
 COMPILE = $(CC) $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS)
 LINK = $(CFLAGS) $(LDFLAGS)
-LIBS = $(SODIUM_LIBS) $(LDLIBS)
+# net_posix.c looks up names in threads, which older C libraries keep apart (glibc before 2.34).
+LIBS = $(SODIUM_LIBS) -pthread $(LDLIBS)
 
 SOURCES := datsync.c net_posix.c
 CLI := $(sort $(wildcard cli/*.c))

@@ -864,11 +864,15 @@ typedef struct datsync_net {
      * together with other programs that do. */
     int (*datagrams)(void *ctx, datsync_ip *at, int shared, intptr_t *socket);
     /* >= 0: bytes of the next datagram, which is lost as far as it is longer than cap; DATSYNC_E_AGAIN: none now; else
-     * an error, of this datagram or one that was sent before. */
+     * an error, of this datagram or one that was sent before: go on. `from` gets who sent it, and the interface by
+     * which it came. */
     int64_t (*receive_from)(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from);
-    /* 0: it is on its way, which not all survive; DATSYNC_E_AGAIN: there is no room now; else an error. */
+    /* 0: it is on its way, which not all survive; DATSYNC_E_AGAIN: there is no room now; DATSYNC_E_TOO_BIG: for one
+     * datagram; else an error. to->via counts for groups and for addresses that are local to a link. */
     int (*send_to)(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to);
-    /* From now on the socket receives what is sent to this group on group->via; or no more. */
+    /* From now on the socket receives what is sent to this group on group->via (0: an interface that the system
+     * chooses); or no more. To join twice is to join once. DATSYNC_E_ADDRESS: it is no group, there is no such
+     * interface, or it was not joined. A system may give a socket also what another one joined for: from->via tells. */
     int (*join)(void *ctx, intptr_t socket, const datsync_ip *group);
     int (*leave)(void *ctx, intptr_t socket, const datsync_ip *group);
     /* The addresses of all interfaces that are up: fills list (up to cap) and returns how many there are. */
@@ -1029,7 +1033,16 @@ uint64_t datsync_offered(const datsync *ds, const datsync_feed *feed);
 /* In net_posix.c and net_win32.c. */
 
 /* TCP on IPv4 and IPv6, and on POSIX Unix sockets. Addresses: `HOST:PORT`, `[V6]:PORT`, `:PORT` (all interfaces when
- * listening, loopback when connecting), `unix:PATH`. Host names are resolved when connecting, which waits. */
+ * listening, loopback when connecting), `unix:PATH`. `connect` resolves host names, too, and then it waits.
+ *
+ * Datagrams are UDP, of one family a socket. What is sent to a group goes as far as it may (255 hops), and sockets on
+ * this machine that joined it hear it, too.
+ *
+ * `resolve` looks up names in threads, at most four in a process, which get no signals and end by themselves; numbers
+ * need none. Up to 16 addresses of a name are told, each once, in the order of the system's resolver.
+ * DATSYNC_E_ADDRESS: there is no such name; DATSYNC_E_UNREACHABLE: nobody who would know answers. `resolved` may be
+ * asked again. The handle may be closed, and the process may end, while the answer is not there. A child of fork must
+ * not look up names. */
 const datsync_net *datsync_os_net(void);
 /* A folder with the six files, each named prefix + part (`key`, `secret_key`, `tree`, ...); prefix may be NULL. flags:
  * DATSYNC_CREATE makes the folder, DATSYNC_READ_ONLY opens for reading. Files are made when first written; the secret

@@ -3,13 +3,15 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * POSIX.1-2008, and beyond it only what is guarded: flock, fallocate, syncfs, O_PATH, F_FULLFSYNC, F_PUNCHHOLE,
- * _PC_CASE_SENSITIVE.
+ * POSIX.1-2008, and beyond it getifaddrs and multicast, which all these systems have, and what is guarded: flock,
+ * fallocate, syncfs, O_PATH, F_FULLFSYNC, F_PUNCHHOLE, _PC_CASE_SENSITIVE, IP_PKTINFO, ip_mreqn. Names are looked up in
+ * threads: link with -pthread where the C library has none of its own (glibc before 2.34, the BSDs).
  */
 #if defined(__linux__)
 #define _GNU_SOURCE /* fallocate, syncfs, O_PATH; implies POSIX.1-2008 */
 #elif defined(__APPLE__)
 #define _DARWIN_C_SOURCE
+#define __APPLE_USE_RFC_3542 /* IPV6_RECVPKTINFO */
 #elif defined(__sun)
 #define _POSIX_C_SOURCE 200809L
 #define __EXTENSIONS__
@@ -22,10 +24,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -39,6 +44,9 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+#if !defined(IP_PKTINFO) && defined(IP_RECVIF)
+#include <net/if_dl.h>
+#endif
 
 /* Descriptors that poll takes without an allocation: the default cap on peers, listeners and a few. */
 #define OS_POLL_FEW 128
@@ -46,6 +54,11 @@
 #define OS_BACKLOG 128
 /* How long connect looks at one of a host's addresses before it tries the next one beside it (RFC 8305). */
 #define OS_NEXT_ADDRESS_MS 250
+/* Names are looked up in so many threads at once: most of them only wait. So many more names wait for one of these,
+ * more than a program has of servers. Of what a name's owner says, so many addresses count. */
+#define OS_LOOKUP_THREADS 4
+#define OS_LOOKUPS_WAITING 256
+#define OS_LOOKUP_ADDRESSES 16
 /* Bytes of a host name in an address, and of a prefix of file names. */
 #define OS_MAX_HOST 256
 #define OS_MAX_PREFIX 200
@@ -71,6 +84,11 @@
 #define OS_WALK O_RDONLY
 #endif
 
+/* Who has ip_mreqn names an interface by its number for IPv4 too. */
+#if defined(__linux__) || defined(__FreeBSD__) || defined(__APPLE__)
+#define OS_MREQN
+#endif
+
 #if defined(__APPLE__)
 #define OS_MTIME st_mtimespec
 #else
@@ -89,7 +107,7 @@ static const struct {
     {EAFNOSUPPORT, DATSYNC_E_ADDRESS}, {ENOSPC, DATSYNC_E_NO_SPACE},         {EDQUOT, DATSYNC_E_NO_SPACE},
     {EFBIG, DATSYNC_E_NO_SPACE},       {EACCES, DATSYNC_E_ACCESS},           {EPERM, DATSYNC_E_ACCESS},
     {EROFS, DATSYNC_E_ACCESS},         {ENOENT, DATSYNC_E_NO_ENTRY},         {EAGAIN, DATSYNC_E_AGAIN},
-    {EWOULDBLOCK, DATSYNC_E_AGAIN},
+    {EWOULDBLOCK, DATSYNC_E_AGAIN},    {EMSGSIZE, DATSYNC_E_TOO_BIG},
 };
 
 /* Everything that isn't in the table (EIO, EMFILE, ENOTDIR, ...) is DATSYNC_E_IO; errno keeps the number. */
@@ -251,6 +269,18 @@ static int net_split(const char *address, char host[OS_MAX_HOST], char port[6])
     return 0;
 }
 
+/* What getaddrinfo said, as an error of this library's. */
+static int net_resolve_error(int got)
+{
+    if (got == EAI_MEMORY)
+        return DATSYNC_E_NOMEM;
+    if (got == EAI_AGAIN)
+        return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
+    if (got == EAI_SYSTEM)
+        return os_error(errno);
+    return got == 0 ? 0 : DATSYNC_E_ADDRESS;
+}
+
 /* The caller ends *list with freeaddrinfo. Host names wait for the resolver. */
 static int net_resolve(const char *address, int passive, struct addrinfo **list)
 {
@@ -264,14 +294,7 @@ static int net_resolve(const char *address, int passive, struct addrinfo **list)
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
-    int got = getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, list);
-    if (got == EAI_MEMORY)
-        return DATSYNC_E_NOMEM;
-    if (got == EAI_AGAIN)
-        return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
-    if (got == EAI_SYSTEM)
-        return os_error(errno);
-    return got == 0 ? 0 : DATSYNC_E_ADDRESS;
+    return net_resolve_error(getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, list));
 }
 
 static int net_unix_address(const char *address, struct sockaddr_un *out)
@@ -337,9 +360,9 @@ static void net_own_text(int fd, char *out, size_t cap)
 /* ---------------------------------------------------------------- streams -------------------------------------- */
 
 /* A new socket as everything here wants it; a negative datsync error on failure. */
-static int net_socket(int family)
+static int net_socket(int family, int type)
 {
-    int fd = socket(family, SOCK_STREAM, 0);
+    int fd = socket(family, type, 0);
     if (fd < 0)
         return os_error(errno);
     int error = os_prepare(fd);
@@ -367,7 +390,7 @@ static int net_is_stale(const struct sockaddr_un *address)
 
     if (lstat(address->sun_path, &status) < 0 || !S_ISSOCK(status.st_mode))
         return 0;
-    int fd = net_socket(AF_UNIX);
+    int fd = net_socket(AF_UNIX, SOCK_STREAM);
     if (fd < 0)
         return 0;
     int stale = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 && errno == ECONNREFUSED;
@@ -380,7 +403,7 @@ static int net_listen_unix(const char *address)
     struct sockaddr_un un;
 
     int fd = net_unix_address(address, &un);
-    if (fd < 0 || (fd = net_socket(AF_UNIX)) < 0)
+    if (fd < 0 || (fd = net_socket(AF_UNIX, SOCK_STREAM)) < 0)
         return fd;
     int got = bind(fd, (const struct sockaddr *)&un, sizeof un);
     if (got < 0 && errno == EADDRINUSE && net_is_stale(&un)) {
@@ -405,7 +428,7 @@ static int net_listen_one(const struct addrinfo *at, int all)
 {
     int on = 1, off = 0;
 
-    int fd = net_socket(at->ai_family);
+    int fd = net_socket(at->ai_family, SOCK_STREAM);
     if (fd < 0)
         return fd;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -484,7 +507,7 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
 /* Begin to connect; sets *pending if it isn't over yet. A descriptor or an error. */
 static int net_dial(int family, const struct sockaddr *to, socklen_t len, int *pending)
 {
-    int fd = net_socket(family);
+    int fd = net_socket(family, SOCK_STREAM);
     if (fd < 0)
         return fd;
     net_tune(fd);
@@ -706,6 +729,598 @@ static int net_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms
     return ready;
 }
 
+/* ---------------------------------------------------------------- addresses in bytes --------------------------- */
+
+static int ip_is_multicast(const datsync_ip *ip)
+{
+    return ip->size == 4 ? (ip->bytes[0] & 0xf0) == 0xe0 : ip->bytes[0] == 0xff;
+}
+
+/* It means something on its link only. */
+static int ip_is_link_local(const datsync_ip *ip)
+{
+    const uint8_t *b = ip->bytes;
+
+    if (ip->size == 4)
+        return b[0] == 169 && b[1] == 254;
+    return (b[0] == 0xfe && (b[1] & 0xc0) == 0x80) || (b[0] == 0xff && ((b[1] & 15) == 1 || (b[1] & 15) == 2));
+}
+
+/* How long it is there; 0: it is neither IPv4 nor IPv6. */
+static socklen_t ip_to_system(const datsync_ip *ip, struct sockaddr_storage *out)
+{
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
+
+    memset(out, 0, sizeof *out);
+    if (ip->size == 4) {
+        memset(&four, 0, sizeof four);
+        four.sin_family = AF_INET;
+        four.sin_port = htons(ip->port);
+        memcpy(&four.sin_addr, ip->bytes, 4);
+        memcpy(out, &four, sizeof four);
+        return sizeof four;
+    }
+    if (ip->size != 16)
+        return 0;
+    memset(&six, 0, sizeof six);
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(ip->port);
+    six.sin6_scope_id = ip_is_link_local(ip) ? ip->via : 0;
+    memcpy(&six.sin6_addr, ip->bytes, 16);
+    memcpy(out, &six, sizeof six);
+    return sizeof six;
+}
+
+/* 0, or -1: it is neither IPv4 nor IPv6. */
+static int ip_from_system(const struct sockaddr *from, datsync_ip *out)
+{
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
+
+    memset(out, 0, sizeof *out);
+    if (from->sa_family == AF_INET) {
+        memcpy(&four, from, sizeof four);
+        out->size = 4;
+        out->port = ntohs(four.sin_port);
+        memcpy(out->bytes, &four.sin_addr, 4);
+        return 0;
+    }
+    if (from->sa_family != AF_INET6)
+        return -1;
+    memcpy(&six, from, sizeof six);
+    out->size = 16;
+    out->port = ntohs(six.sin6_port);
+    out->via = six.sin6_scope_id;
+    memcpy(out->bytes, &six.sin6_addr, 16);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- interfaces ----------------------------------- */
+
+static uint8_t net_prefix(const datsync_ip *mask)
+{
+    uint8_t bits = 0;
+
+    while (bits < 8 * mask->size && (mask->bytes[bits / 8] & (0x80 >> bits % 8)))
+        bits++;
+    return bits;
+}
+
+/* 0, or -1: it is down, or has an address of another kind. */
+static int net_interface(const struct ifaddrs *at, datsync_interface *out)
+{
+    datsync_ip mask;
+
+    memset(out, 0, sizeof *out);
+    if (!(at->ifa_flags & IFF_UP) || at->ifa_addr == NULL || ip_from_system(at->ifa_addr, &out->ip) < 0)
+        return -1;
+    out->ip.port = 0;
+    out->ip.via = if_nametoindex(at->ifa_name);
+    if (out->ip.size == 16 && ip_is_link_local(&out->ip))
+        memset(out->ip.bytes + 2, 0, 2); /* where the BSDs keep the interface's number */
+    if (at->ifa_netmask != NULL) {
+        struct sockaddr_storage plain;
+        memset(&plain, 0, sizeof plain);
+        memcpy(&plain, at->ifa_netmask, out->ip.size == 4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
+        plain.ss_family = at->ifa_addr->sa_family; /* not all say it of a mask */
+        ip_from_system((const struct sockaddr *)&plain, &mask);
+        out->prefix = net_prefix(&mask);
+    }
+    out->loopback = (at->ifa_flags & IFF_LOOPBACK) != 0;
+    out->multicast = (at->ifa_flags & IFF_MULTICAST) != 0;
+    snprintf(out->name, sizeof out->name, "%s", at->ifa_name);
+    return 0;
+}
+
+static int net_interfaces(void *ctx, datsync_interface *list, size_t cap)
+{
+    struct ifaddrs *first = NULL;
+    datsync_interface one;
+    int count = 0;
+
+    (void)ctx;
+    if (getifaddrs(&first) < 0)
+        return os_error(errno);
+    for (const struct ifaddrs *at = first; at != NULL; at = at->ifa_next) {
+        if (net_interface(at, &one) < 0)
+            continue;
+        if ((size_t)count < cap)
+            list[count] = one;
+        count++;
+    }
+    freeifaddrs(first);
+    return count;
+}
+
+#if !defined(OS_MREQN) || !defined(IP_PKTINFO)
+/* An IPv4 address of an interface, by which older ways name it. */
+static int net_address_of(uint32_t via, struct in_addr *own)
+{
+    struct ifaddrs *first = NULL;
+    datsync_interface one;
+    int error = DATSYNC_E_ADDRESS;
+
+    own->s_addr = htonl(INADDR_ANY);
+    if (via == 0)
+        return 0;
+    if (getifaddrs(&first) < 0)
+        return os_error(errno);
+    for (const struct ifaddrs *at = first; at != NULL && error != 0; at = at->ifa_next) {
+        if (net_interface(at, &one) == 0 && one.ip.size == 4 && one.ip.via == via) {
+            memcpy(own, one.ip.bytes, 4);
+            error = 0;
+        }
+    }
+    freeifaddrs(first);
+    return error;
+}
+#endif
+
+/* ---------------------------------------------------------------- datagrams ------------------------------------ */
+
+/* UDP, for discovery. An interface goes by its number: it comes beside a datagram and goes out beside one (RFC 3542,
+ * and what systems have like it for IPv4). A group is joined and sent to on each interface by itself, for where a
+ * system would send it by default is only one of them. */
+
+/* What comes or goes beside a datagram, aligned. */
+typedef union net_beside {
+    struct cmsghdr head;
+    char room[256];
+} net_beside;
+
+/* An interface that is not here is an address that is not. */
+static int net_group_error(int number)
+{
+    return number == ENODEV || number == ENXIO ? DATSYNC_E_ADDRESS : os_error(number);
+}
+
+static int net_group(int fd, const datsync_ip *group, int join)
+{
+    int got;
+
+    if ((group->size != 4 && group->size != 16) || !ip_is_multicast(group))
+        return DATSYNC_E_ADDRESS;
+    if (group->size == 16) {
+        struct ipv6_mreq six;
+        memset(&six, 0, sizeof six);
+        memcpy(&six.ipv6mr_multiaddr, group->bytes, 16);
+        six.ipv6mr_interface = group->via;
+        got = setsockopt(fd, IPPROTO_IPV6, join ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP, &six, sizeof six);
+    } else {
+#if defined(OS_MREQN)
+        struct ip_mreqn four;
+        memset(&four, 0, sizeof four);
+        four.imr_ifindex = (int)group->via;
+#else
+        struct ip_mreq four;
+        int error = net_address_of(group->via, &four.imr_interface);
+        if (error != 0)
+            return error;
+#endif
+        memcpy(&four.imr_multiaddr, group->bytes, 4);
+        got = setsockopt(fd, IPPROTO_IP, join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP, &four, sizeof four);
+    }
+    if (got < 0 && join && errno == EADDRINUSE)
+        return 0; /* it is in this group already */
+    return got < 0 ? net_group_error(errno) : 0;
+}
+
+static int net_join(void *ctx, intptr_t socket, const datsync_ip *group)
+{
+    (void)ctx;
+    return net_group((int)socket, group, 1);
+}
+
+static int net_leave(void *ctx, intptr_t socket, const datsync_ip *group)
+{
+    (void)ctx;
+    return net_group((int)socket, group, 0);
+}
+
+/* Each of these options that a system has not leaves it as it would be without. Two processes of one machine hear each
+ * other; what was sent to a group that only others joined is not for this socket, though Linux would give it. */
+static void net_tune_datagrams(int fd, int family, int shared)
+{
+    int on = 1, off = 0, hops = 255;
+    unsigned char all = 255, loop = 1;
+
+    if (shared) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+#ifdef SO_REUSEPORT
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+#endif
+    }
+    if (family == AF_INET6) {
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
+        setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_HOPS, &hops, sizeof hops);
+        setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_LOOP, &on, sizeof on);
+#ifdef IPV6_MULTICAST_ALL
+        setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_ALL, &off, sizeof off);
+#endif
+    } else {
+#if defined(IP_RECVPKTINFO)
+        setsockopt(fd, IPPROTO_IP, IP_RECVPKTINFO, &on, sizeof on);
+#elif defined(IP_PKTINFO)
+        setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
+#elif defined(IP_RECVIF)
+        setsockopt(fd, IPPROTO_IP, IP_RECVIF, &on, sizeof on);
+#endif
+        setsockopt(fd, IPPROTO_IP, IP_MULTICAST_TTL, &all, sizeof all);
+        setsockopt(fd, IPPROTO_IP, IP_MULTICAST_LOOP, &loop, sizeof loop);
+#ifdef IP_MULTICAST_ALL
+        setsockopt(fd, IPPROTO_IP, IP_MULTICAST_ALL, &off, sizeof off);
+#endif
+    }
+    (void)off;
+}
+
+static int net_datagrams(void *ctx, datsync_ip *at, int shared, intptr_t *out)
+{
+    struct sockaddr_storage own;
+    datsync_ip got;
+
+    (void)ctx;
+    socklen_t len = ip_to_system(at, &own);
+    if (len == 0)
+        return DATSYNC_E_ADDRESS;
+    int fd = net_socket(own.ss_family, SOCK_DGRAM);
+    if (fd < 0)
+        return fd;
+    net_tune_datagrams(fd, own.ss_family, shared);
+    if (bind(fd, (const struct sockaddr *)&own, len) < 0 || getsockname(fd, (struct sockaddr *)&own, &len) < 0) {
+        int error = os_error(errno);
+        close(fd);
+        return error;
+    }
+    ip_from_system((const struct sockaddr *)&own, &got);
+    at->port = got.port;
+    *out = fd;
+    return 0;
+}
+
+/* The number of the interface; 0: it is not told. Nothing else was asked for, so nothing else comes beside. */
+static uint32_t net_get_via(struct msghdr *m)
+{
+    const struct cmsghdr *c = CMSG_FIRSTHDR(m);
+
+    if (c == NULL)
+        return 0;
+    if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
+        struct in6_pktinfo six;
+        memcpy(&six, CMSG_DATA(c), sizeof six);
+        return (uint32_t)six.ipi6_ifindex;
+    }
+#if defined(IP_PKTINFO)
+    if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
+        struct in_pktinfo four;
+        memcpy(&four, CMSG_DATA(c), sizeof four);
+        return (uint32_t)four.ipi_ifindex;
+    }
+#elif defined(IP_RECVIF)
+    if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVIF) {
+        struct sockaddr_dl four;
+        memset(&four, 0, sizeof four);
+        memcpy(&four, CMSG_DATA(c), offsetof(struct sockaddr_dl, sdl_data));
+        return four.sdl_index;
+    }
+#endif
+    return 0;
+}
+
+static int64_t net_receive_from(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from)
+{
+    struct sockaddr_storage remote;
+    struct iovec piece;
+    struct msghdr m;
+    net_beside beside;
+    ssize_t got;
+
+    (void)ctx;
+    memset(from, 0, sizeof *from);
+    do {
+        memset(&remote, 0, sizeof remote);
+        memset(&m, 0, sizeof m);
+        piece.iov_base = buf;
+        piece.iov_len = cap;
+        m.msg_name = &remote;
+        m.msg_namelen = sizeof remote;
+        m.msg_iov = &piece;
+        m.msg_iovlen = 1;
+        m.msg_control = &beside;
+        m.msg_controllen = sizeof beside;
+        got = recvmsg((int)socket, &m, 0);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0)
+        return os_error(errno);
+    if (ip_from_system((const struct sockaddr *)&remote, from) < 0)
+        return DATSYNC_E_ADDRESS;
+    uint32_t via = net_get_via(&m);
+    from->via = via != 0 ? via : from->via;
+    return got;
+}
+
+static void net_put_beside(struct msghdr *m, net_beside *beside, int level, int type, const void *what, size_t size)
+{
+    memset(beside, 0, sizeof *beside);
+    m->msg_control = beside;
+    m->msg_controllen = sizeof *beside;
+    struct cmsghdr *c = CMSG_FIRSTHDR(m);
+    c->cmsg_level = level;
+    c->cmsg_type = type;
+    c->cmsg_len = (unsigned)CMSG_LEN(size); /* as wide as the system has them */
+    memcpy(CMSG_DATA(c), what, size);
+    m->msg_controllen = (unsigned)CMSG_SPACE(size);
+}
+
+/* By which interface it goes. */
+static int net_put_via(int fd, struct msghdr *m, net_beside *beside, const datsync_ip *to)
+{
+    (void)fd;
+    if (to->size == 16) {
+        struct in6_pktinfo six;
+        memset(&six, 0, sizeof six);
+        six.ipi6_ifindex = to->via;
+        net_put_beside(m, beside, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof six);
+        return 0;
+    }
+#if defined(IP_PKTINFO)
+    struct in_pktinfo four;
+    memset(&four, 0, sizeof four);
+    memcpy(&four.ipi_ifindex, &to->via, sizeof to->via); /* an int here, an unsigned there */
+    net_put_beside(m, beside, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
+    return 0;
+#else
+    struct in_addr own;
+    int error = ip_is_multicast(to) ? net_address_of(to->via, &own) : 0;
+    if (error == 0 && ip_is_multicast(to) && setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &own, sizeof own) < 0)
+        error = net_group_error(errno);
+    return error;
+#endif
+}
+
+static int net_send_to(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to)
+{
+    struct sockaddr_storage remote;
+    struct iovec piece;
+    struct msghdr m;
+    net_beside beside;
+
+    (void)ctx;
+    memset(&m, 0, sizeof m);
+    m.msg_name = &remote;
+    m.msg_namelen = ip_to_system(to, &remote);
+    if (m.msg_namelen == 0)
+        return DATSYNC_E_ADDRESS;
+    memcpy(&piece.iov_base, &buf, sizeof buf); /* it is only read */
+    piece.iov_len = len;
+    m.msg_iov = &piece;
+    m.msg_iovlen = 1;
+    if (to->via != 0 && (ip_is_multicast(to) || ip_is_link_local(to))) {
+        int error = net_put_via((int)socket, &m, &beside, to);
+        if (error != 0)
+            return error;
+    }
+    while (sendmsg((int)socket, &m, MSG_NOSIGNAL) < 0) {
+        if (errno == ENOBUFS)
+            return 0; /* the interface's queue is full: it is lost as others are, and poll would not wait */
+        if (errno != EINTR)
+            return net_group_error(errno);
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- names ---------------------------------------- */
+
+/* The resolver waits, so it is asked in threads, a few at most, which end when no name is left. A lookup and its thread
+ * share nothing with who asked but a pair of sockets: the answer goes through it, and each closes its end when it is
+ * done with it. So a handle may be closed at any time, and a process may end. */
+
+typedef struct net_found {
+    int32_t result; /* how many, or an error */
+    datsync_ip list[OS_LOOKUP_ADDRESSES];
+} net_found;
+
+typedef struct net_lookup {
+    struct net_lookup *next;
+    int fd; /* where the answer goes */
+    char host[OS_MAX_HOST];
+} net_lookup;
+
+static struct {
+    pthread_mutex_t lock;
+    net_lookup *first, *last; /* what waits */
+    int waiting, threads;
+} net_lookups = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0};
+
+/* Each address once, in the resolver's order. */
+static void net_find(const char *host, int flags, net_found *found)
+{
+    struct addrinfo hints, *list = NULL;
+    datsync_ip one;
+    int count = 0;
+
+    memset(found, 0, sizeof *found); /* what is between the members too: it is sent */
+    memset(&hints, 0, sizeof hints);
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_DGRAM;
+    hints.ai_flags = flags;
+    int error = net_resolve_error(getaddrinfo(host, NULL, &hints, &list));
+    if (error != 0) {
+        found->result = error;
+        return;
+    }
+    for (const struct addrinfo *at = list; at != NULL && count < OS_LOOKUP_ADDRESSES; at = at->ai_next) {
+        int known = ip_from_system(at->ai_addr, &one) < 0;
+        for (int i = 0; i < count && !known; i++)
+            known = memcmp(&found->list[i], &one, sizeof one) == 0;
+        if (!known)
+            memcpy(&found->list[count++], &one, sizeof one);
+    }
+    freeaddrinfo(list);
+    found->result = count > 0 ? count : DATSYNC_E_ADDRESS;
+}
+
+/* Nobody may be there to read it any more. */
+static void net_answer(int fd, const net_found *found)
+{
+    while (send(fd, found, sizeof *found, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+    }
+    close(fd);
+}
+
+static void *net_lookup_thread(void *arg)
+{
+    net_found found;
+
+    (void)arg;
+    for (;;) {
+        pthread_mutex_lock(&net_lookups.lock);
+        net_lookup *l = net_lookups.first;
+        if (l == NULL)
+            break;
+        net_lookups.first = l->next;
+        net_lookups.waiting--;
+        pthread_mutex_unlock(&net_lookups.lock);
+        net_find(l->host, 0, &found);
+        net_answer(l->fd, &found);
+        free(l);
+    }
+    net_lookups.threads--;
+    pthread_mutex_unlock(&net_lookups.lock);
+    return NULL;
+}
+
+/* With all signals kept from it: they are for those who know of them. */
+static int net_lookup_begin(void)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t all, before;
+
+    if (pthread_attr_init(&attributes) != 0)
+        return DATSYNC_E_NOMEM;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int got = pthread_create(&thread, &attributes, net_lookup_thread, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return got == 0 ? 0 : DATSYNC_E_NOMEM;
+}
+
+/* Takes the lookup, unless it returns an error. A thread that can't be had is no matter while there is another. */
+static int net_lookup_add(net_lookup *l)
+{
+    int error = 0;
+
+    pthread_mutex_lock(&net_lookups.lock);
+    if (net_lookups.waiting >= OS_LOOKUPS_WAITING) {
+        error = DATSYNC_E_AGAIN;
+    } else if (net_lookups.threads < OS_LOOKUP_THREADS) {
+        error = net_lookup_begin();
+        net_lookups.threads += error == 0;
+        error = net_lookups.threads > 0 ? 0 : error;
+    }
+    if (error == 0) {
+        if (net_lookups.first == NULL)
+            net_lookups.first = l;
+        else
+            net_lookups.last->next = l;
+        net_lookups.last = l;
+        net_lookups.waiting++;
+    }
+    pthread_mutex_unlock(&net_lookups.lock);
+    return error;
+}
+
+/* What is written in numbers needs no thread. */
+static int net_lookup_of(const char *host, int fd)
+{
+    net_found found;
+
+    net_find(host, AI_NUMERICHOST, &found);
+    if (found.result >= 0) {
+        net_answer(fd, &found);
+        return 0;
+    }
+    net_lookup *l = malloc(sizeof *l);
+    if (l == NULL)
+        return DATSYNC_E_NOMEM;
+    l->next = NULL;
+    l->fd = fd;
+    strcpy(l->host, host);
+    int error = net_lookup_add(l);
+    if (error != 0)
+        free(l);
+    return error;
+}
+
+static int net_resolve_name(void *ctx, const char *host, intptr_t *handle)
+{
+    int pair[2];
+
+    (void)ctx;
+    if (*host == 0 || strlen(host) >= OS_MAX_HOST)
+        return DATSYNC_E_ADDRESS;
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+        return os_error(errno);
+    int error = os_prepare(pair[0]);
+    if (error == 0)
+        error = os_prepare(pair[1]);
+    if (error == 0)
+        error = net_lookup_of(host, pair[1]);
+    if (error != 0) {
+        close(pair[0]);
+        close(pair[1]);
+        return error;
+    }
+    *handle = pair[0];
+    return 0;
+}
+
+/* It is only looked at, so that it can be asked for again. */
+static int net_resolved(void *ctx, intptr_t handle, datsync_ip *list, size_t cap)
+{
+    net_found found;
+    ssize_t got;
+
+    (void)ctx;
+    do {
+        got = recv((int)handle, &found, sizeof found, MSG_PEEK);
+    } while (got < 0 && errno == EINTR);
+    if (got <= 0)
+        return got < 0 ? os_error(errno) : DATSYNC_E_IO;
+    if (got < (ssize_t)sizeof found)
+        return DATSYNC_E_AGAIN;
+    for (int i = 0; i < found.result && (size_t)i < cap; i++)
+        list[i] = found.list[i];
+    return found.result;
+}
+
+/* ---------------------------------------------------------------- the network ---------------------------------- */
+
 const datsync_net *datsync_os_net(void)
 {
     static const datsync_net net = {
@@ -718,6 +1333,14 @@ const datsync_net *datsync_os_net(void)
         .close = net_close,
         .poll = net_poll,
         .shutdown = net_shutdown,
+        .datagrams = net_datagrams,
+        .receive_from = net_receive_from,
+        .send_to = net_send_to,
+        .join = net_join,
+        .leave = net_leave,
+        .interfaces = net_interfaces,
+        .resolve = net_resolve_name,
+        .resolved = net_resolved,
     };
     return &net;
 }

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * Windows Vista and later. Link ws2_32 and ntdll. All names are UTF-8 outside and UTF-16 inside; no path is limited to
- * MAX_PATH. There are no Unix sockets here.
+ * Windows Vista and later. Link ws2_32, iphlpapi, ntdll and shell32. All names are UTF-8 outside and UTF-16 inside; no
+ * path is limited to MAX_PATH. There are no Unix sockets here.
  *
  * What differs from POSIX: permissions are not kept (a file is 0644, a folder 0755); every reparse point counts as a
  * symbolic link; names that Windows takes for others (`a.`, `con`, `a:b`, `LONGNA~1`) are refused; a folder cannot be
@@ -19,6 +19,8 @@
 #include <ws2tcpip.h>
 
 #include <windows.h>
+#include <iphlpapi.h>
+#include <mswsock.h>
 #include <winioctl.h>
 #include <winternl.h>
 
@@ -41,6 +43,14 @@
 #define OS_NEXT_ADDRESS_MS 250
 /* How often connections that have begun are looked at: before Windows 10 2004, WSAPoll never tells that one failed. */
 #define OS_CONNECT_LOOK_MS 100
+/* Names are looked up in so many threads at once: most of them only wait. So many more names wait for one of these,
+ * more than a program has of servers. Of what a name's owner says, so many addresses count. */
+#define OS_LOOKUP_THREADS 4
+#define OS_LOOKUPS_WAITING 256
+#define OS_LOOKUP_ADDRESSES 16
+/* Bytes for all that is told of the interfaces, at first and at most. */
+#define OS_INTERFACES_ROOM 16384u
+#define OS_INTERFACES_MOST 1048576u
 /* Bytes of a host name in an address, and of a prefix of file names. */
 #define OS_MAX_HOST 256
 #define OS_MAX_PREFIX 200
@@ -72,6 +82,7 @@ static const struct {
     {WSAEAFNOSUPPORT, DATSYNC_E_ADDRESS},
     {WSAEWOULDBLOCK, DATSYNC_E_AGAIN},
     {WSAENOBUFS, DATSYNC_E_NOMEM},
+    {WSAEMSGSIZE, DATSYNC_E_TOO_BIG},
     {ERROR_NOT_ENOUGH_MEMORY, DATSYNC_E_NOMEM},
     {ERROR_OUTOFMEMORY, DATSYNC_E_NOMEM},
     {ERROR_NO_SYSTEM_RESOURCES, DATSYNC_E_NOMEM},
@@ -327,6 +338,16 @@ static int net_split(const char *address, char host[OS_MAX_HOST], char port[6])
     return 0;
 }
 
+/* What getaddrinfo said, as an error of this library's. */
+static int net_resolve_error(int got)
+{
+    if (got == EAI_MEMORY)
+        return DATSYNC_E_NOMEM;
+    if (got == EAI_AGAIN)
+        return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
+    return got == 0 ? 0 : DATSYNC_E_ADDRESS;
+}
+
 /* The caller ends *list with freeaddrinfo. Host names wait for the resolver. */
 static int net_resolve(const char *address, int passive, struct addrinfo **list)
 {
@@ -342,12 +363,7 @@ static int net_resolve(const char *address, int passive, struct addrinfo **list)
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = passive ? AI_PASSIVE : 0;
-    int got = getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, list);
-    if (got == EAI_MEMORY)
-        return DATSYNC_E_NOMEM;
-    if (got == EAI_AGAIN)
-        return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
-    return got == 0 ? 0 : DATSYNC_E_ADDRESS;
+    return net_resolve_error(getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, list));
 }
 
 /* As text that listen and connect take. IPv4 seen through an IPv6 socket is told as IPv4. */
@@ -682,6 +698,571 @@ static int net_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeout_ms
     return ready;
 }
 
+/* ---------------------------------------------------------------- addresses in bytes --------------------------- */
+
+static int ip_is_multicast(const datsync_ip *ip)
+{
+    return ip->size == 4 ? (ip->bytes[0] & 0xf0) == 0xe0 : ip->bytes[0] == 0xff;
+}
+
+/* It means something on its link only. */
+static int ip_is_link_local(const datsync_ip *ip)
+{
+    const uint8_t *b = ip->bytes;
+
+    if (ip->size == 4)
+        return b[0] == 169 && b[1] == 254;
+    return (b[0] == 0xfe && (b[1] & 0xc0) == 0x80) || (b[0] == 0xff && ((b[1] & 15) == 1 || (b[1] & 15) == 2));
+}
+
+/* How long it is there; 0: it is neither IPv4 nor IPv6. */
+static int ip_to_system(const datsync_ip *ip, struct sockaddr_storage *out)
+{
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
+
+    memset(out, 0, sizeof *out);
+    if (ip->size == 4) {
+        memset(&four, 0, sizeof four);
+        four.sin_family = AF_INET;
+        four.sin_port = htons(ip->port);
+        memcpy(&four.sin_addr, ip->bytes, 4);
+        memcpy(out, &four, sizeof four);
+        return sizeof four;
+    }
+    if (ip->size != 16)
+        return 0;
+    memset(&six, 0, sizeof six);
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(ip->port);
+    six.sin6_scope_id = ip_is_link_local(ip) ? ip->via : 0;
+    memcpy(&six.sin6_addr, ip->bytes, 16);
+    memcpy(out, &six, sizeof six);
+    return sizeof six;
+}
+
+/* 0, or -1: it is neither IPv4 nor IPv6. */
+static int ip_from_system(const struct sockaddr *from, datsync_ip *out)
+{
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
+
+    memset(out, 0, sizeof *out);
+    if (from->sa_family == AF_INET) {
+        memcpy(&four, from, sizeof four);
+        out->size = 4;
+        out->port = ntohs(four.sin_port);
+        memcpy(out->bytes, &four.sin_addr, 4);
+        return 0;
+    }
+    if (from->sa_family != AF_INET6)
+        return -1;
+    memcpy(&six, from, sizeof six);
+    out->size = 16;
+    out->port = ntohs(six.sin6_port);
+    out->via = six.sin6_scope_id;
+    memcpy(out->bytes, &six.sin6_addr, 16);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- interfaces ----------------------------------- */
+
+/* From malloc; NULL: GetLastError tells why. */
+static IP_ADAPTER_ADDRESSES *net_adapters(void)
+{
+    ULONG flags = GAA_FLAG_SKIP_ANYCAST | GAA_FLAG_SKIP_MULTICAST | GAA_FLAG_SKIP_DNS_SERVER;
+    ULONG size = OS_INTERFACES_ROOM, got = ERROR_BUFFER_OVERFLOW;
+    IP_ADAPTER_ADDRESSES *list = NULL;
+
+    while (got == ERROR_BUFFER_OVERFLOW && size <= OS_INTERFACES_MOST) {
+        free(list);
+        list = malloc(size);
+        if (list == NULL) {
+            SetLastError(ERROR_NOT_ENOUGH_MEMORY);
+            return NULL;
+        }
+        got = GetAdaptersAddresses(AF_UNSPEC, flags, NULL, list, &size);
+    }
+    if (got == NO_ERROR)
+        return list;
+    free(list);
+    SetLastError(got);
+    return NULL;
+}
+
+/* 0, or -1: it has an address of another kind. */
+static int net_interface(const IP_ADAPTER_ADDRESSES *of, const IP_ADAPTER_UNICAST_ADDRESS *at, datsync_interface *out)
+{
+    memset(out, 0, sizeof *out);
+    if (ip_from_system(at->Address.lpSockaddr, &out->ip) < 0)
+        return -1;
+    out->ip.port = 0;
+    out->ip.via = out->ip.size == 4 || of->Ipv6IfIndex == 0 ? of->IfIndex : of->Ipv6IfIndex;
+    out->prefix = at->OnLinkPrefixLength;
+    out->loopback = of->IfType == IF_TYPE_SOFTWARE_LOOPBACK;
+    out->multicast = (of->Flags & IP_ADAPTER_NO_MULTICAST) == 0;
+    char *name = os_utf8(of->FriendlyName);
+    if (name != NULL)
+        snprintf(out->name, sizeof out->name, "%s", name);
+    free(name);
+    return 0;
+}
+
+static int net_interfaces(void *ctx, datsync_interface *list, size_t cap)
+{
+    IP_ADAPTER_ADDRESSES *first = net_adapters();
+    datsync_interface one;
+    int count = 0;
+
+    (void)ctx;
+    if (first == NULL)
+        return GetLastError() == ERROR_NO_DATA ? 0 : os_last_error();
+    for (const IP_ADAPTER_ADDRESSES *of = first; of != NULL; of = of->Next) {
+        if (of->OperStatus != IfOperStatusUp)
+            continue;
+        for (const IP_ADAPTER_UNICAST_ADDRESS *at = of->FirstUnicastAddress; at != NULL; at = at->Next) {
+            if (net_interface(of, at, &one) < 0)
+                continue;
+            if ((size_t)count < cap)
+                list[count] = one;
+            count++;
+        }
+    }
+    free(first);
+    return count;
+}
+
+/* An IPv4 address of an interface, by which older ways name it. */
+static int net_address_of(uint32_t via, struct in_addr *own)
+{
+    datsync_interface one;
+    int error = DATSYNC_E_ADDRESS;
+
+    own->s_addr = htonl(INADDR_ANY);
+    if (via == 0)
+        return 0;
+    IP_ADAPTER_ADDRESSES *first = net_adapters();
+    if (first == NULL)
+        return GetLastError() == ERROR_NO_DATA ? error : os_last_error();
+    for (const IP_ADAPTER_ADDRESSES *of = first; of != NULL; of = of->Next) {
+        for (const IP_ADAPTER_UNICAST_ADDRESS *at = of->FirstUnicastAddress; at != NULL && error != 0; at = at->Next) {
+            if (of->IfIndex == via && net_interface(of, at, &one) == 0 && one.ip.size == 4) {
+                memcpy(own, one.ip.bytes, 4);
+                error = 0;
+            }
+        }
+    }
+    free(first);
+    return error;
+}
+
+/* ---------------------------------------------------------------- datagrams ------------------------------------ */
+
+/* UDP, for discovery. An interface goes by its number: it comes beside a datagram (WSARecvMsg), and is chosen by an
+ * option before one goes out. A group is joined and sent to on each interface by itself, for where a system would send
+ * it by default is only one of them. */
+
+/* What comes beside a datagram, aligned. */
+typedef union net_beside {
+    WSACMSGHDR head;
+    char room[256];
+} net_beside;
+
+static int net_option(SOCKET socket, int level, int name, DWORD value)
+{
+    return setsockopt(socket, level, name, (const char *)&value, sizeof value);
+}
+
+/* What is open here alone is kept from others, who could take it otherwise. */
+static void net_tune_datagrams(SOCKET socket, int family, int shared)
+{
+    net_option(socket, SOL_SOCKET, shared ? SO_REUSEADDR : SO_EXCLUSIVEADDRUSE, 1);
+    if (family == AF_INET6) {
+        net_option(socket, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+        net_option(socket, IPPROTO_IPV6, IPV6_PKTINFO, 1);
+        net_option(socket, IPPROTO_IPV6, IPV6_MULTICAST_HOPS, 255);
+        net_option(socket, IPPROTO_IPV6, IPV6_MULTICAST_LOOP, 1);
+    } else {
+        net_option(socket, IPPROTO_IP, IP_PKTINFO, 1);
+        net_option(socket, IPPROTO_IP, IP_MULTICAST_TTL, 255);
+        net_option(socket, IPPROTO_IP, IP_MULTICAST_LOOP, 1);
+    }
+}
+
+static int net_datagrams(void *ctx, datsync_ip *at, int shared, intptr_t *out)
+{
+    struct sockaddr_storage own;
+    datsync_ip got;
+
+    (void)ctx;
+    int len = ip_to_system(at, &own);
+    if (len == 0)
+        return DATSYNC_E_ADDRESS;
+    SOCKET made = socket(own.ss_family, SOCK_DGRAM, IPPROTO_UDP);
+    if (made == INVALID_SOCKET)
+        return os_socket_error();
+    int error = net_prepare(made);
+    net_tune_datagrams(made, own.ss_family, shared);
+    if (error == 0 &&
+        (bind(made, (const struct sockaddr *)&own, len) != 0 || getsockname(made, (struct sockaddr *)&own, &len) != 0))
+        error = os_socket_error();
+    if (error != 0) {
+        closesocket(made);
+        return error;
+    }
+    ip_from_system((const struct sockaddr *)&own, &got);
+    at->port = got.port;
+    *out = (intptr_t)made;
+    return 0;
+}
+
+/* The number of the interface; 0: it is not told. Nothing else was asked for, so nothing else comes beside. */
+static uint32_t net_get_via(const WSAMSG *m)
+{
+    const WSACMSGHDR *c = WSA_CMSG_FIRSTHDR(m);
+
+    if (c != NULL && c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
+        IN6_PKTINFO six;
+        memcpy(&six, WSA_CMSG_DATA(c), sizeof six);
+        return six.ipi6_ifindex;
+    }
+    if (c != NULL && c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
+        IN_PKTINFO four;
+        memcpy(&four, WSA_CMSG_DATA(c), sizeof four);
+        return four.ipi_ifindex;
+    }
+    return 0;
+}
+
+/* Of this datagram or of one before. That nobody listened there is told as a connection's reset. */
+static int net_datagram_error(void)
+{
+    int why = WSAGetLastError();
+
+    return why == WSAECONNRESET || why == WSAENETRESET ? DATSYNC_E_REFUSED : os_error((DWORD)why);
+}
+
+static int64_t net_receive_from(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from)
+{
+    GUID guid = WSAID_WSARECVMSG;
+    LPFN_WSARECVMSG receive;
+    struct sockaddr_storage remote;
+    net_beside beside;
+    WSAMSG m;
+    DWORD got = 0;
+    WSABUF piece = {cap > OS_MAX_PIECE ? OS_MAX_PIECE : (ULONG)cap, buf};
+
+    (void)ctx;
+    memset(from, 0, sizeof *from);
+    if (WSAIoctl((SOCKET)socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &guid, sizeof guid, &receive, sizeof receive, &got,
+                 NULL, NULL) != 0)
+        return os_socket_error();
+    memset(&remote, 0, sizeof remote);
+    memset(&m, 0, sizeof m);
+    m.name = (struct sockaddr *)&remote;
+    m.namelen = sizeof remote;
+    m.lpBuffers = &piece;
+    m.dwBufferCount = 1;
+    m.Control.buf = beside.room;
+    m.Control.len = sizeof beside;
+    got = 0;
+    if (receive((SOCKET)socket, &m, &got, NULL, NULL) != 0) {
+        if (WSAGetLastError() != WSAEMSGSIZE)
+            return net_datagram_error();
+        got = piece.len; /* it was longer */
+    }
+    if (ip_from_system((const struct sockaddr *)&remote, from) < 0)
+        return DATSYNC_E_ADDRESS;
+    uint32_t via = net_get_via(&m);
+    from->via = via != 0 ? via : from->via;
+    return got;
+}
+
+/* By which interface what goes to a group goes. */
+static int net_put_via(SOCKET socket, const datsync_ip *to)
+{
+    struct in_addr own;
+
+    if (to->size == 16)
+        return net_option(socket, IPPROTO_IPV6, IPV6_MULTICAST_IF, to->via) != 0 ? os_socket_error() : 0;
+    int error = net_address_of(to->via, &own);
+    if (error == 0 && setsockopt(socket, IPPROTO_IP, IP_MULTICAST_IF, (const char *)&own, sizeof own) != 0)
+        error = os_socket_error();
+    return error;
+}
+
+static int net_send_to(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to)
+{
+    struct sockaddr_storage remote;
+
+    (void)ctx;
+    int size = ip_to_system(to, &remote);
+    if (size == 0)
+        return DATSYNC_E_ADDRESS;
+    if (len > OS_MAX_PIECE)
+        return DATSYNC_E_TOO_BIG;
+    if (to->via != 0 && ip_is_multicast(to)) {
+        int error = net_put_via((SOCKET)socket, to);
+        if (error != 0)
+            return error;
+    }
+    if (sendto((SOCKET)socket, buf, (int)len, 0, (const struct sockaddr *)&remote, size) >= 0)
+        return 0;
+    if (WSAGetLastError() == WSAENOBUFS)
+        return 0; /* the interface's queue is full: it is lost as others are, and poll would not wait */
+    return net_datagram_error();
+}
+
+static int net_group(SOCKET socket, const datsync_ip *group, int join)
+{
+    int got;
+
+    if ((group->size != 4 && group->size != 16) || !ip_is_multicast(group))
+        return DATSYNC_E_ADDRESS;
+    if (group->size == 16) {
+        struct ipv6_mreq six;
+        memcpy(&six.ipv6mr_multiaddr, group->bytes, 16);
+        six.ipv6mr_interface = group->via;
+        got =
+            setsockopt(socket, IPPROTO_IPV6, join ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP, (const char *)&six, sizeof six);
+    } else {
+        struct ip_mreq four;
+        int error = net_address_of(group->via, &four.imr_interface);
+        if (error != 0)
+            return error;
+        memcpy(&four.imr_multiaddr, group->bytes, 4);
+        got = setsockopt(socket, IPPROTO_IP, join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP, (const char *)&four,
+                         sizeof four);
+    }
+    if (got == 0)
+        return 0;
+    int why = WSAGetLastError();
+    if (join && (why == WSAEINVAL || why == WSAEADDRINUSE))
+        return 0; /* it is in this group already */
+    return why == WSAEINVAL ? DATSYNC_E_ADDRESS : os_error((DWORD)why);
+}
+
+static int net_join(void *ctx, intptr_t socket, const datsync_ip *group)
+{
+    (void)ctx;
+    return net_group((SOCKET)socket, group, 1);
+}
+
+static int net_leave(void *ctx, intptr_t socket, const datsync_ip *group)
+{
+    (void)ctx;
+    return net_group((SOCKET)socket, group, 0);
+}
+
+/* ---------------------------------------------------------------- names ---------------------------------------- */
+
+/* The resolver waits, so it is asked in threads, a few at most, which end when no name is left. A lookup and its thread
+ * share nothing with who asked but a pair of sockets: the answer goes through it, and each closes its end when it is
+ * done with it. So a handle may be closed at any time, and a process may end. */
+
+typedef struct net_found {
+    int32_t result; /* how many, or an error */
+    datsync_ip list[OS_LOOKUP_ADDRESSES];
+} net_found;
+
+typedef struct net_lookup {
+    struct net_lookup *next;
+    SOCKET to; /* where the answer goes */
+    char host[OS_MAX_HOST];
+} net_lookup;
+
+static struct {
+    SRWLOCK lock;
+    net_lookup *first, *last; /* what waits */
+    int waiting, threads;
+} net_lookups = {SRWLOCK_INIT, NULL, NULL, 0, 0};
+
+/* Each address once, in the resolver's order. */
+static void net_find(const char *host, int flags, net_found *found)
+{
+    struct addrinfo hints, *list = NULL;
+    datsync_ip one;
+    int count = 0;
+
+    memset(found, 0, sizeof *found); /* what is between the members too: it is sent */
+    memset(&hints, 0, sizeof hints);
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_DGRAM;
+    hints.ai_flags = flags;
+    int error = net_resolve_error(getaddrinfo(host, NULL, &hints, &list));
+    if (error != 0) {
+        found->result = error;
+        return;
+    }
+    for (const struct addrinfo *at = list; at != NULL && count < OS_LOOKUP_ADDRESSES; at = at->ai_next) {
+        int known = ip_from_system(at->ai_addr, &one) < 0;
+        for (int i = 0; i < count && !known; i++)
+            known = memcmp(&found->list[i], &one, sizeof one) == 0;
+        if (!known)
+            memcpy(&found->list[count++], &one, sizeof one);
+    }
+    freeaddrinfo(list);
+    found->result = count > 0 ? count : DATSYNC_E_ADDRESS;
+}
+
+/* Nobody may be there to read it any more. */
+static void net_answer(SOCKET to, const net_found *found)
+{
+    send(to, (const char *)found, sizeof *found, 0);
+    closesocket(to);
+}
+
+static DWORD WINAPI net_lookup_thread(void *arg)
+{
+    net_found found;
+
+    (void)arg;
+    for (;;) {
+        AcquireSRWLockExclusive(&net_lookups.lock);
+        net_lookup *l = net_lookups.first;
+        if (l == NULL)
+            break;
+        net_lookups.first = l->next;
+        net_lookups.waiting--;
+        ReleaseSRWLockExclusive(&net_lookups.lock);
+        net_find(l->host, 0, &found);
+        net_answer(l->to, &found);
+        free(l);
+    }
+    net_lookups.threads--;
+    ReleaseSRWLockExclusive(&net_lookups.lock);
+    return 0;
+}
+
+static int net_lookup_begin(void)
+{
+    HANDLE thread = CreateThread(NULL, 0, net_lookup_thread, NULL, 0, NULL);
+
+    if (thread == NULL)
+        return os_last_error();
+    CloseHandle(thread); /* it goes on */
+    return 0;
+}
+
+/* Takes the lookup, unless it returns an error. A thread that can't be had is no matter while there is another. */
+static int net_lookup_add(net_lookup *l)
+{
+    int error = 0;
+
+    AcquireSRWLockExclusive(&net_lookups.lock);
+    if (net_lookups.waiting >= OS_LOOKUPS_WAITING) {
+        error = DATSYNC_E_AGAIN;
+    } else if (net_lookups.threads < OS_LOOKUP_THREADS) {
+        error = net_lookup_begin();
+        net_lookups.threads += error == 0;
+        error = net_lookups.threads > 0 ? 0 : error;
+    }
+    if (error == 0) {
+        if (net_lookups.first == NULL)
+            net_lookups.first = l;
+        else
+            net_lookups.last->next = l;
+        net_lookups.last = l;
+        net_lookups.waiting++;
+    }
+    ReleaseSRWLockExclusive(&net_lookups.lock);
+    return error;
+}
+
+/* What is written in numbers needs no thread. */
+static int net_lookup_of(const char *host, SOCKET to)
+{
+    net_found found;
+
+    net_find(host, AI_NUMERICHOST, &found);
+    if (found.result >= 0) {
+        net_answer(to, &found);
+        return 0;
+    }
+    net_lookup *l = malloc(sizeof *l);
+    if (l == NULL)
+        return DATSYNC_E_NOMEM;
+    l->next = NULL;
+    l->to = to;
+    strcpy(l->host, host);
+    int error = net_lookup_add(l);
+    if (error != 0)
+        free(l);
+    return error;
+}
+
+/* A datagram socket at loopback, and its address. */
+static int net_loopback(SOCKET *out, struct sockaddr_in *own)
+{
+    int len = sizeof *own;
+
+    memset(own, 0, sizeof *own);
+    own->sin_family = AF_INET;
+    own->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    *out = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+    if (*out == INVALID_SOCKET)
+        return os_socket_error();
+    int error = net_prepare(*out);
+    if (error == 0 && (bind(*out, (const struct sockaddr *)own, sizeof *own) != 0 ||
+                       getsockname(*out, (struct sockaddr *)own, &len) != 0))
+        error = os_socket_error();
+    return error;
+}
+
+/* WSAPoll waits for sockets only. These two hear each other and nobody else. */
+static int net_pair(SOCKET pair[2])
+{
+    struct sockaddr_in own[2];
+
+    pair[1] = INVALID_SOCKET;
+    int error = net_loopback(&pair[0], &own[0]);
+    if (error == 0)
+        error = net_loopback(&pair[1], &own[1]);
+    for (int i = 0; i < 2 && error == 0; i++)
+        if (connect(pair[i], (const struct sockaddr *)&own[1 - i], sizeof own[1 - i]) != 0)
+            error = os_socket_error();
+    for (int i = 0; i < 2 && error != 0; i++)
+        if (pair[i] != INVALID_SOCKET)
+            closesocket(pair[i]);
+    return error;
+}
+
+static int net_resolve_name(void *ctx, const char *host, intptr_t *handle)
+{
+    SOCKET pair[2];
+
+    (void)ctx;
+    if (*host == 0 || strlen(host) >= OS_MAX_HOST)
+        return DATSYNC_E_ADDRESS;
+    int error = net_pair(pair);
+    if (error != 0)
+        return error;
+    error = net_lookup_of(host, pair[1]);
+    if (error != 0) {
+        closesocket(pair[0]);
+        closesocket(pair[1]);
+        return error;
+    }
+    *handle = (intptr_t)pair[0];
+    return 0;
+}
+
+/* It is only looked at, so that it can be asked for again. */
+static int net_resolved(void *ctx, intptr_t handle, datsync_ip *list, size_t cap)
+{
+    net_found found;
+
+    (void)ctx;
+    int got = recv((SOCKET)handle, (char *)&found, sizeof found, MSG_PEEK);
+    if (got != (int)sizeof found)
+        return got < 0 ? os_socket_error() : DATSYNC_E_IO;
+    for (int i = 0; i < found.result && (size_t)i < cap; i++)
+        list[i] = found.list[i];
+    return found.result;
+}
+
+/* ---------------------------------------------------------------- the network ---------------------------------- */
+
 const datsync_net *datsync_os_net(void)
 {
     static const datsync_net net = {
@@ -694,6 +1275,14 @@ const datsync_net *datsync_os_net(void)
         .close = net_close,
         .poll = net_poll,
         .shutdown = net_shutdown,
+        .datagrams = net_datagrams,
+        .receive_from = net_receive_from,
+        .send_to = net_send_to,
+        .join = net_join,
+        .leave = net_leave,
+        .interfaces = net_interfaces,
+        .resolve = net_resolve_name,
+        .resolved = net_resolved,
     };
     net_start();
     return &net;

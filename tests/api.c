@@ -2206,6 +2206,49 @@ static void check_liars(void)
     datsync_memory_net_free(memory);
 }
 
+/* Internet addresses: what is written is read again, in the room that there is; what is wrong leaves no trace. */
+static void check_address_text(void)
+{
+    static const char *const good[] = {
+        "0.0.0.0:0",
+        "255.255.255.255:65535",
+        "192.0.2.1:3282",
+        "[::]:0",
+        "[::1]:3282",
+        "[1::]:1",
+        "[1:2:3:4:5:6:7:8]:1",
+        "[1:0:0:4::8]:1",
+        "[2001:db8:0:1:1:1:1:1]:1",
+        "[fe80::1%2]:80",
+        "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
+    };
+    static const char *const wrong[] = {
+        "",      "1.2.3.4", "1.2.3.4:65536",         "1.2.3.256:1", "01.2.3.4:1",   "::1:1",
+        "[::1]", "[::1:1",  "[1:2:3:4:5:6:7:8:9]:1", "[:::]:1",     "[fe80::1%]:1", "localhost:1"};
+    char text[DATSYNC_IP_TEXT + 1];
+    datsync_ip ip, same;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        CHECK(datsync_ip_parse(&ip, good[i]) == 0);
+        memset(text, 'x', sizeof text);
+        datsync_ip_text(&ip, text);
+        CHECK(strcmp(text, good[i]) == 0 && text[DATSYNC_IP_TEXT] == 'x');
+    }
+    memset(&ip, 0xff, sizeof ip);
+    same = ip;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        CHECK(datsync_ip_parse(&ip, wrong[i]) == DATSYNC_E_ADDRESS && memcmp(&ip, &same, sizeof ip) == 0);
+    CHECK(datsync_ip_parse(&ip, "[fe80::a%7]:80") == 0 && ip.size == 16 && ip.port == 80 && ip.via == 7 &&
+          ip.bytes[0] == 0xfe && ip.bytes[1] == 0x80 && ip.bytes[2] == 0 && ip.bytes[15] == 10);
+    CHECK(datsync_ip_parse(&ip, "192.0.2.1:80") == 0 && ip.size == 4 && ip.port == 80 && ip.via == 0 &&
+          memcmp(ip.bytes, "\300\0\2\1", 4) == 0);
+    memset(&ip, 0xff, sizeof ip);
+    ip.size = 16;
+    ip.bytes[0] = 0xfe;
+    ip.bytes[1] = 0x80;
+    datsync_ip_text(&ip, text); /* the longest that there is */
+    CHECK(strcmp(text, "[fe80:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535") == 0);
+}
+
 /* Offsets beyond 32 bits, in a folder of the operating system. */
 static void check_far_offsets(void)
 {
@@ -2264,6 +2307,7 @@ static const struct check {
     {"worked-before", check_worked_before},
     {"strangers", check_strangers},
     {"liars", check_liars},
+    {"address-text", check_address_text},
     {"far-offsets", check_far_offsets},
 };
 

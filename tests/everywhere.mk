@@ -22,7 +22,7 @@ aarch64_RUN := qemu-aarch64
 i386_FLAGS := $(SANITIZE)
 i386_LIBS := -Wl,-rpath=/usr/i686-linux-gnu/lib -Wl,--dynamic-linker=/usr/i686-linux-gnu/lib/ld-linux.so.2
 win32_FLAGS := -O2 -g -D_WIN32_WINNT=0x0600 -DSODIUM_STATIC
-win32_LIBS := -static -lssp -lws2_32 -lntdll -lshell32
+win32_LIBS := -static -lssp -lws2_32 -liphlpapi -lntdll -lshell32
 win32_OS := net_win32.c
 win32_EXE := .exe
 
@@ -61,9 +61,9 @@ need-sodium-source:
 
 # What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
 EVERYWHERE_TESTS := everywhere vectors api lab conformance
-i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile files cli cli_drive people layouts
-s390x_TESTS := feed peer drive files
-win32_TESTS := win32 cli cli_drive people layouts
+i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile files datagrams cli cli_drive people layouts
+s390x_TESTS := feed peer drive files datagrams
+win32_TESTS := win32 datagrams cli cli_drive people layouts
 # What a build is compared with.
 ON_ANOTHER = export DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/build/js;
 

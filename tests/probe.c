@@ -2076,6 +2076,208 @@ static void files_end(void)
             secrets_at[i].close(secrets_at[i].ctx);
 }
 
+#ifndef DATSYNC_NO_SYNCHRONIZER
+
+/* ================================================================ the system's network ========================== */
+
+/* Its handles are numbered, whatever they are. An address is three words, or one with colons where it is told: its
+ * bytes in hex, a port, the number of an interface. */
+static struct {
+    intptr_t handle;
+    int open;
+} net_at[THINGS];
+
+static intptr_t handle_of(const char *word)
+{
+    size_t n = thing(word);
+    if (!net_at[n].open)
+        die("no such handle");
+    return net_at[n].handle;
+}
+
+static datsync_ip ip_of(char **w)
+{
+    datsync_ip ip;
+    datsync_bytes b = bytes(w[0]);
+    memset(&ip, 0, sizeof ip);
+    if (b.len > sizeof ip.bytes)
+        die("an address is not so long");
+    if (b.len)
+        memcpy(ip.bytes, b.data, b.len);
+    ip.size = (uint8_t)b.len;
+    ip.port = (uint16_t)number(w[1]);
+    ip.via = (uint32_t)number(w[2]);
+    return ip;
+}
+
+static void say_ip(const datsync_ip *ip)
+{
+    text_say(&answer, " ");
+    text_hex(&answer, ip->bytes, ip->size);
+    text_say(&answer, ":%u:%lu", ip->port, (unsigned long)ip->via);
+}
+
+/* ip.parse TEXT, in hex -> address.  ip.text ADDRESS -> text, in hex */
+static int cmd_ip_parse(int n, char **w)
+{
+    datsync_ip ip;
+    (void)n;
+    memset(&ip, 0xff, sizeof ip);
+    int r = datsync_ip_parse(&ip, name_of(w[0]));
+    if (r == 0)
+        say_ip(&ip);
+    return r;
+}
+
+static int cmd_ip_text(int n, char **w)
+{
+    datsync_ip ip = ip_of(w);
+    char *to = temp(DATSYNC_IP_TEXT);
+    (void)n;
+    datsync_ip_text(&ip, to);
+    say_bytes((const uint8_t *)to, strlen(to));
+    return 0;
+}
+
+/* net.open N ADDRESS SHARED -> port.  net.close N */
+static int cmd_net_open(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    datsync_ip at = ip_of(w + 1);
+    size_t i = thing(w[0]);
+    (void)n;
+    if (net_at[i].open)
+        die("this handle is open");
+    int r = net->datagrams(net->ctx, &at, (int)number(w[4]), &net_at[i].handle);
+    net_at[i].open = r == 0;
+    if (r == 0)
+        say_number(at.port);
+    return r;
+}
+
+static int cmd_net_close(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    (void)n;
+    net->close(net->ctx, handle_of(w[0]));
+    net_at[thing(w[0])].open = 0;
+    return 0;
+}
+
+/* net.wait N EVENTS MS -> what there is of them */
+static int cmd_net_wait(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    datsync_pollfd one;
+    (void)n;
+    one.handle = handle_of(w[0]);
+    one.events = (short)number(w[1]);
+    one.revents = 0;
+    int r = net->poll(net->ctx, &one, 1, (int)number(w[2]));
+    say_signed(one.revents);
+    return r < 0 ? r : 0;
+}
+
+/* net.receive N CAP -> from, bytes.  net.send N ADDRESS BYTES */
+static int cmd_net_receive(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    size_t cap = amount(w[1]);
+    uint8_t *buf = temp(cap);
+    datsync_ip from;
+    (void)n;
+    int64_t got = net->receive_from(net->ctx, handle_of(w[0]), buf, cap, &from);
+    if (got < 0)
+        return (int)got;
+    say_ip(&from);
+    say_bytes(buf, (size_t)got);
+    return 0;
+}
+
+static int cmd_net_send(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    datsync_ip to = ip_of(w + 1);
+    datsync_bytes b = bytes(w[4]);
+    (void)n;
+    return net->send_to(net->ctx, handle_of(w[0]), b.data, b.len, &to);
+}
+
+/* net.join N ADDRESS.  net.leave N ADDRESS */
+static int cmd_net_join(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    datsync_ip group = ip_of(w + 1);
+    (void)n;
+    return net->join(net->ctx, handle_of(w[0]), &group);
+}
+
+static int cmd_net_leave(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    datsync_ip group = ip_of(w + 1);
+    (void)n;
+    return net->leave(net->ctx, handle_of(w[0]), &group);
+}
+
+/* net.interfaces CAP -> how many, and of each that there was room for its address, prefix, whether it is a loopback and
+ * takes multicast, and its name in hex */
+static int cmd_net_interfaces(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    size_t cap = amount(w[0]);
+    datsync_interface *list = temp(cap * sizeof *list);
+    (void)n;
+    int count = net->interfaces(net->ctx, list, cap);
+    if (count < 0)
+        return count;
+    say_signed(count);
+    for (size_t i = 0; i < cap && i < (size_t)count; i++) {
+        say_ip(&list[i].ip);
+        text_say(&answer, ":%u:%u:%u:", list[i].prefix, list[i].loopback, list[i].multicast);
+        text_hex(&answer, (const uint8_t *)list[i].name, strlen(list[i].name));
+    }
+    return 0;
+}
+
+/* net.resolve N HOST, in hex.  net.resolved N CAP -> how many, and those that there was room for */
+static int cmd_net_resolve(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    size_t i = thing(w[0]);
+    (void)n;
+    if (net_at[i].open)
+        die("this handle is open");
+    int r = net->resolve(net->ctx, name_of(w[1]), &net_at[i].handle);
+    net_at[i].open = r == 0;
+    return r;
+}
+
+static int cmd_net_resolved(int n, char **w)
+{
+    const datsync_net *net = datsync_os_net();
+    size_t cap = amount(w[1]);
+    datsync_ip *list = temp(cap * sizeof *list);
+    (void)n;
+    int count = net->resolved(net->ctx, handle_of(w[0]), list, cap);
+    if (count < 0)
+        return count;
+    say_signed(count);
+    for (size_t i = 0; i < cap && i < (size_t)count; i++)
+        say_ip(&list[i]);
+    return 0;
+}
+
+static void net_end(void)
+{
+    const datsync_net *net = datsync_os_net();
+    for (size_t i = 0; i < THINGS; i++)
+        if (net_at[i].open)
+            net->close(net->ctx, net_at[i].handle);
+}
+
+#endif
+
 #ifndef DATSYNC_NO_DRIVE
 
 /* ================================================================ drives ======================================== */
@@ -2891,6 +3093,20 @@ static const struct command {
     {"secrets.save", 3, cmd_secrets_save},
     {"secrets.load", 2, cmd_secrets_load},
     {"secrets.free", 1, cmd_secrets_free},
+#ifndef DATSYNC_NO_SYNCHRONIZER
+    {"ip.parse", 1, cmd_ip_parse},
+    {"ip.text", 3, cmd_ip_text},
+    {"net.open", 5, cmd_net_open},
+    {"net.close", 1, cmd_net_close},
+    {"net.wait", 3, cmd_net_wait},
+    {"net.receive", 2, cmd_net_receive},
+    {"net.send", 5, cmd_net_send},
+    {"net.join", 4, cmd_net_join},
+    {"net.leave", 4, cmd_net_leave},
+    {"net.interfaces", 1, cmd_net_interfaces},
+    {"net.resolve", 2, cmd_net_resolve},
+    {"net.resolved", 2, cmd_net_resolved},
+#endif
 #ifndef DATSYNC_NO_DRIVE
     {"drive.world", 2, cmd_drive_world},
     {"drive.write", 5, cmd_drive_write},
@@ -3000,6 +3216,9 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < THINGS; i++)
         disk_free(&disks[i]);
     files_end();
+#ifndef DATSYNC_NO_SYNCHRONIZER
+    net_end();
+#endif
     (void)run(NULL);
     free(temps);
     free(answer.at);

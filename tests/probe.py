@@ -47,12 +47,18 @@ class ProbeError(Exception):
 
 
 class Probe:
-    def __init__(self):
+    """`before` is what stands before the driver and its wrapper."""
+
+    def __init__(self, before=()):
         env = dict(os.environ)
         env["ASAN_OPTIONS"] = "exitcode=99:" + env.get("ASAN_OPTIONS", "")
         env["UBSAN_OPTIONS"] = "print_stacktrace=1:exitcode=99:" + env.get("UBSAN_OPTIONS", "")
-        self._process = subprocess.Popen(WRAPPER + [PROBE], stdin=subprocess.PIPE, env=env,
+        self._process = subprocess.Popen([*before, *WRAPPER, PROBE], stdin=subprocess.PIPE, env=env,
                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def ask(self, *words):
         """The words of the answer; ProbeError if it is an error."""

@@ -11,7 +11,7 @@ CHECKS = ["messages", "run-lengths", "errors", "memory-store", "feed", "sizes", 
           "peer-limits", "silence", "room", "pool", "clone-without-memory", "memory-net", "without-plugs", "adding",
           "bad-network", "slow-remotes", "events", "store-fails", "options-are-copied", "addresses", "addresses-full",
           "addresses-found", "found-without-end", "names", "sources", "stopping", "stopping-commits",
-          "stopping-unheard", "worked-before", "strangers", "liars", "far-offsets"]
+          "stopping-unheard", "worked-before", "strangers", "liars", "address-text", "far-offsets"]
 
 
 def api(*words, cwd=None):

@@ -11016,6 +11016,7 @@ typedef struct link {
     enum link_state state;
     int error;               /* why it is to be closed */
     int useful;              /* a block has gone one way or the other */
+    int introduced;          /* DATSYNC_EV_PEER was told */
     uint64_t since, sent_at; /* of this state, waiting: until when; when the remote last took bytes */
     uint64_t met_at;         /* when its handshake came */
     size_t unsent;
@@ -11621,6 +11622,7 @@ static void on_peer_event(void *ctx, datsync_peer *peer, const datsync_peer_even
         link_check_duplicate(l);
         if (!l->error) {
             sources_met(ds);
+            l->introduced = 1;
             link_event(l, DATSYNC_EV_PEER, NULL, 0, 0, 0);
             link_open_rest(l);
         }
@@ -11732,8 +11734,11 @@ static void link_close(datsync *ds, link *l)
     if (!l->beaten && !link_hasten_next(l)) {
         if (l->dialled)
             contact_ended(ds, l->dialled, l->error, connected, met, l->useful);
-        link_event(l, connected ? DATSYNC_EV_DISCONNECTED : DATSYNC_EV_UNREACHABLE, NULL,
-                   !connected && l->dialled && l->dialled->state == CONTACT_DROPPED, 0, l->error);
+        if (connected)
+            link_event(l, DATSYNC_EV_DISCONNECTED, NULL, (uint64_t)l->introduced, 0, l->error);
+        else
+            link_event(l, DATSYNC_EV_UNREACHABLE, NULL, l->dialled && l->dialled->state == CONTACT_DROPPED, 0,
+                       l->error);
     }
     mem_free(&ds->env, l);
 }

@@ -902,7 +902,7 @@ enum datsync_event_type {
     DATSYNC_EV_LISTENING,    /* address */
     DATSYNC_EV_CONNECTED,    /* address; the transport is up */
     DATSYNC_EV_PEER,         /* address; handshake done */
-    DATSYNC_EV_DISCONNECTED, /* address, error: why */
+    DATSYNC_EV_DISCONNECTED, /* address, error: why; index 1 if DATSYNC_EV_PEER was told before */
     DATSYNC_EV_UNREACHABLE,  /* address, error: dialling failed; it is tried again later, index 1 if it is not */
     DATSYNC_EV_LENGTH,       /* feed: index is its new length */
     DATSYNC_EV_BLOCK,        /* feed, index, size: verified and stored */

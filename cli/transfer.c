@@ -302,6 +302,20 @@ static int is_own_fault(int error)
            error == DATSYNC_E_NOMEM;
 }
 
+static int is_twice(int error)
+{
+    return error == DATSYNC_E_DUPLICATE || error == DATSYNC_E_SELF;
+}
+
+/* Who finds peers meets some twice, himself, and many that are gone: nobody needs to read that. */
+static int is_usual(const datsync_event *event)
+{
+    int found = event->source > 0 && event->source < DATSYNC_MAX_SOURCES;
+    int met = event->type == DATSYNC_EV_DISCONNECTED && event->index == 1;
+
+    return is_twice(event->error) || (found && !met);
+}
+
 /* Ended, not reached, or refused: the words for people, the same for --json, and kept for the last line. */
 static void on_trouble(transfer *t, const datsync_event *event)
 {
@@ -315,7 +329,7 @@ static void on_trouble(transfer *t, const datsync_event *event)
 
     strcpy(before, t->trouble);
 
-    if (event->error < 0 && event->error != DATSYNC_E_DONE) {
+    if (event->error < 0 && event->error != DATSYNC_E_DONE && !is_twice(event->error)) {
         if (event->type == DATSYNC_EV_REJECT) {
             snprintf(t->trouble, sizeof t->trouble, "%s: block %llu: %s", event->address,
                      (unsigned long long)event->index, why);
@@ -336,6 +350,8 @@ static void on_trouble(transfer *t, const datsync_event *event)
         json_end();
     } else if (event->type == DATSYNC_EV_REJECT) {
         note(t->c, "%s", t->trouble);
+    } else if (is_usual(event)) {
+        return;
     } else if (event->type == DATSYNC_EV_UNREACHABLE && !dropped && strcmp(before, t->trouble) == 0) {
         return; /* the same as before: people have read it */
     } else if (event->type == DATSYNC_EV_UNREACHABLE) {

@@ -90,8 +90,9 @@ enum {
     VERIFY = 1 << 15,
     LS = 1 << 16,
     CAT = 1 << 17,
-    ALL_DRIVE = (1 << 18) - 128,
-    ALL = (1 << 18) - 1
+    DISCOVER = 1 << 18,
+    ALL_DRIVE = DISCOVER - CREATE,
+    ALL = (1 << 19) - 1
 };
 
 #endif

@@ -25,6 +25,7 @@
  *   status     status
  *   show       log, ls, cat
  *   keys       keys
+ *   server     discover
  *   main       the tables of commands and options, reading the command line
  *
  * A file of commands includes none of the others with commands.
@@ -35,6 +36,7 @@
 #include "keys.h"
 #include "output.h"
 #include "selection.h"
+#include "server.h"
 #include "show.h"
 #include "status.h"
 #include "verify.h"
@@ -77,6 +79,8 @@ static const command commands[] = {
     {1, "share", "DIR", "Serve what the folder holds until interrupted.", 1, 1, FEED_SHARE, feed_share},
     {1, "clone", "LINK DIR", "Download into the folder DIR, or go on with it; end when it is complete.", 2, 2,
      FEED_CLONE, feed_clone},
+    {0, "discover", "", "Be a discovery server, which tells peers of each other, until interrupted.", 0, 0, DISCOVER,
+     run_discover},
 };
 
 enum { NONE, TEXT, NUMBER, PEER, SERVER, BOOTSTRAP, LISTEN, RANGE, GLOB };
@@ -121,7 +125,8 @@ static const option_spec option_specs[] = {
     {"--block-size", NUMBER, "N", "bytes of a block (65536)", FEED_APPEND, AT(block_size), 1, DATSYNC_MAX_BLOCK},
     {"--lines", NONE, NULL, "a block is a line, without its line feed", FEED_APPEND | FEED_CAT, AT(lines), 0, 0},
     {"--range", RANGE, "A:B", "only the blocks A to B - 1; repeatable", FEED_CAT | FEED_CLONE, 0, 0, 0},
-    {"--listen", LISTEN, "[HOST:]PORT", "take connections here (0: any port; unix:PATH: a socket file)", NETWORKED,
+    {"--listen", LISTEN, "[HOST:]PORT",
+     "take connections here (0: any port; unix:PATH: a socket file); discover: questions (5300)", NETWORKED | DISCOVER,
      AT(listen), 0, 0},
     {"--no-listen", NONE, NULL, "take no connections", NETWORKED, AT(no_listen), 0, 0},
     {"--peer", PEER, "HOST:PORT", "dial this peer; repeatable", NETWORKED, 0, 0, 0},
@@ -158,10 +163,10 @@ static void usage(FILE *out)
     fputs("usage: datsync COMMAND [OPTIONS] ...\n       datsync feed COMMAND [OPTIONS] ...\n", out);
     for (size_t i = 0; i < COUNT(commands); i++) {
         const command *cmd = &commands[i];
-        if (i == 0 || cmd->feed != commands[i - 1].feed) {
-            fputs(cmd->feed ? "\nBare feeds:\n" : "\nDrives, folders of files (DIR is this one if it is left out):\n",
-                  out);
-        }
+        if (i == 0)
+            fputs("\nDrives, folders of files (DIR is this one if it is left out):\n", out);
+        else if (cmd->feed != commands[i - 1].feed)
+            fputs(cmd->feed ? "\nBare feeds:\n" : "\nFor others:\n", out);
         snprintf(head, sizeof head, "datsync %s%s %s", group(cmd), cmd->name, cmd->usage);
         fprintf(out, "  %-34s %s\n", head, cmd->about);
     }

@@ -25,6 +25,7 @@ _datsync_options() {
     'feed cat') echo lines range= quiet help ;;
     'feed info' | 'feed verify') echo $general ;;
     'feed share') echo $network $general ;;
+    discover) echo listen= $general ;;
     'feed clone') echo range= $network timeout= live no-sync $general ;;
     esac
 }
@@ -36,7 +37,7 @@ _datsync_words() {
     keys) echo export,import,folder folder ;;
     ls | cat) echo folder path ;;
     'feed append') echo folder file+ ;;
-    feed | '') ;;
+    feed | discover | '') ;;
     *) echo folder ;;
     esac
 }
@@ -73,7 +74,7 @@ _datsync() {
     word=${words[at]}
 
     if [[ ! $command ]]; then
-        offer='create share clone pull sync log status keys verify ls cat feed --help --version'
+        offer='create share clone pull sync log status keys verify ls cat feed discover --help --version'
     elif [[ $command == feed ]]; then
         offer='create append cat info verify share clone --help'
     elif [[ $value || ! $only_words && $word == --*=* ]]; then

@@ -82,6 +82,7 @@ complete -c datsync -n '__datsync_at ""' -a verify -d 'Read everything and check
 complete -c datsync -n '__datsync_at ""' -a ls -d 'List files and folders'
 complete -c datsync -n '__datsync_at ""' -a cat -d 'Write one file to standard output'
 complete -c datsync -n '__datsync_at ""' -a feed -d 'Bare feeds'
+complete -c datsync -n '__datsync_at ""' -a discover -d 'Be a discovery server'
 complete -c datsync -n '__datsync_at feed' -a create -d 'Make a feed'
 complete -c datsync -n '__datsync_at feed' -a append -d 'Append files or standard input'
 complete -c datsync -n '__datsync_at feed' -a cat -d 'Write the blocks to standard output'
@@ -117,7 +118,7 @@ complete -c datsync -n '__datsync_at feed-append feed-cat' -l lines -d 'A block 
 complete -c datsync -n '__datsync_at feed-cat feed-clone' -l range -x -d 'Only the blocks A:B'
 complete -c datsync -n '__datsync_at clone pull sync' -l all -d 'Drop the selection'
 set -l networked share clone pull sync ls cat feed-share feed-clone
-complete -c datsync -n "__datsync_at $networked" -l listen -x -d 'Take connections here'
+complete -c datsync -n "__datsync_at $networked discover" -l listen -x -d 'Take connections here'
 complete -c datsync -n "__datsync_at $networked" -l no-listen -d 'Take no connections'
 complete -c datsync -n "__datsync_at $networked" -l peer -x -d 'Dial this peer'
 complete -c datsync -n "__datsync_at $networked" -l max-peers -x -d 'Connections at once'

@@ -22,7 +22,7 @@ function __datsync_word
     set -l command (__datsync_command)
     set -l kinds folder
     switch $command
-        case '' feed
+        case '' feed discover
             return
         case clone feed-clone
             set kinds link folder
@@ -47,7 +47,7 @@ function __datsync_word
                 case --
                     set only_words 1
                 case --title --description --author --license --select --checkout --secret-key --secret-dir \
-                    --block-size --range --listen --peer --max-peers --timeout
+                    --block-size --range --listen --peer --max-peers --timeout --discovery-server --dht-bootstrap
                     set value 1
             end
         else

@@ -868,7 +868,7 @@ typedef struct datsync_net {
      * which it came. */
     int64_t (*receive_from)(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from);
     /* 0: it is on its way, which not all survive; DATSYNC_E_AGAIN: there is no room now; DATSYNC_E_TOO_BIG: for one
-     * datagram; else an error. to->via counts for groups and for addresses that are local to a link. */
+     * datagram; else an error. to->via counts for groups, and for addresses of IPv6 that are local to a link. */
     int (*send_to)(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to);
     /* From now on the socket receives what is sent to this group on group->via (0: an interface that the system
      * chooses); or no more. To join twice is to join once. DATSYNC_E_ADDRESS: it is no group, there is no such

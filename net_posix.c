@@ -21,6 +21,8 @@
 
 #include "datsync.h"
 
+#include <sys/socket.h> /* before net/if.h, which needs it on the BSDs */
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +40,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/un.h>
@@ -121,8 +122,8 @@ static int os_error(int number)
 
 /* ---------------------------------------------------------------- signals -------------------------------------- */
 
-/* A signal handler has no other way to reach the program: the one static object of datsync. The pipe is in the set of
- * every poll, so a signal that comes just before poll ends it as well. */
+/* A signal handler has no other way to reach the program than a static object; the only other one has the names that
+ * wait for a thread. The pipe is in the set of every poll, so a signal that comes just before poll ends it as well. */
 static struct {
     volatile sig_atomic_t number;
     int hooked;

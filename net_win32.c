@@ -131,8 +131,9 @@ static int os_socket_error(void)
 
 /* ---------------------------------------------------------------- Ctrl-C --------------------------------------- */
 
-/* The handler runs in a thread of its own, and has no other way to reach the program: the one static object of
- * datsync. WSAPoll waits for sockets only, so what wakes it is one: it is connected to itself. */
+/* The handler runs in a thread of its own, and has no other way to reach the program than a static object; the only
+ * other one has the names that wait for a thread. WSAPoll waits for sockets only, so what wakes it is one: it is
+ * connected to itself. */
 static struct {
     volatile LONG number;
     volatile LONG reading; /* datsync_os_input waits */

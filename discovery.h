@@ -215,7 +215,7 @@ int datsync_dns_client_status(const datsync_dns_client *c, int server, datsync_d
  * protocol's records hold no others: who asks over IPv6 is answered, and is not announced and not told of others. */
 typedef struct datsync_dns_server datsync_dns_server;
 
-/* What is kept, for each of announcements and subscriptions (52 bytes each), and at most of one name, and of one name
+/* What is kept, for each of announcements and subscriptions (80 bytes each), and at most of one name, and of one name
  * by one address: behind one may be a few peers, and a name with more has enough. */
 #define DATSYNC_DNS_MAX_ENTRIES 262144u
 #define DATSYNC_DNS_MAX_OF_NAME 128u

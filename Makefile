@@ -195,7 +195,7 @@ bugs: | need-pytest
 interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/installed | need-pytest
 	$(call UNDER_TEST,build/asan) export DATSYNC_JS=$(CURDIR)/build/js; $(call TEST,interop and not everywhere,$(TESTS))
 
-valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
+valgrind: build/datsync build/api build/probe build/discovery | need-pytest need-valgrind
 	$(call UNDER_TEST,build) export DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full'; $(call TEST,valgrind,$(TESTS))
 
 # SEED=N: what a number that fails is about, shrunk and told. make soak: 10,000 numbers (SOAK=N: as many).

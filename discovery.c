@@ -1,4 +1,4 @@
-/* Discovery, its common part and the ways of the local network and of discovery servers. Their packets are DNS messages.
+/* Discovery: the ways of the local network and of discovery servers, whose packets are DNS messages.
  *
  * SPDX-License-Identifier: MIT
  *
@@ -137,8 +137,8 @@ int datsync_ip_believable(const datsync_ip *peer, const datsync_ip *informant)
     return distance > 0 && distance >= ip_distance(informant);
 }
 
-/* Something may happen every `cost` ms, and in a burst what would be due in `burst` ms: *whole is when the burst is whole
- * again. 1: now, and it is counted. */
+/* Something may happen every `cost` ms, and in a burst what would be due in `burst` ms: *whole is when the burst is
+ * whole again. 1: now, and it is counted. */
 static int rate_allows(uint64_t *whole, uint64_t now, uint64_t cost, uint64_t burst)
 {
     if (*whole > now + burst)
@@ -344,7 +344,8 @@ static int dns_dotted(datsync_bytes text, uint8_t out[4])
     return 0;
 }
 
-/* The target of an SRV record: an address, with its decimals as labels, or a name of which nobody here makes anything. */
+/* The target of an SRV record: an address, with its decimals as labels, or a name of which nobody here makes
+ * anything. */
 static int dns_target(datsync_dns_item *item, const uint8_t *b, size_t at, size_t end)
 {
     uint8_t domain[255];
@@ -641,9 +642,9 @@ static void dns_send(const datsync_way *way, const datsync_ip *to, unsigned id, 
 
 /* ================================================================ multicast DNS ================================= */
 
-/* A question for each name goes to the group on each interface: at the start, after 1, 3 and 7 s for what was lost, then
- * each minute. Who announces a name answers to the group, and tells of it unasked with each question of its own: the
- * deployed peer asks on one interface alone, and hears on all. What is heard is taken from anybody, asked or not.
+/* A question for each name goes to the group on each interface: at the start, after 1, 3 and 7 s for what was lost,
+ * then each minute. Who announces a name answers to the group, and tells of it unasked with each question of its own:
+ * the deployed peer asks on one interface alone, and hears on all. What is heard is taken from anybody, asked or not.
  *
  * A link is one family on one interface. Answers on it are limited; those over the rate are owed, a bit for each name,
  * and paid in turn as soon as the rate allows: as all hear an answer, one is enough for all who asked. */
@@ -980,13 +981,13 @@ int datsync_mdns_answered(const datsync_mdns *m, const uint8_t name[DATSYNC_NAME
 /* ================================================================ discovery servers ============================= */
 
 /* A server is probed at one of its places (an address and a port) after the other until one gives a token; then each
- * name is asked there, and announced in the same question, anew each minute. A question is sent until it is answered, up
- * to four times; when it was not at all, the server is probed again, from the place that answered. A token that changes
- * means that the last announcement may not have counted: it is made once more at once.
+ * name is asked there, and announced in the same question, anew each minute. A question is sent until it is answered,
+ * up to four times; when it was not at all, the server is probed again, from the place that answered. A token that
+ * changes means that the last announcement may not have counted: it is made once more at once.
  *
- * An ask is one question on its way, or the time of the next. Answers are taken from the place that was asked, with the
- * id of an ask on its way, and about its name; pushes from that place too. Of what it tells, port 0 and what is oneself
- * are left out. */
+ * An ask is one question on its way, or the time of the next. Answers are taken from the place that was asked, with
+ * the id of an ask on its way, and about its name; pushes from that place too. Of what it tells, port 0 and what is
+ * oneself are left out. */
 
 #define CLIENT_PLACES (2u * DATSYNC_MAX_DNS_ADDRESSES)
 /* Pushes come up to three times, within 1.5 s: so many are remembered, for so long. */
@@ -1460,7 +1461,7 @@ int datsync_dns_client_status(const datsync_dns_client *c, int server, datsync_d
  * about the same count stand in one class. Hashes have a key, so that nobody chooses who shares his.
  *
  * A token proves that its address hears us; only then is anything kept, or an answer longer than three times its
- * question (the answer to a probe, which gives the token, is not: it has up to 137 bytes for 27, three times what goes
+ * question (the answer to a probe, which gives the token, is not: it has up to 131 bytes for 27, three times what goes
  * over the wire with both headers). Answers and pushes are limited for each address, by hash too. */
 
 #define TABLE_HEADS DATSYNC_DNS_MAX_ENTRIES
@@ -1470,8 +1471,8 @@ int datsync_dns_client_status(const datsync_dns_client *c, int server, datsync_d
 #define SERVER_QUESTION_MS 31u
 #define SERVER_PUSH_COST_MS 62u
 #define SERVER_BURST_MS 8000u
-/* Subscribers who are told of one who came; pushes that wait to be acknowledged (each for 1.5 s); how often it is looked
- * which of them are sent again. */
+/* Subscribers who are told of one who came; pushes that wait to be acknowledged (each for 1.5 s); how often it is
+ * looked which of them are sent again. */
 #define SERVER_TOLD 16u
 #define SERVER_PUSHES 4096u
 #define SERVER_LOOK_MS 50u
@@ -1648,8 +1649,8 @@ static void table_remove(const datsync_dns_server *s, table *t, uint32_t number)
     t->spare = number;
 }
 
-/* Room for one more of an address (0: which is not there yet). If there is none, the oldest of the busiest address goes;
- * of this one if none is in a higher class. */
+/* Room for one more of an address (0: which is not there yet). If there is none, the oldest of the busiest address
+ * goes; of this one if none is in a higher class. */
 static uint32_t table_room(const datsync_dns_server *s, table *t, uint32_t own)
 {
     unsigned class_of_own = own ? table_class(t->addresses[own].count) : 0, busiest = TABLE_CLASSES - 1;
@@ -1712,7 +1713,7 @@ static uint32_t table_crowd(const datsync_dns_server *s, const table *t, const u
     return number;
 }
 
-/* Put in, or make anew. 1: it was not there. */
+/* Put in, or make anew. 1: it was not there, and the name has not enough without it. */
 static int table_put(const datsync_dns_server *s, table *t, const uint8_t *name, const datsync_ip *ip, uint32_t second)
 {
     table_found found = table_find(s, t, name, ip);
@@ -1741,7 +1742,7 @@ static int table_put(const datsync_dns_server *s, table *t, const uint8_t *name,
     *(e->behind ? &t->entries[e->behind].before : &a->oldest) = number;
     t->newest = a->newest = number;
     t->count++;
-    return !found.same;
+    return !found.same && found.name < DATSYNC_DNS_MAX_OF_NAME;
 }
 
 static void table_expire(const datsync_dns_server *s, table *t, uint32_t second)

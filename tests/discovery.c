@@ -1,6 +1,6 @@
 /* The driver of discovery's engines: commands on standard input, one a line. What an engine sends and finds comes as
- * lines `send ENGINE TO VIA HEX` and `found ENGINE NAME PEER INFORMANT`; then `ok WORD ...` or `error NUMBER`. Words are
- * separated by one space; bytes are hex, `-` for none; an address may have @VIA behind it. Every command is told
+ * lines `send ENGINE TO VIA HEX` and `found ENGINE NAME PEER INFORMANT`; then `ok WORD ...` or `error NUMBER`. Words
+ * are separated by one space; bytes are hex, `-` for none; an address may have @VIA behind it. Every command is told
  * beside its function. Time stands still but for `time`.
  *
  * SPDX-License-Identifier: MIT

@@ -6,7 +6,7 @@
 #   demo       a feed made of this project's own files, cloned between two processes
 #   quick      the vectors, the tests of the core and the suite's first conversation, without sanitizers: a minute
 #   check      all tests under ASan and UBSan, and all warnings of gcc and clang
-#   check-clang  the messages, peers and the C interface among them under clang's sanitizers
+#   check-clang  the messages, peers, discovery and the C interface among them under clang's sanitizers
 #   check-small  what does not need drives, or the synchronizer, without them
 #   conformance  the conformance suite on PEER='command' (datsync's adapter); report in build/conformance
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
@@ -55,7 +55,8 @@ LINK = $(CFLAGS) $(LDFLAGS)
 # net_posix.c looks up names in threads, which older C libraries keep apart (glibc before 2.34).
 LIBS = $(SODIUM_LIBS) -pthread $(LDLIBS)
 
-SOURCES := datsync.c net_posix.c
+SOURCES := datsync.c discovery.c net_posix.c
+HEADERS := datsync.h discovery.h
 CLI := $(sort $(wildcard cli/*.c))
 CLI_H := $(sort $(wildcard cli/*.h))
 EXAMPLES := embed foreign_loop bare
@@ -100,15 +101,15 @@ build/exports: Makefile
 	mkdir -p build
 	echo '$(EXPORTS)' > $@
 
-build/cli/%.o: cli/%.c $(CLI_H) datsync.h | need-cc need-sodium
+build/cli/%.o: cli/%.c $(CLI_H) $(HEADERS) | need-cc need-sodium
 	mkdir -p build/cli
 	$(COMPILE) $(CFLAGS) -I. -c -o $@ $<
 
-build/%.o: %.c datsync.h | need-cc need-sodium
+build/%.o: %.c $(HEADERS) | need-cc need-sodium
 	mkdir -p build
 	$(COMPILE) $(CFLAGS) -c -o $@ $<
 
-build/pic/%.o: %.c datsync.h | need-cc need-sodium
+build/pic/%.o: %.c $(HEADERS) | need-cc need-sodium
 	mkdir -p build/pic
 	$(COMPILE) $(CFLAGS) -fPIC -c -o $@ $<
 
@@ -146,7 +147,7 @@ need-pytest:
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
 UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
-	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
+	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_DISCOVERY=$(CURDIR)/$(1)/discovery$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
 
 # Programs for the tests and deps; other processors and systems; install and packages. The suite needs none of them: it runs on
 # conformance/ and vectors/ alone.
@@ -158,8 +159,8 @@ include $(wildcard tests/tests.mk tests/everywhere.mk packaging/packaging.mk)
 help:
 	@sed -n '/^#   /,/^$$/s/^# \{0,1\}//p' Makefile
 
-QUICK_TESTS := vectors api files feed peer drive walls cli_walls
-quick: build/datsync build/api build/probe build/adapter | need-pytest
+QUICK_TESTS := vectors api files feed peer drive discovery walls cli_walls
+quick: build/datsync build/api build/probe build/adapter build/discovery | need-pytest
 	$(call UNDER_TEST,build) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(QUICK_TESTS)) \
 		$(if $(filter file,$(origin TESTS)),'conformance/test_conformance.py::test_case[sanity/first]'))
 
@@ -167,9 +168,9 @@ check: all $(call programs_of,asan) build/lab warnings | need-pytest
 	$(call UNDER_TEST,build/asan) export DATSYNC_FAST=$(CURDIR)/build/datsync DATSYNC_SCREENSHOTS=$(CURDIR)/build/screenshots; \
 		$(call TEST,not interop and not everywhere,$(TESTS))
 
-# A part of it under clang's sanitizers: the messages, peers and the C interface.
-CLANG_TESTS := api vectors peer
-check-clang: build/clang/probe build/clang/api build/datsync | need-pytest
+# A part of it under clang's sanitizers: the messages, peers, discovery and the C interface.
+CLANG_TESTS := api vectors peer discovery
+check-clang: build/clang/probe build/clang/api build/clang/discovery build/datsync | need-pytest
 	$(call UNDER_TEST,build/clang) $(call TEST,not interop and not everywhere,$(call TESTS_OR,$(CLANG_TESTS)))
 
 # What is left without drives, and without the synchronizer too, passes what does not need them.
@@ -195,7 +196,7 @@ bugs: | need-pytest
 interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/installed | need-pytest
 	$(call UNDER_TEST,build/asan) export DATSYNC_JS=$(CURDIR)/build/js; $(call TEST,interop and not everywhere,$(TESTS))
 
-valgrind: build/datsync build/api build/probe | need-pytest need-valgrind
+valgrind: build/datsync build/api build/probe build/discovery | need-pytest need-valgrind
 	$(call UNDER_TEST,build) export DATSYNC_WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full'; $(call TEST,valgrind,$(TESTS))
 
 # SEED=N: what a number that fails is about, shrunk and told. make soak: 10,000 numbers (SOAK=N: as many).
@@ -217,7 +218,7 @@ demo: build/datsync
 ALL_C = $(CLI) $(SOURCES) $(EXAMPLES:%=examples/%.c) $(wildcard tests/*.c) conformance/adapters/datsync.c
 
 # All sources, under each of the two compilers that is there, as the oldest and the newest C that they are meant for, without
-# and with NDEBUG; and the header as C++.
+# and with NDEBUG; and the headers as C++.
 .PHONY: warnings format format-check
 warnings: | need-sodium
 	@mkdir -p build; for cc in gcc clang; do if command -v $$cc >/dev/null 2>&1; then \
@@ -225,12 +226,12 @@ warnings: | need-sodium
 			$$cc -std=$$as $(WARNINGS) -Werror $(CPPFLAGS) $(SODIUM_CFLAGS) -I. $$file || exit 1; \
 		done; done; fi; done
 	@for cxx in g++ clang++; do if command -v $$cxx >/dev/null 2>&1; then \
-		echo '#include "datsync.h"' | $$cxx -std=c++11 $(WARNINGS) -Werror -I. -fsyntax-only -x c++ - || exit 1; \
+		printf '#include "%s"\n' $(HEADERS) | $$cxx -std=c++11 $(WARNINGS) -Werror -I. -fsyntax-only -x c++ - || exit 1; \
 		for file in $(EXAMPLES_CXX:%=examples/%.cpp); do \
 			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
 	@rm -f build/warnings.o
 
-FORMATTED = $(ALL_C) $(CLI_H) datsync.h $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
+FORMATTED = $(ALL_C) $(CLI_H) $(HEADERS) $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

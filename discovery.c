@@ -1,4 +1,4 @@
-/* Discovery by the local network and by discovery servers, whose packets are DNS messages.
+/* Discovery: the ways of the local network and of discovery servers, whose packets are DNS messages.
  *
  * SPDX-License-Identifier: MIT
  *
@@ -137,8 +137,8 @@ int datsync_ip_believable(const datsync_ip *peer, const datsync_ip *informant)
     return distance > 0 && distance >= ip_distance(informant);
 }
 
-/* Something may happen every `cost` ms, and in a burst what would be due in `burst` ms: *whole is when the burst is whole
- * again. 1: now, and it is counted. */
+/* Something may happen every `cost` ms, and in a burst what would be due in `burst` ms: *whole is when the burst is
+ * whole again. 1: now, and it is counted. */
 static int rate_allows(uint64_t *whole, uint64_t now, uint64_t cost, uint64_t burst)
 {
     if (*whole > now + burst)
@@ -344,7 +344,8 @@ static int dns_dotted(datsync_bytes text, uint8_t out[4])
     return 0;
 }
 
-/* The target of an SRV record: an address, with its decimals as labels, or a name of which nobody here makes anything. */
+/* The target of an SRV record: an address, with its decimals as labels, or a name of which nobody here makes
+ * anything. */
 static int dns_target(datsync_dns_item *item, const uint8_t *b, size_t at, size_t end)
 {
     uint8_t domain[255];
@@ -641,9 +642,9 @@ static void dns_send(const datsync_way *way, const datsync_ip *to, unsigned id, 
 
 /* ================================================================ multicast DNS ================================= */
 
-/* A question for each name goes to the group on each interface: at the start, after 1, 3 and 7 s for what was lost, then
- * each minute. Who announces a name answers to the group, and tells of it unasked with each question of its own: the
- * deployed peer asks on one interface alone, and hears on all. What is heard is taken from anybody, asked or not.
+/* A question for each name goes to the group on each interface: at the start, after 1, 3 and 7 s for what was lost,
+ * then each minute. Who announces a name answers to the group, and tells of it unasked with each question of its own:
+ * the deployed peer asks on one interface alone, and hears on all. What is heard is taken from anybody, asked or not.
  *
  * A link is one family on one interface. Answers on it are limited; those over the rate are owed, a bit for each name,
  * and paid in turn as soon as the rate allows: as all hear an answer, one is enough for all who asked. */
@@ -980,13 +981,13 @@ int datsync_mdns_answered(const datsync_mdns *m, const uint8_t name[DATSYNC_NAME
 /* ================================================================ discovery servers ============================= */
 
 /* A server is probed at one of its places (an address and a port) after the other until one gives a token; then each
- * name is asked there, and announced in the same question, anew each minute. A question is sent until it is answered, up
- * to four times; when it was not at all, the server is probed again, from the place that answered. A token that changes
- * means that the last announcement may not have counted: it is made once more at once.
+ * name is asked there, and announced in the same question, anew each minute. A question is sent until it is answered,
+ * up to four times; when it was not at all, the server is probed again, from the place that answered. A token that
+ * changes means that the last announcement may not have counted: it is made once more at once.
  *
- * An ask is one question on its way, or the time of the next. Answers are taken from the place that was asked, with the
- * id of an ask on its way, and about its name; pushes from that place too. Of what it tells, port 0 and what is oneself
- * are left out. */
+ * An ask is one question on its way, or the time of the next. Answers are taken from the place that was asked, with
+ * the id of an ask on its way, and about its name; pushes from that place too. Of what it tells, port 0 and what is
+ * oneself are left out. */
 
 #define CLIENT_PLACES (2u * DATSYNC_MAX_DNS_ADDRESSES)
 /* Pushes come up to three times, within 1.5 s: so many are remembered, for so long. */
@@ -1455,24 +1456,23 @@ int datsync_dns_client_status(const datsync_dns_client *c, int server, datsync_d
  * entries, are in the order of time, and the oldest is found without a search. There are two tables: of who announces,
  * and of who wants to be told.
  *
- * No one can push others out: of one name by one address few are kept, of one name so many, the newest of each; and when
- * the table is full, the oldest of the busiest address goes. For that, addresses are counted by hash in buckets, and
- * the buckets stand in classes of about the same count. Hashes have a key, so that nobody chooses who shares his.
+ * No one can push others out: of one name by one address few are kept, of one name so many; what is too much is the
+ * oldest of the busiest address. So it is when the table is full: for that, addresses have their counts, and those of
+ * about the same count stand in one class. Hashes have a key, so that nobody chooses who shares his.
  *
  * A token proves that its address hears us; only then is anything kept, or an answer longer than three times its
- * question (the answer to a probe, which gives the token, is not: it has up to 137 bytes for 27, three times what goes
+ * question (the answer to a probe, which gives the token, is not: it has up to 131 bytes for 27, three times what goes
  * over the wire with both headers). Answers and pushes are limited for each address, by hash too. */
 
 #define TABLE_HEADS DATSYNC_DNS_MAX_ENTRIES
-#define TABLE_BUCKETS 65536u
 #define TABLE_CLASSES 20u /* floor(log2(count)) */
 /* An address asks 32 times a second, after 256 at once: a host with all its names; and causes half as many pushes. */
 #define SERVER_LIMITS 65536u
 #define SERVER_QUESTION_MS 31u
 #define SERVER_PUSH_COST_MS 62u
 #define SERVER_BURST_MS 8000u
-/* Subscribers who are told of one who came; pushes that wait to be acknowledged (each for 1.5 s); how often it is looked
- * which of them are sent again. */
+/* Subscribers who are told of one who came; pushes that wait to be acknowledged (each for 1.5 s); how often it is
+ * looked which of them are sent again. */
 #define SERVER_TOLD 16u
 #define SERVER_PUSHES 4096u
 #define SERVER_LOOK_MS 50u
@@ -1480,29 +1480,32 @@ int datsync_dns_client_status(const datsync_dns_client *c, int server, datsync_d
 #define SERVER_RECORDS 10u
 #define SERVER_TOKEN 44u
 
-/* Links between entries are their numbers; 0 is none, and entry 0 is not used. */
+/* Links are numbers of entries, or of addresses; 0 is none, and number 0 is not used. */
 typedef struct table_entry {
     uint8_t name[DATSYNC_NAME_BYTES], ip[4];
     uint16_t port;
     uint32_t second;         /* of the server's time in which it came */
     uint32_t chained;        /* the next of the same hash of names */
     uint32_t older, newer;   /* of all */
-    uint32_t behind, before; /* older and newer of the same bucket */
+    uint32_t behind, before; /* older and newer of the same address */
 } table_entry;
 
-typedef struct table_bucket {
+typedef struct table_address {
+    uint8_t ip[4];
+    uint32_t chained; /* the next of the same hash of addresses */
     uint32_t count, oldest, newest;
-    uint32_t left, right; /* in its class, numbers plus 1 */
-} table_bucket;
+    uint32_t left, right; /* in its class */
+} table_address;
 
 typedef struct table {
     uint32_t seconds; /* for which an entry is kept */
     uint32_t used, spare, oldest, newest;
+    uint32_t addresses_used, addresses_spare;
     uint32_t classes[TABLE_CLASSES];
     uint64_t count, names, evicted;
     table_entry *entries;
-    uint32_t *heads;
-    table_bucket *buckets;
+    table_address *addresses;
+    uint32_t *heads, *address_heads;
 } table;
 
 typedef struct server_push {
@@ -1540,11 +1543,6 @@ static uint32_t *table_head(const datsync_dns_server *s, const table *t, const u
     return t->heads + server_hash(s, name, DATSYNC_NAME_BYTES, TABLE_HEADS);
 }
 
-static table_bucket *table_bucket_of(const datsync_dns_server *s, const table *t, const uint8_t ip[4])
-{
-    return t->buckets + server_hash(s, ip, 4, TABLE_BUCKETS);
-}
-
 static unsigned table_class(uint32_t count)
 {
     unsigned n = 0;
@@ -1553,33 +1551,65 @@ static unsigned table_class(uint32_t count)
     return n;
 }
 
-static void table_class_leave(table *t, table_bucket *b)
+static void table_class_leave(table *t, table_address *a)
 {
-    if (b->left)
-        t->buckets[b->left - 1].right = b->right;
-    else
-        t->classes[table_class(b->count)] = b->right;
-    if (b->right)
-        t->buckets[b->right - 1].left = b->left;
+    *(a->left ? &t->addresses[a->left].right : &t->classes[table_class(a->count)]) = a->right;
+    if (a->right)
+        t->addresses[a->right].left = a->left;
 }
 
-static void table_class_enter(table *t, table_bucket *b)
+static void table_class_enter(table *t, table_address *a)
 {
-    uint32_t *head = t->classes + table_class(b->count), number = (uint32_t)(b - t->buckets) + 1;
-    b->left = 0;
-    b->right = *head;
+    uint32_t *head = t->classes + table_class(a->count), number = (uint32_t)(a - t->addresses);
+    a->left = 0;
+    a->right = *head;
     if (*head)
-        t->buckets[*head - 1].left = number;
+        t->addresses[*head].left = number;
     *head = number;
 }
 
-static void table_count(table *t, table_bucket *b, int change)
+/* Where the number of an address stands: in its chain, or behind its end, where it is 0. */
+static uint32_t *table_address_at(const datsync_dns_server *s, const table *t, const uint8_t ip[4])
 {
-    if (b->count)
-        table_class_leave(t, b);
-    b->count += (uint32_t)change;
-    if (b->count)
-        table_class_enter(t, b);
+    uint32_t *at = t->address_heads + server_hash(s, ip, 4, TABLE_HEADS);
+    while (*at && memcmp(t->addresses[*at].ip, ip, 4) != 0)
+        at = &t->addresses[*at].chained;
+    return at;
+}
+
+/* One entry more of an address. There is room: each address that is there has an entry. */
+static table_address *table_address_more(const datsync_dns_server *s, table *t, const uint8_t ip[4])
+{
+    uint32_t *at = table_address_at(s, t, ip);
+    table_address *a;
+    if (*at) {
+        a = t->addresses + *at;
+        table_class_leave(t, a);
+    } else {
+        *at = t->addresses_spare ? t->addresses_spare : ++t->addresses_used;
+        a = t->addresses + *at;
+        if (t->addresses_spare)
+            t->addresses_spare = a->chained;
+        memset(a, 0, sizeof *a);
+        memcpy(a->ip, ip, 4);
+    }
+    a->count++;
+    table_class_enter(t, a);
+    return a;
+}
+
+static void table_address_less(const datsync_dns_server *s, table *t, table_address *a)
+{
+    uint32_t *at, number = (uint32_t)(a - t->addresses);
+    table_class_leave(t, a);
+    if (--a->count) {
+        table_class_enter(t, a);
+        return;
+    }
+    at = table_address_at(s, t, a->ip);
+    *at = a->chained;
+    a->chained = t->addresses_spare;
+    t->addresses_spare = number;
 }
 
 static int table_same_name(const table_entry *e, const uint8_t *name)
@@ -1607,32 +1637,32 @@ static int table_unchain(const datsync_dns_server *s, table *t, uint32_t number)
 static void table_remove(const datsync_dns_server *s, table *t, uint32_t number)
 {
     table_entry *e = t->entries + number;
-    table_bucket *b = table_bucket_of(s, t, e->ip);
+    table_address *a = t->addresses + *table_address_at(s, t, e->ip);
     t->names -= (uint64_t)table_unchain(s, t, number);
     *(e->older ? &t->entries[e->older].newer : &t->oldest) = e->newer;
     *(e->newer ? &t->entries[e->newer].older : &t->newest) = e->older;
-    *(e->behind ? &t->entries[e->behind].before : &b->oldest) = e->before;
-    *(e->before ? &t->entries[e->before].behind : &b->newest) = e->behind;
-    table_count(t, b, -1);
+    *(e->behind ? &t->entries[e->behind].before : &a->oldest) = e->before;
+    *(e->before ? &t->entries[e->before].behind : &a->newest) = e->behind;
+    table_address_less(s, t, a);
     t->count--;
     e->chained = t->spare;
     t->spare = number;
 }
 
-/* Room for one more, of that bucket: if there is none, the oldest of the busiest bucket goes; of the own one if there
- * is none busier. */
-static uint32_t table_room(const datsync_dns_server *s, table *t, const table_bucket *own)
+/* Room for one more of an address (0: which is not there yet). If there is none, the oldest of the busiest address
+ * goes; of this one if none is in a higher class. */
+static uint32_t table_room(const datsync_dns_server *s, table *t, uint32_t own)
 {
-    unsigned busiest = TABLE_CLASSES - 1;
+    unsigned class_of_own = own ? table_class(t->addresses[own].count) : 0, busiest = TABLE_CLASSES - 1;
     uint32_t number = t->spare;
     if (!number && t->used < DATSYNC_DNS_MAX_ENTRIES)
         return ++t->used;
     if (!number) {
         while (!t->classes[busiest])
             busiest--;
-        if (!own->count || table_class(own->count) != busiest)
-            own = t->buckets + t->classes[busiest] - 1;
-        table_remove(s, t, own->oldest);
+        if (!own || class_of_own != busiest)
+            own = t->classes[busiest];
+        table_remove(s, t, t->addresses[own].oldest);
         t->evicted++;
         number = t->spare;
     }
@@ -1683,18 +1713,19 @@ static uint32_t table_crowd(const datsync_dns_server *s, const table *t, const u
     return number;
 }
 
-/* Put in, or make anew. 1: it was not there. */
+/* Put in, or make anew. 1: it was not there, and the name has not enough without it. */
 static int table_put(const datsync_dns_server *s, table *t, const uint8_t *name, const datsync_ip *ip, uint32_t second)
 {
     table_found found = table_find(s, t, name, ip);
-    table_bucket *b = table_bucket_of(s, t, ip->bytes);
+    table_address *a;
     uint32_t number, *head;
     if (found.same || found.peer >= DATSYNC_DNS_MAX_OF_PEER)
         table_remove(s, t, found.same ? found.same : found.peer_oldest);
     else if (found.name >= DATSYNC_DNS_MAX_OF_NAME)
         table_remove(s, t, table_crowd(s, t, name));
 
-    number = table_room(s, t, b);
+    number = table_room(s, t, *table_address_at(s, t, ip->bytes));
+    a = table_address_more(s, t, ip->bytes);
     table_entry *e = t->entries + number;
     memcpy(e->name, name, DATSYNC_NAME_BYTES);
     memcpy(e->ip, ip->bytes, 4);
@@ -1705,14 +1736,13 @@ static int table_put(const datsync_dns_server *s, table *t, const uint8_t *name,
     e->chained = *head;
     *head = number;
     e->older = t->newest;
-    e->behind = b->newest;
+    e->behind = a->newest;
     e->newer = e->before = 0;
     *(e->older ? &t->entries[e->older].newer : &t->oldest) = number;
-    *(e->behind ? &t->entries[e->behind].before : &b->oldest) = number;
-    t->newest = b->newest = number;
+    *(e->behind ? &t->entries[e->behind].before : &a->oldest) = number;
+    t->newest = a->newest = number;
     t->count++;
-    table_count(t, b, 1);
-    return !found.same;
+    return !found.same && found.name < DATSYNC_DNS_MAX_OF_NAME;
 }
 
 static void table_expire(const datsync_dns_server *s, table *t, uint32_t second)
@@ -1747,15 +1777,17 @@ static int table_new(const datsync_env *env, table *t, uint32_t seconds)
     /* Not zeroed: what is not used yet takes no memory then. */
     t->entries = env->resize(env->ctx, NULL, (DATSYNC_DNS_MAX_ENTRIES + 1) * sizeof *t->entries);
     t->heads = env_zeroed(env, TABLE_HEADS * sizeof *t->heads);
-    t->buckets = env_zeroed(env, TABLE_BUCKETS * sizeof *t->buckets);
-    return t->entries && t->heads && t->buckets ? 0 : DATSYNC_E_NOMEM;
+    t->addresses = env->resize(env->ctx, NULL, (DATSYNC_DNS_MAX_ENTRIES + 1) * sizeof *t->addresses);
+    t->address_heads = env_zeroed(env, TABLE_HEADS * sizeof *t->address_heads);
+    return t->entries && t->heads && t->addresses && t->address_heads ? 0 : DATSYNC_E_NOMEM;
 }
 
 static void table_free(const datsync_env *env, table *t)
 {
     env_free(env, t->entries);
     env_free(env, t->heads);
-    env_free(env, t->buckets);
+    env_free(env, t->addresses);
+    env_free(env, t->address_heads);
 }
 
 int datsync_dns_server_new(datsync_dns_server **out, const datsync_env *env, const datsync_way *way, uint64_t now)
@@ -1980,7 +2012,8 @@ static void server_answer(datsync_dns_server *s, server_talk *t, uint64_t now)
     int about = t->question.about, type = t->question.type;
     server_check(s, t);
     items[0] = t->question;
-    if (about != DATSYNC_DNS_ELSEWHERE && type == DATSYNC_DNS_TXT) {
+    if (type == DATSYNC_DNS_TXT && about != DATSYNC_DNS_ELSEWHERE &&
+        (about != DATSYNC_DNS_BELOW || t->question.domain_len > 40)) {
         items[count] = t->question;
         items[count++].part = DATSYNC_DNS_ANSWER;
         server_answer_text(s, t, items, list);

@@ -4,8 +4,7 @@
  *
  * Copy discovery.c, discovery_dht.c and discovery.h beside datsync.c and datsync.h. Each way of finding peers is an
  * engine without sockets, clock or names: datagrams and the time go in; datagrams, peers and the next deadline come
- * out.
- * The conventions of datsync.h hold.
+ * out. The conventions of datsync.h hold.
  *
  * What is looked for, and announced, is a name: the first 20 bytes of a feed's discovery key; of a drive, of its
  * metadata's.
@@ -194,8 +193,8 @@ int datsync_dns_client_server(datsync_dns_client *c, const datsync_ip *addresses
 int datsync_dns_client_add(datsync_dns_client *c, const uint8_t name[DATSYNC_NAME_BYTES], uint16_t port, uint64_t now);
 /* The servers that know of it are told that it is not served here any more. DATSYNC_E_NOT_FOUND: it is not there. */
 int datsync_dns_client_remove(datsync_dns_client *c, const uint8_t name[DATSYNC_NAME_BYTES], uint64_t now);
-/* Remove all names. Whoever wants the servers to know goes on, for a second or so, until it is idle: no server has still
- * to be told. */
+/* Remove all names. Whoever wants the servers to know goes on, for a second or so, until it is idle: no server has
+ * still to be told. */
 void datsync_dns_client_stop(datsync_dns_client *c, uint64_t now);
 int datsync_dns_client_idle(const datsync_dns_client *c);
 /* 1: it was for the client, whatever it did with it; 0: it is not from one of its servers, or is a question, which a
@@ -216,7 +215,7 @@ int datsync_dns_client_status(const datsync_dns_client *c, int server, datsync_d
  * protocol's records hold no others: who asks over IPv6 is answered, and is not announced and not told of others. */
 typedef struct datsync_dns_server datsync_dns_server;
 
-/* What is kept, for each of announcements and subscriptions (52 bytes each), and at most of one name, and of one name
+/* What is kept, for each of announcements and subscriptions (80 bytes each), and at most of one name, and of one name
  * by one address: behind one may be a few peers, and a name with more has enough. */
 #define DATSYNC_DNS_MAX_ENTRIES 262144u
 #define DATSYNC_DNS_MAX_OF_NAME 128u

@@ -13,7 +13,7 @@ DESTDIR ?=
 # ---------------------------------------------------------------- installing --------------------------------------
 
 # What goes where: MODE FILE PLACE. The shared library comes with its links.
-INSTALLED = 755:build/datsync:$(BINDIR)/datsync 644:datsync.h:$(INCLUDEDIR)/datsync.h \
+INSTALLED = 755:build/datsync:$(BINDIR)/datsync 644:datsync.h:$(INCLUDEDIR)/datsync.h 644:discovery.h:$(INCLUDEDIR)/discovery.h \
 	644:build/libdatsync.a:$(LIBDIR)/libdatsync.a 755:build/$(SHARED_REAL):$(LIBDIR)/$(SHARED_REAL) \
 	644:build/datsync.pc:$(LIBDIR)/pkgconfig/datsync.pc \
 	644:build/datsync-config.cmake:$(CMAKEDIR)/datsync-config.cmake \

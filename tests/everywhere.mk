@@ -61,8 +61,8 @@ need-sodium-source:
 
 # What each build must pass; and more of the driver's tests where the processor is the most unlike this one.
 EVERYWHERE_TESTS := everywhere vectors api lab conformance
-i386_TESTS := feed peer drive drive_partial drive_faults drive_evil hostile files datagrams cli cli_drive people layouts
-s390x_TESTS := feed peer drive files datagrams
+i386_TESTS := feed peer drive drive_partial drive_faults drive_evil discovery hostile files datagrams cli cli_drive people layouts
+s390x_TESTS := feed peer drive discovery files datagrams
 win32_TESTS := win32 datagrams cli cli_drive people layouts
 # What a build is compared with.
 ON_ANOTHER = export DATSYNC_NATIVE=$(CURDIR)/build/datsync DATSYNC_JS=$(CURDIR)/build/js;

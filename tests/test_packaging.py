@@ -106,7 +106,29 @@ def test_what_datsync_needs(compiler, tmp_path):
     assert compiler == "tcc" or not own
 
 
-@pytest.mark.parametrize("file", ["datsync.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
+# The same of discovery.c, which stands on datsync.h alone: it calls nothing of datsync.c.
+WANTED_BY_DISCOVERY = """
+crypto_hash_sha256_final crypto_hash_sha256_init crypto_hash_sha256_update crypto_shorthash randombytes_buf
+sodium_base642bin sodium_bin2base64 sodium_bin2hex sodium_init sodium_is_zero sodium_memcmp sodium_memzero
+free memchr memcmp memcpy memset realloc strlen
+""".split()
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "tcc"])
+def test_what_discovery_needs(compiler, tmp_path):
+    needs(compiler, "nm")
+    assert re.findall(r'^#include [<"](.+)[>"]', source("discovery.c"), re.M) == ["discovery.h", "sodium.h", "stdlib.h", "string.h"]
+    assert re.findall(r'^#include [<"](.+)[>"]', source("discovery.h"), re.M) == ["datsync.h"]
+    plain = ["-fno-builtin"] if compiler != "tcc" else []
+    call(compiler, "-std=c99", "-O0", *plain, "-fno-stack-protector", "-c", "-o", tmp_path / "o", os.path.join(ROOT, "discovery.c"))
+    found = set(call("nm", "-u", tmp_path / "o").split()) - {"U"}
+    own = {name for name in found if name.startswith("__") or name == "_GLOBAL_OFFSET_TABLE_"}  # the compiler's
+    copied = {"memmove"} if compiler == "tcc" else set()  # so it assigns a struct
+    assert sorted(found - own - copied) == sorted(WANTED_BY_DISCOVERY)
+    assert compiler == "tcc" or not own
+
+
+@pytest.mark.parametrize("file", ["datsync.c", "discovery.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
 def test_ndebug_changes_nothing(file, tmp_path):
     needs("cc")
     for name, flags in (("with", ["-DNDEBUG"]), ("without", [])):
@@ -117,8 +139,8 @@ def test_ndebug_changes_nothing(file, tmp_path):
 # ---- the library ----------------------------------------------------------------------------------
 
 def public():
-    """The functions that the header declares."""
-    text = re.sub(r"^#.*$", "", sentences(source("datsync.h")), flags=re.M)
+    """The functions that the headers declare."""
+    text = re.sub(r"^#.*$", "", sentences(source("datsync.h") + source("discovery.h")), flags=re.M)
     text = re.sub(r"typedef\b[^;{]*\([^;{]*;|\{[^{}]*\}", ";", text.replace('extern "C" {', ""))
     while "{" in text:
         text = re.sub(r"\{[^{}]*\}", ";", text)
@@ -136,7 +158,7 @@ def library():
 
 
 def test_what_the_library_gives():
-    """Just the functions of the header, under the name of its interface; Debian's list of its symbols is the same."""
+    """Just the functions of the headers, under the name of its interface; Debian's list of its symbols is the same."""
     needs("nm", "readelf")
     given = [line.split()[-1] for line in call("nm", "-D", "--defined-only", library()).splitlines()]
     assert sorted(given) == public() and len(given) > 100
@@ -151,7 +173,7 @@ def test_the_list_of_symbols():
 
 # ---- installed ------------------------------------------------------------------------------------
 
-PLACES = ["bin/datsync", "include/datsync.h", "LIB/cmake/datsync/datsync-config-version.cmake", "LIB/cmake/datsync/datsync-config.cmake",
+PLACES = ["bin/datsync", "include/datsync.h", "include/discovery.h", "LIB/cmake/datsync/datsync-config-version.cmake", "LIB/cmake/datsync/datsync-config.cmake",
           "LIB/libdatsync.a", "LIB/libdatsync.so", "LIB/libdatsync.so.0", "LIB/libdatsync.so.0.1.0", "LIB/pkgconfig/datsync.pc",
           "share/bash-completion/completions/datsync", "share/fish/vendor_completions.d/datsync.fish",
           "share/man/man1/datsync.1", "share/man/man3/datsync.3", "share/zsh/ZSH/_datsync"]

@@ -13,6 +13,7 @@ import pytest
 import tools
 
 SOURCE = os.path.join(tools.ROOT, "datsync.c")
+DISCOVERY = os.path.join(tools.ROOT, "discovery.c")
 SODIUM = subprocess.run(["pkg-config", "--cflags", "libsodium"], stdout=subprocess.PIPE, check=False, encoding="utf-8").stdout.split() \
     if shutil.which("pkg-config") else []
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
@@ -31,21 +32,24 @@ def has_gcc():
 pytestmark = pytest.mark.skipif(not has_gcc(), reason="gcc or nm is missing")
 
 
-def text():
-    with open(SOURCE, encoding="utf-8") as file:
+def text(source=SOURCE):
+    with open(source, encoding="utf-8") as file:
         return file.read()
 
 
-def rooms():
+def rooms(source=SOURCE):
     """[(name, where it ends)]."""
-    found = list(BANNER.finditer(text()))
-    return list(zip([m.group(1) for m in found], [m.start() for m in found[1:]] + [len(text())]))
+    found = list(BANNER.finditer(text(source)))
+    return list(zip([m.group(1) for m in found], [m.start() for m in found[1:]] + [len(text(source))]))
 
 
-@pytest.mark.parametrize("name, end", rooms(), ids=[name.replace(" ", "-") for name, _ in rooms()])
-def test_the_file_up_to_a_room_stands_by_itself(name, end, tmp_path):
+ALL_ROOMS = [(source, *room) for source in (SOURCE, DISCOVERY) for room in rooms(source)]
+
+
+@pytest.mark.parametrize("source, name, end", ALL_ROOMS, ids=[room[1].replace(" ", "-") for room in ALL_ROOMS])
+def test_the_file_up_to_a_room_stands_by_itself(source, name, end, tmp_path):
     """It compiles, it defines what it declares, and it calls no public function of a later room."""
-    part = text()[:end]
+    part = text(source)[:end]
     part += "#endif\n" * (len(re.findall(r"^#if", part, re.M)) - len(re.findall(r"^#endif", part, re.M)))
     (tmp_path / "part.c").write_text(part, encoding="utf-8")
     done = subprocess.run(["gcc", *STRICT, *CUT, *SODIUM, "-fkeep-static-functions", "-I", tools.ROOT, "-c", "part.c"],

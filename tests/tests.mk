@@ -6,8 +6,8 @@ NPM ?= npm
 
 # The command, the test driver, the peer under test that the conformance suite runs, and checks of the public interface; each in
 # one go, as build/WAY/PROGRAM. The driver and the adapter take in datsync.c whole, to reach what is static.
-PROGRAMS := datsync probe adapter api lab
-datsync_MAIN := $(CLI) datsync.c
+PROGRAMS := datsync probe adapter api lab discovery
+datsync_MAIN := $(CLI) datsync.c discovery.c
 datsync_MORE := $(CLI_H)
 probe_MAIN := tests/probe.c tests/world.c
 probe_MORE := tests/world.h tests/base.h
@@ -15,6 +15,8 @@ adapter_MAIN := conformance/adapters/datsync.c
 api_MAIN := tests/api.c datsync.c
 lab_MAIN := tests/lab.c tests/lab_net.c tests/world.c datsync.c
 lab_MORE := tests/lab.h tests/world.h tests/base.h
+discovery_MAIN := tests/discovery.c discovery.c datsync.c
+discovery_MORE := tests/base.h
 
 asan_COMPILE = $(COMPILE) $(SANITIZE)
 asan_LIBS = $(LDFLAGS) $(LIBS)
@@ -31,7 +33,7 @@ no-drive_LIBS = $(LDFLAGS) $(LIBS)
 peers-alone_LIBS = $(LDFLAGS) $(LIBS)
 
 define PROGRAM_OF_WAY
-build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) $($(2)_MORE) datsync.c $(or $($(1)_OS),net_posix.c) datsync.h | need-$(1) $($(1)_SODIUM)
+build/$(1)/$(2)$($(1)_EXE): $($(2)_MAIN) $($(2)_MORE) datsync.c $(or $($(1)_OS),net_posix.c) $(HEADERS) | need-$(1) $($(1)_SODIUM)
 	mkdir -p build/$(1)
 	$$($(1)_COMPILE) -I. -o $$@ $($(2)_MAIN) $(or $($(1)_OS),net_posix.c) $$($(1)_LIBS)
 endef
@@ -40,6 +42,9 @@ $(foreach way,$(SMALL),$(eval $(call PROGRAM_OF_WAY,$(way),probe)))
 programs_of = $(PROGRAMS:%=build/$(1)/%$($(1)_EXE))
 
 build/api: tests/api.c build/libdatsync.a datsync.h
+	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
+
+build/discovery: tests/discovery.c tests/base.h build/libdatsync.a $(HEADERS)
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
 
 build/lab: $(lab_MAIN) $(lab_MORE) datsync.h

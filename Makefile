@@ -54,7 +54,7 @@ COMPILE = $(CC) $(WARN) $(CPPFLAGS) $(SODIUM_CFLAGS)
 LINK = $(CFLAGS) $(LDFLAGS)
 LIBS = $(SODIUM_LIBS) $(LDLIBS)
 
-SOURCES := datsync.c net_posix.c
+SOURCES := datsync.c net_posix.c discovery_dht.c
 CLI := $(sort $(wildcard cli/*.c))
 CLI_H := $(sort $(wildcard cli/*.h))
 EXAMPLES := embed foreign_loop bare
@@ -111,6 +111,8 @@ build/pic/%.o: %.c datsync.h | need-cc need-sodium
 	mkdir -p build/pic
 	$(COMPILE) $(CFLAGS) -fPIC -c -o $@ $<
 
+build/discovery_dht.o build/pic/discovery_dht.o: discovery.h
+
 build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
@@ -145,7 +147,7 @@ need-pytest:
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
 UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
-	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
+	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_DHT=$(CURDIR)/$(1)/dht$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
 
 # Programs for the tests and deps; other processors and systems; install and packages. The suite needs none of them: it runs on
 # conformance/ and vectors/ alone.
@@ -229,7 +231,7 @@ warnings: | need-sodium
 			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
 	@rm -f build/warnings.o
 
-FORMATTED = $(ALL_C) $(CLI_H) datsync.h $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
+FORMATTED = $(ALL_C) $(CLI_H) datsync.h discovery.h $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

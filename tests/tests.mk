@@ -6,7 +6,7 @@ NPM ?= npm
 
 # The command, the test driver, the peer under test that the conformance suite runs, and checks of the public interface; each in
 # one go, as build/WAY/PROGRAM. The driver and the adapter take in datsync.c whole, to reach what is static.
-PROGRAMS := datsync probe adapter api lab
+PROGRAMS := datsync probe adapter api lab dht
 datsync_MAIN := $(CLI) datsync.c
 datsync_MORE := $(CLI_H)
 probe_MAIN := tests/probe.c tests/world.c
@@ -15,6 +15,8 @@ adapter_MAIN := conformance/adapters/datsync.c
 api_MAIN := tests/api.c datsync.c
 lab_MAIN := tests/lab.c tests/lab_net.c tests/world.c datsync.c
 lab_MORE := tests/lab.h tests/world.h tests/base.h
+dht_MAIN := tests/dht.c discovery_dht.c datsync.c
+dht_MORE := discovery.h tests/base.h
 
 asan_COMPILE = $(COMPILE) $(SANITIZE)
 asan_LIBS = $(LDFLAGS) $(LIBS)

@@ -148,7 +148,7 @@ int datsync_dht_received(datsync_dht *dht, const void *bytes, size_t len, const 
 uint64_t datsync_dht_deadline(const datsync_dht *dht);
 void datsync_dht_step(datsync_dht *dht, uint64_t now);
 
-/* The own id and the nodes that answer, for the next start. The length, or DATSYNC_E_SPACE. */
+/* The own id and the nodes that ever answered, for the next start. The length, or DATSYNC_E_SPACE. */
 int64_t datsync_dht_save(const datsync_dht *dht, void *buf, size_t cap);
 void datsync_dht_get_status(const datsync_dht *dht, datsync_dht_status *status, uint64_t now);
 

@@ -56,6 +56,8 @@
 #define AGAIN_MS 600000u
 #define SILENCE_MS 2000u
 #define NOBODY_MS 15000u
+/* Buckets, the farthest first, that are filled by a look-up each at the start. */
+#define REFRESHES_FIRST 3u
 /* Addresses are counted in so many pots: two in one pot share its rate. */
 #define POTS 1024u
 #define PEERS_OF_BOTH 4u /* of one name and address: people behind one router */
@@ -583,9 +585,10 @@ static int node_is(const node *n, enum node_use use)
            (use == NODE_TELL ? n->answered && !n->silent : n->silent < (n->answered ? SILENT_MOST : 1));
 }
 
-static int node_fresh(const node *n, uint64_t now)
+/* When it wants to be asked again. */
+static uint64_t node_due(const node *n)
 {
-    return n->answered && !n->silent && now < n->heard + FRESH_MS;
+    return n->answered && !n->silent ? n->heard + FRESH_MS : 0;
 }
 
 static unsigned table_bucket(const table *t, const uint8_t *id)
@@ -694,7 +697,7 @@ static node *table_due(table *t, uint64_t now)
     node *due = NULL;
     for (unsigned i = 0; i < NODES; i++) {
         node *n = &t->nodes[i];
-        if (node_is(n, NODE_ASK) && !node_fresh(n, now) && (!due || n->asked < due->asked))
+        if (node_is(n, NODE_ASK) && now >= node_due(n) && (!due || n->asked < due->asked))
             due = n;
     }
     return due;
@@ -968,7 +971,7 @@ static void look_offer(const datsync_dht *d, look *l, const uint8_t *id, const u
         if (memcmp(o->at, at, AT_BYTES) == 0 || (o->state != FAILED && at_same_host(o->at, at)))
             return;
         neighbours += o->state != FAILED && at_neighbours(o->at, at);
-        if (o->state == TOLD && teller != at_nobody && memcmp(o->teller, teller, AT_BYTES) == 0) {
+        if (o->state == TOLD && at_scope(teller) != AT_NOWHERE && memcmp(o->teller, teller, AT_BYTES) == 0) {
             told++;
             victim = i;
         }
@@ -1001,27 +1004,27 @@ static void look_offer_boots(const datsync_dht *d, look *l)
         look_offer(d, l, far, d->boots[i], at_nobody);
 }
 
-/* Begin with the own table's nodes; with the bootstraps where these are few; with those that were silent where there
- * are no others (the network may have been away). 0, or -1: there is nobody to ask. */
+/* Begin with the own table's nodes that answer; where these are few, with all that might, and the bootstraps; with those
+ * that were silent where there are no others (the network may have been away). 0, or -1: there is nobody to ask. */
 static int look_begin(const datsync_dht *d, look *l, const uint8_t *target, int nodes_only, uint16_t port)
 {
     const node *nearest[CLOSEST];
+    unsigned n = 0;
+    int few = 1;
     memset(l, 0, sizeof *l);
     memcpy(l->target, target, sizeof l->target);
     l->nodes_only = (uint8_t)nodes_only;
     l->port = port;
-    unsigned n = table_nearest(&d->table, target, NODE_ASK, NULL, nearest, CLOSEST);
-    unsigned known = n;
-    if (!n)
-        n = table_nearest(&d->table, target, NODE_ANY, NULL, nearest, CLOSEST);
+    for (int use = NODE_TELL; few && use >= NODE_ANY && (use > NODE_ANY || !n); use--) {
+        n = table_nearest(&d->table, target, (enum node_use)use, NULL, nearest, CLOSEST);
+        few = n < NODES_ENOUGH;
+    }
     for (unsigned i = 0; i < n; i++)
         look_offer(d, l, nearest[i]->id, nearest[i]->at, at_nobody);
-    if (known < NODES_ENOUGH)
+    if (few)
         look_offer_boots(d, l);
-    if (!l->n)
-        return -1;
-    l->stage = LOOK_ASKING;
-    return 0;
+    l->stage = l->n ? LOOK_ASKING : LOOK_FREE;
+    return l->n ? 0 : -1;
 }
 
 static wanted *wanted_find(const datsync_dht *d, const uint8_t *name)
@@ -1051,9 +1054,10 @@ static void look_end(datsync_dht *d, look *l, uint64_t now)
     if (l->nodes_only) {
         const node *some[NODES_ENOUGH];
         int few = table_nearest(&d->table, l->target, NODE_TELL, NULL, some, NODES_ENOUGH) < NODES_ENOUGH;
-        d->refresh_at = !l->heard ? look_retry(d, SILENCE_MS, d->refresh_tries, now)
-                        : few     ? look_retry(d, NOBODY_MS, d->refresh_tries, now)
-                                  : look_again(d, now);
+        d->refresh_at = !l->heard                         ? look_retry(d, SILENCE_MS, d->refresh_tries, now)
+                        : few                             ? look_retry(d, NOBODY_MS, d->refresh_tries, now)
+                        : d->refreshes <= REFRESHES_FIRST ? now + SILENCE_MS
+                                                          : look_again(d, now);
         d->refresh_tries = !l->heard || few ? d->refresh_tries + (d->refresh_tries < 9) : 0;
         return;
     }
@@ -1358,18 +1362,27 @@ static void dht_start(datsync_dht *d, uint64_t now)
     }
 }
 
-/* Look for nodes: around the own id at the start, and then in turn there and in a bucket that is drawn. */
+/* An id in that bucket. */
+static void dht_draw(const datsync_dht *d, unsigned bucket, uint8_t target[DATSYNC_NODE_BYTES])
+{
+    const uint8_t *own = d->table.id;
+    unsigned at = bucket / 8, bit = 0x80u >> bucket % 8, fixed = 0xff00u >> (bucket % 8 + 1) & 0xff;
+    d->env.random(d->env.ctx, target, DATSYNC_NODE_BYTES);
+    memcpy(target, own, at);
+    target[at] = (uint8_t)(((own[at] ^ bit) & fixed) | (target[at] & ~fixed));
+}
+
+/* Look for nodes: at the start around the own id and in the first buckets, where most names are; then in turn around the
+ * own id and in a bucket that is drawn. */
 static void dht_refresh(datsync_dht *d, uint64_t now)
 {
     uint8_t target[DATSYNC_NODE_BYTES];
+    unsigned turn = d->refreshes;
     if (now < d->refresh_at || d->looks[0].stage != LOOK_FREE)
         return;
     memcpy(target, d->table.id, sizeof target);
-    if (d->refreshes % 2) {
-        unsigned bit = env_below(&d->env, BUCKETS);
-        d->env.random(d->env.ctx, target + BUCKETS / 8, sizeof target - BUCKETS / 8);
-        target[bit / 8] ^= (uint8_t)(0x80 >> bit % 8);
-    }
+    if (turn > REFRESHES_FIRST ? turn % 2 : turn > 0)
+        dht_draw(d, turn > REFRESHES_FIRST ? env_below(&d->env, BUCKETS) : turn - 1, target);
     int begun = look_begin(d, &d->looks[0], target, 1, 0) == 0;
     d->refresh_at = look_again(d, now);
     d->refreshes += (unsigned)begun;
@@ -1478,9 +1491,10 @@ void datsync_dht_step(datsync_dht *d, uint64_t now)
             dht_silent(d, &d->flights[i]);
     if (now >= d->ping_at) {
         node *n = table_due(&d->table, now);
-        if (n)
+        if (n) {
             ping(d, n, now);
-        d->ping_at = now + PING_MS;
+            d->ping_at = now + PING_MS;
+        }
     }
     dht_run(d, now);
 }
@@ -1497,9 +1511,12 @@ uint64_t datsync_dht_deadline(const datsync_dht *d)
     for (size_t i = 0; room && i < d->n_names; i++)
         if (!d->names[i].running && d->names[i].next < at)
             at = d->names[i].next;
-    for (unsigned i = 0; d->ping_at < at && i < NODES; i++)
-        if (node_is(&d->table.nodes[i], NODE_ASK))
-            at = d->ping_at;
+    for (unsigned i = 0; i < NODES; i++) {
+        const node *n = &d->table.nodes[i];
+        uint64_t due = node_due(n) > d->ping_at ? node_due(n) : d->ping_at;
+        if (due < at && node_is(n, NODE_ASK))
+            at = due;
+    }
     return at;
 }
 
@@ -1592,14 +1609,14 @@ int64_t datsync_dht_save(const datsync_dht *d, void *buf, size_t cap)
     uint8_t *to = buf;
     size_t at = SAVED_FIRST, nodes = 0;
     for (unsigned i = 0; i < NODES; i++)
-        nodes += (size_t)node_is(&d->table.nodes[i], NODE_TELL);
+        nodes += d->table.nodes[i].answered;
     if (cap < SAVED_FIRST + nodes * SAVED_NODE + SAVED_HASH)
         return DATSYNC_E_SPACE;
     memcpy(to, saved_head, sizeof saved_head);
     memcpy(to + sizeof saved_head, d->table.id, DATSYNC_NODE_BYTES);
     for (unsigned i = 0; i < NODES; i++) {
         const node *n = &d->table.nodes[i];
-        if (!node_is(n, NODE_TELL))
+        if (!n->answered)
             continue;
         memcpy(to + at, n->id, DATSYNC_NODE_BYTES);
         memcpy(to + at + DATSYNC_NODE_BYTES, n->at, AT_BYTES);
@@ -1609,7 +1626,7 @@ int64_t datsync_dht_save(const datsync_dht *d, void *buf, size_t cap)
     return (int64_t)(at + SAVED_HASH);
 }
 
-/* The nodes are asked before they are told to others: much may have changed. */
+/* The nodes are asked before they are told to others, as after a silence: much may have changed. */
 static void dht_restore(datsync_dht *d, const uint8_t *saved, size_t len, uint64_t now)
 {
     uint8_t hash[SAVED_HASH];
@@ -1620,8 +1637,11 @@ static void dht_restore(datsync_dht *d, const uint8_t *saved, size_t len, uint64
     if (memcmp(hash, saved + len - SAVED_HASH, SAVED_HASH) != 0)
         return;
     memcpy(d->table.id, saved + sizeof saved_head, DATSYNC_NODE_BYTES);
-    for (size_t at = SAVED_FIRST; at < len - SAVED_HASH; at += SAVED_NODE)
-        (void)table_heard(&d->table, saved + at, saved + at + DATSYNC_NODE_BYTES, 0, now);
+    for (size_t at = SAVED_FIRST; at < len - SAVED_HASH; at += SAVED_NODE) {
+        node *n = table_heard(&d->table, saved + at, saved + at + DATSYNC_NODE_BYTES, 1, now);
+        if (n)
+            n->silent = 1;
+    }
 }
 
 int datsync_dht_new(datsync_dht **out, const datsync_env *env, const datsync_way *way, const void *saved,
@@ -1679,7 +1699,7 @@ void datsync_dht_get_status(const datsync_dht *d, datsync_dht_status *s, uint64_
     memset(s, 0, sizeof *s);
     for (unsigned i = 0; i < NODES; i++) {
         s->nodes += (unsigned)node_is(&d->table.nodes[i], NODE_ANY);
-        s->good += (unsigned)node_is(&d->table.nodes[i], NODE_ANY) && node_fresh(&d->table.nodes[i], now);
+        s->good += (unsigned)node_is(&d->table.nodes[i], NODE_ANY) && now < node_due(&d->table.nodes[i]);
     }
     for (unsigned i = 0; i < FLIGHTS; i++)
         s->in_flight += d->flights[i].kind != 0;

@@ -55,7 +55,7 @@ LINK = $(CFLAGS) $(LDFLAGS)
 # net_posix.c looks up names in threads, which older C libraries keep apart (glibc before 2.34).
 LIBS = $(SODIUM_LIBS) -pthread $(LDLIBS)
 
-SOURCES := datsync.c discovery.c net_posix.c
+SOURCES := datsync.c discovery.c discovery_dht.c net_posix.c
 HEADERS := datsync.h discovery.h
 CLI := $(sort $(wildcard cli/*.c))
 CLI_H := $(sort $(wildcard cli/*.h))
@@ -113,6 +113,8 @@ build/pic/%.o: %.c $(HEADERS) | need-cc need-sodium
 	mkdir -p build/pic
 	$(COMPILE) $(CFLAGS) -fPIC -c -o $@ $<
 
+build/discovery_dht.o build/pic/discovery_dht.o: discovery.h
+
 build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
@@ -147,7 +149,8 @@ need-pytest:
 PYTHON = $(eval PYTHON := $$(shell /usr/bin/python3 -c 'import pytest' 2>/dev/null && echo /usr/bin/python3 || echo python3))$(PYTHON)
 PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache $(PYTHON) -m pytest -o cache_dir=$(CURDIR)/build/pytest $(PYTEST_FLAGS)
 UNDER_TEST = export DATSYNC=$(CURDIR)/$(1)/datsync$(2) DATSYNC_PROBE=$(CURDIR)/$(1)/probe$(2) DATSYNC_ADAPTER=$(CURDIR)/$(1)/adapter$(2) \
-	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_DISCOVERY=$(CURDIR)/$(1)/discovery$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
+	DATSYNC_API=$(CURDIR)/$(1)/api$(2) DATSYNC_LAB=$(CURDIR)/$(1)/lab$(2) DATSYNC_DISCOVERY=$(CURDIR)/$(1)/discovery$(2) \
+	DATSYNC_DHT=$(CURDIR)/$(1)/dht$(2) DATSYNC_NATIVE_LAB=$(CURDIR)/build/lab;
 
 # Programs for the tests and deps; other processors and systems; install and packages. The suite needs none of them: it runs on
 # conformance/ and vectors/ alone.

@@ -6,8 +6,8 @@ NPM ?= npm
 
 # The command, the test driver, the peer under test that the conformance suite runs, and checks of the public interface; each in
 # one go, as build/WAY/PROGRAM. The driver and the adapter take in datsync.c whole, to reach what is static.
-PROGRAMS := datsync probe adapter api lab discovery
-datsync_MAIN := $(CLI) datsync.c discovery.c
+PROGRAMS := datsync probe adapter api lab discovery dht
+datsync_MAIN := $(CLI) datsync.c discovery.c discovery_dht.c
 datsync_MORE := $(CLI_H)
 probe_MAIN := tests/probe.c tests/world.c
 probe_MORE := tests/world.h tests/base.h
@@ -15,8 +15,10 @@ adapter_MAIN := conformance/adapters/datsync.c
 api_MAIN := tests/api.c datsync.c
 lab_MAIN := tests/lab.c tests/lab_net.c tests/world.c datsync.c
 lab_MORE := tests/lab.h tests/world.h tests/base.h
-discovery_MAIN := tests/discovery.c discovery.c datsync.c
+discovery_MAIN := tests/discovery.c discovery.c discovery_dht.c datsync.c
 discovery_MORE := tests/base.h
+dht_MAIN := tests/dht.c discovery_dht.c datsync.c
+dht_MORE := tests/base.h
 
 asan_COMPILE = $(COMPILE) $(SANITIZE)
 asan_LIBS = $(LDFLAGS) $(LIBS)

@@ -2114,3 +2114,680 @@ void datsync_dns_server_counts(const datsync_dns_server *s, datsync_dns_counts *
     out->subscriptions = s->subscribed.count;
     out->evicted = s->announced.evicted + s->subscribed.evicted;
 }
+
+/* ================================================================ all ways together ============================= */
+
+/* Sockets and names for the engines, which know neither: two shared sockets for multicast DNS, one of each family, that
+ * join the group on each interface; one socket for discovery servers and the DHT together, whose datagrams differ in
+ * their first byte (a bencoded dictionary begins with `d`; as a DNS id that is one of those that servers are not asked
+ * with, and their answers are told by their address). Interfaces are looked at again now and then. The hosts of servers
+ * and bootstraps are resolved at the beginning, and again while that fails.
+ *
+ * It holds: nothing here waits; a handle is told to a guest before it is waited for, and taken back before it is
+ * closed; datsync_found is called in a turn only. */
+
+/* Datagrams that are taken from one socket in one turn: others have theirs. */
+#define DATAGRAMS 64u
+/* Bytes of one that is read: more than any that is well-formed here. */
+#define DATAGRAM_BYTES 2048u
+/* Interfaces are looked at again after so many milliseconds; so many of their addresses are looked at. */
+#define INTERFACES_MS 5000u
+#define INTERFACES 64u
+/* Hosts of servers and bootstraps, and bytes of one. A name is looked up again after so long, when that failed, at
+ * first, and at last. */
+#define HOSTS (DATSYNC_MAX_DNS_SERVERS + DATSYNC_MAX_BOOTSTRAPS)
+#define HOST_BYTES 264u
+#define HOST_AGAIN_MS 1000u
+#define HOST_AGAIN_MAX_MS 60000u
+
+const char *const datsync_discovery_servers[] = {"discovery1.datprotocol.com", "discovery2.datprotocol.com", NULL};
+const char *const datsync_discovery_bootstraps[] = {"bootstrap1.datprotocol.com:6881",
+                                                    "bootstrap2.datprotocol.com:6881",
+                                                    "bootstrap3.datprotocol.com:6881",
+                                                    "bootstrap4.datprotocol.com:6881",
+                                                    "dht.libtorrent.org:25401",
+                                                    "dht.transmissionbt.com:6881",
+                                                    NULL};
+
+enum host_state { HOST_WAITS, HOST_RESOLVING, HOST_KNOWN };
+
+typedef struct host {
+    int way;
+    char text[HOST_BYTES]; /* as it was given */
+    size_t name_len;       /* of `text`, without the port */
+    uint16_t port;         /* 0: a server's usual ones */
+    enum host_state state;
+    intptr_t handle; /* while it is resolved */
+    short told;
+    uint64_t at; /* when it is looked up (again) */
+    uint32_t failures;
+    int error;          /* why it is not known */
+    int server;         /* its number, of a server */
+    datsync_ip address; /* of a bootstrap, the first */
+} host;
+
+enum { MDNS_4, MDNS_6, UNICAST, SOCKETS };
+
+struct datsync_discovery {
+    datsync_env env;
+    datsync_net net;
+    unsigned ways;
+    datsync *ds; /* whose turn it is; NULL: between turns */
+    uint64_t now;
+    datsync_mdns *mdns;
+    datsync_dns_client *client;
+    datsync_dht *dht;
+
+    struct {
+        intptr_t handle; /* -1: none */
+        int error;       /* why */
+        short told;
+    } sockets[SOCKETS];
+
+    struct {
+        datsync_interface v[INTERFACES];
+        size_t count;
+        uint64_t look_at;
+    } interfaces;
+
+    struct {
+        host *v;
+        size_t count;
+    } hosts;
+
+    struct {
+        uint8_t (*v)[DATSYNC_NAME_BYTES];
+        size_t count, cap;
+    } names;
+
+    uint64_t told[DATSYNC_BY_DHT + 1]; /* peers, by way */
+};
+
+/* ------------------------------------------------ what the engines call */
+
+/* Who told: one host is one informant, whatever addresses its network gives it. */
+static uint64_t informant_of(const datsync_ip *ip)
+{
+    uint64_t who = 0;
+    for (int i = 0; i < (ip->size == 4 ? 4 : 8); i++)
+        who = who << 8 | ip->bytes[i];
+    return who;
+}
+
+static void on_found(datsync_discovery *d, unsigned way, const datsync_ip *peer, const datsync_ip *informant)
+{
+    char text[DATSYNC_IP_TEXT];
+    d->told[way]++;
+    if (!d->ds)
+        return;
+    datsync_ip_text(peer, text);
+    (void)datsync_found(d->ds, text, way, informant_of(informant), d->now); /* a full book has made room or not */
+}
+
+static void on_found_mdns(void *ctx, const uint8_t name[DATSYNC_NAME_BYTES], const datsync_ip *peer,
+                          const datsync_ip *informant)
+{
+    (void)name;
+    on_found(ctx, DATSYNC_BY_MDNS, peer, informant);
+}
+
+static void on_found_server(void *ctx, const uint8_t name[DATSYNC_NAME_BYTES], const datsync_ip *peer,
+                            const datsync_ip *informant)
+{
+    (void)name;
+    on_found(ctx, DATSYNC_BY_SERVER, peer, informant);
+}
+
+static void on_found_dht(void *ctx, const uint8_t name[DATSYNC_NAME_BYTES], const datsync_ip *peer,
+                         const datsync_ip *informant)
+{
+    (void)name;
+    on_found(ctx, DATSYNC_BY_DHT, peer, informant);
+}
+
+static void send_by(const datsync_discovery *d, int socket, const datsync_ip *to, const void *bytes, size_t len)
+{
+    if (d->sockets[socket].handle != -1)
+        (void)d->net.send_to(d->net.ctx, d->sockets[socket].handle, bytes, len,
+                             to); /* datagrams are lost now and then */
+}
+
+static void send_mdns(void *ctx, const datsync_ip *to, const void *bytes, size_t len)
+{
+    send_by(ctx, to->size == 4 ? MDNS_4 : MDNS_6, to, bytes, len);
+}
+
+static void send_unicast(void *ctx, const datsync_ip *to, const void *bytes, size_t len)
+{
+    if (to->size == 4)
+        send_by(ctx, UNICAST, to, bytes, len);
+}
+
+/* ------------------------------------------------ handles */
+
+static void tell_handle(const datsync_discovery *d, intptr_t handle, short *told, short events)
+{
+    if (handle != -1 && *told != events && d->ds)
+        datsync_interest(d->ds, handle, events);
+    *told = events;
+}
+
+static void close_handle(const datsync_discovery *d, intptr_t *handle, short *told)
+{
+    tell_handle(d, *handle, told, 0);
+    if (*handle != -1)
+        d->net.close(d->net.ctx, *handle);
+    *handle = -1;
+}
+
+static int is_ready(const datsync_pollfd *fds, size_t count, intptr_t handle)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fds[i].handle == handle)
+            return fds[i].revents != 0;
+    return 0;
+}
+
+static void socket_open(datsync_discovery *d, int socket, int size, uint16_t port, int shared)
+{
+    datsync_ip at;
+    memset(&at, 0, sizeof at);
+    at.size = (uint8_t)size;
+    at.port = port;
+    d->sockets[socket].error = d->net.datagrams(d->net.ctx, &at, shared, &d->sockets[socket].handle);
+    if (d->sockets[socket].error == DATSYNC_E_IN_USE && !shared) {
+        at.port = 0;
+        d->sockets[socket].error = d->net.datagrams(d->net.ctx, &at, shared, &d->sockets[socket].handle);
+    }
+    if (d->sockets[socket].error < 0)
+        d->sockets[socket].handle = -1;
+}
+
+/* ------------------------------------------------ interfaces */
+
+static int same_interface(const datsync_interface *a, const datsync_interface *b)
+{
+    return a->ip.via == b->ip.via && a->ip.size == b->ip.size && memcmp(a->ip.bytes, b->ip.bytes, 16) == 0;
+}
+
+static int has_interface(const datsync_interface *list, size_t count, const datsync_interface *one)
+{
+    for (size_t i = 0; i < count; i++)
+        if (same_interface(&list[i], one))
+            return 1;
+    return 0;
+}
+
+/* Enter or leave the group on those of a list that are not in the other one. A group that is entered already, by
+ * another address of the interface, says so in vain. */
+static void groups_change(datsync_discovery *d, const datsync_interface *list, size_t count,
+                          const datsync_interface *others, size_t other_count,
+                          int (*change)(void *ctx, intptr_t socket, const datsync_ip *group))
+{
+    for (size_t i = 0; i < count; i++) {
+        int socket = list[i].ip.size == 4 ? MDNS_4 : MDNS_6;
+        datsync_ip group;
+        if (has_interface(others, other_count, &list[i]) || d->sockets[socket].handle == -1)
+            continue;
+        datsync_mdns_group(&group, list[i].ip.size, list[i].ip.via);
+        (void)change(d->net.ctx, d->sockets[socket].handle, &group);
+    }
+}
+
+/* What came is entered, what is gone is left; the engine is told where anything changed. */
+static void interfaces_look(datsync_discovery *d, uint64_t now)
+{
+    datsync_interface list[INTERFACES];
+    if (!d->mdns || now < d->interfaces.look_at)
+        return;
+    d->interfaces.look_at = now + INTERFACES_MS;
+    int n = d->net.interfaces(d->net.ctx, list, INTERFACES);
+    if (n < 0)
+        return; /* as it was */
+    size_t count = (size_t)n < INTERFACES ? (size_t)n : INTERFACES, same = 0;
+    for (size_t i = 0; i < count; i++)
+        same += (size_t)has_interface(d->interfaces.v, d->interfaces.count, &list[i]);
+    if (same == count && count == d->interfaces.count)
+        return;
+    groups_change(d, d->interfaces.v, d->interfaces.count, list, count, d->net.leave);
+    groups_change(d, list, count, d->interfaces.v, d->interfaces.count, d->net.join);
+    memcpy(d->interfaces.v, list, count * sizeof *list);
+    d->interfaces.count = count;
+    datsync_mdns_interfaces(d->mdns, list, count, now);
+}
+
+/* ------------------------------------------------ hosts of servers and bootstraps */
+
+/* HOST or HOST:PORT; an IPv6 address in brackets where it has a port. */
+static int host_parse(host *h, int way, const char *text)
+{
+    size_t len = strlen(text);
+    const char *colon = strrchr(text, ':');
+    uint32_t port = 0;
+    memset(h, 0, sizeof *h);
+    h->way = way;
+    h->handle = -1;
+    if (!len || len >= HOST_BYTES)
+        return DATSYNC_E_ADDRESS;
+    memcpy(h->text, text, len + 1);
+    h->name_len = colon ? (size_t)(colon - text) : len;
+    for (const char *p = colon ? colon + 1 : "0"; *p; p++) {
+        port = port * 10 + (uint32_t)(*p - '0');
+        if (*p < '0' || *p > '9' || port > 65535)
+            return DATSYNC_E_ADDRESS;
+    }
+    if (!h->name_len || (colon && (!port || strchr(text, ':') != colon)) || (way == DATSYNC_BY_DHT && !port))
+        return DATSYNC_E_ADDRESS;
+    h->port = (uint16_t)port;
+    return 0;
+}
+
+/* Its addresses are known: those of IPv4, for both ways know no others. */
+static int host_use(datsync_discovery *d, host *h, const datsync_ip *list, int count, uint64_t now)
+{
+    datsync_ip four[DATSYNC_MAX_DNS_ADDRESSES];
+    size_t n = 0;
+    int r = DATSYNC_E_ADDRESS;
+    for (int i = 0; i < count && n < DATSYNC_MAX_DNS_ADDRESSES; i++)
+        if (list[i].size == 4) {
+            four[n] = list[i];
+            four[n++].port = h->port;
+        }
+    if (h->way == DATSYNC_BY_SERVER && n)
+        r = h->server = datsync_dns_client_server(d->client, four, n, now);
+    for (size_t i = 0; i < n && h->way == DATSYNC_BY_DHT; i++)
+        r = datsync_dht_bootstrap(d->dht, &four[i], now);
+    if (n)
+        h->address = four[0];
+    return r < 0 ? r : 0;
+}
+
+static void host_failed(host *h, int error, uint64_t now)
+{
+    uint64_t pause = (uint64_t)HOST_AGAIN_MS << (h->failures < 6 ? h->failures : 6);
+    h->state = HOST_WAITS;
+    h->error = error;
+    h->failures++;
+    h->at = now + (pause < HOST_AGAIN_MAX_MS ? pause : HOST_AGAIN_MAX_MS);
+}
+
+/* Numbers need no resolver. */
+static int host_in_numbers(const host *h, datsync_ip *ip)
+{
+    char text[HOST_BYTES + 2];
+    memcpy(text, h->text, h->name_len);
+    memcpy(text + h->name_len, ":1", 3);
+    return datsync_ip_parse(ip, text) == 0;
+}
+
+static void host_begin(datsync_discovery *d, host *h, uint64_t now)
+{
+    char name[HOST_BYTES];
+    datsync_ip ip;
+    int r;
+    if (host_in_numbers(h, &ip)) {
+        r = host_use(d, h, &ip, 1, now);
+    } else if (d->net.resolve) {
+        memcpy(name, h->text, h->name_len);
+        name[h->name_len] = 0;
+        r = d->net.resolve(d->net.ctx, name, &h->handle);
+    } else {
+        r = DATSYNC_E_UNSUPPORTED;
+    }
+    if (r < 0) {
+        h->handle = -1;
+        host_failed(h, r, now);
+    } else {
+        h->state = h->handle == -1 ? HOST_KNOWN : HOST_RESOLVING;
+    }
+}
+
+static void host_step(datsync_discovery *d, host *h, int ready, uint64_t now)
+{
+    datsync_ip list[DATSYNC_MAX_DNS_ADDRESSES * 2];
+    if (h->state == HOST_WAITS && now >= h->at)
+        host_begin(d, h, now);
+    if (h->state == HOST_RESOLVING)
+        tell_handle(d, h->handle, &h->told, DATSYNC_POLL_READ);
+    if (h->state != HOST_RESOLVING || !ready)
+        return;
+    int r = d->net.resolved(d->net.ctx, h->handle, list, sizeof list / sizeof *list);
+    if (r == DATSYNC_E_AGAIN)
+        return;
+    close_handle(d, &h->handle, &h->told);
+    h->state = HOST_KNOWN;
+    if (r >= 0)
+        r = host_use(d, h, list, r < (int)(sizeof list / sizeof *list) ? r : (int)(sizeof list / sizeof *list), now);
+    if (r < 0)
+        host_failed(h, r, now);
+}
+
+/* ------------------------------------------------ its turn, as a source */
+
+static size_t discovery_pollfds(void *ctx, datsync_pollfd *fds, size_t cap)
+{
+    const datsync_discovery *d = ctx;
+    size_t n = 0;
+    for (size_t i = 0; i < SOCKETS + d->hosts.count; i++) {
+        intptr_t handle = i < SOCKETS ? d->sockets[i].handle : d->hosts.v[i - SOCKETS].handle;
+        if (handle == -1)
+            continue;
+        if (n < cap) {
+            fds[n].handle = handle;
+            fds[n].events = DATSYNC_POLL_READ;
+            fds[n].revents = 0;
+        }
+        n++;
+    }
+    return n;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t discovery_deadline(void *ctx)
+{
+    const datsync_discovery *d = ctx;
+    uint64_t at = UINT64_MAX;
+    if (d->mdns)
+        at = earlier(d->interfaces.look_at, datsync_mdns_deadline(d->mdns));
+    if (d->client)
+        at = earlier(at, datsync_dns_client_deadline(d->client));
+    if (d->dht)
+        at = earlier(at, datsync_dht_deadline(d->dht));
+    for (size_t i = 0; i < d->hosts.count; i++)
+        if (d->hosts.v[i].state == HOST_WAITS)
+            at = earlier(at, d->hosts.v[i].at);
+    return at;
+}
+
+static void take_datagram(datsync_discovery *d, int socket, const uint8_t *bytes, size_t len, const datsync_ip *from)
+{
+    if (socket != UNICAST)
+        (void)datsync_mdns_datagram(d->mdns, bytes, len, from, d->now);
+    else if (!(d->client && datsync_dns_client_datagram(d->client, bytes, len, from, d->now)) && d->dht)
+        (void)datsync_dht_received(d->dht, bytes, len, from, d->now);
+}
+
+static void read_socket(datsync_discovery *d, int socket)
+{
+    uint8_t bytes[DATAGRAM_BYTES];
+    datsync_ip from;
+    for (unsigned i = 0; i < DATAGRAMS; i++) {
+        int64_t n = d->net.receive_from(d->net.ctx, d->sockets[socket].handle, bytes, sizeof bytes, &from);
+        if (n == DATSYNC_E_AGAIN)
+            return;
+        if (n >= 0) /* an error is of one that was sent before */
+            take_datagram(d, socket, bytes, (size_t)n, &from);
+    }
+}
+
+static void discovery_step(void *ctx, datsync *ds, const datsync_pollfd *fds, size_t count, uint64_t now)
+{
+    datsync_discovery *d = ctx;
+    d->ds = ds;
+    d->now = now;
+    for (size_t i = 0; i < d->hosts.count; i++)
+        host_step(d, &d->hosts.v[i], is_ready(fds, count, d->hosts.v[i].handle), now);
+    interfaces_look(d, now);
+    for (int i = 0; i < SOCKETS; i++) {
+        tell_handle(d, d->sockets[i].handle, &d->sockets[i].told, DATSYNC_POLL_READ);
+        if (d->sockets[i].handle != -1 && is_ready(fds, count, d->sockets[i].handle))
+            read_socket(d, i);
+    }
+    if (d->mdns && datsync_mdns_deadline(d->mdns) <= now)
+        datsync_mdns_step(d->mdns, now);
+    if (d->client && datsync_dns_client_deadline(d->client) <= now)
+        datsync_dns_client_step(d->client, now);
+    if (d->dht && datsync_dht_deadline(d->dht) <= now)
+        datsync_dht_step(d->dht, now);
+    d->ds = NULL;
+}
+
+/* A host that is still looked up for the first time may be the one that knows. */
+static int hosts_ask(const datsync_discovery *d, int way)
+{
+    for (size_t i = 0; i < d->hosts.count; i++)
+        if (d->hosts.v[i].way == way && d->hosts.v[i].state != HOST_KNOWN && !d->hosts.v[i].failures)
+            return 1;
+    return 0;
+}
+
+static int discovery_asks(void *ctx)
+{
+    const datsync_discovery *d = ctx;
+    for (size_t i = 0; i < d->names.count; i++) {
+        const uint8_t *name = d->names.v[i];
+        if ((d->mdns && datsync_mdns_answered(d->mdns, name, d->now) == 0) ||
+            (d->client && (hosts_ask(d, DATSYNC_BY_SERVER) || datsync_dns_client_answered(d->client, name) == 0)) ||
+            (d->dht && (hosts_ask(d, DATSYNC_BY_DHT) || datsync_dht_answered(d->dht, name) == 0)))
+            return 1;
+    }
+    return 0;
+}
+
+static void close_all(datsync_discovery *d)
+{
+    for (int i = 0; i < SOCKETS; i++)
+        close_handle(d, &d->sockets[i].handle, &d->sockets[i].told);
+    for (size_t i = 0; i < d->hosts.count; i++)
+        close_handle(d, &d->hosts.v[i].handle, &d->hosts.v[i].told);
+}
+
+/* Servers are told once; a datagram that is lost leaves them what they had, until it expires. */
+static void discovery_stop(void *ctx, datsync *ds, uint64_t now)
+{
+    datsync_discovery *d = ctx;
+    d->ds = ds;
+    d->now = now;
+    if (d->client)
+        datsync_dns_client_stop(d->client, now);
+    close_all(d);
+    d->ds = NULL;
+}
+
+datsync_source datsync_discovery_source(datsync_discovery *d)
+{
+    datsync_source source = {d, discovery_pollfds, discovery_deadline, discovery_step, discovery_asks, discovery_stop};
+    return source;
+}
+
+/* ------------------------------------------------ names, reports */
+
+int datsync_discovery_add(datsync_discovery *d, const uint8_t discovery_key[32], uint16_t port, uint64_t now)
+{
+    size_t i = 0;
+    int r = 0;
+    while (i < d->names.count && memcmp(d->names.v[i], discovery_key, DATSYNC_NAME_BYTES) != 0)
+        i++;
+    if (i == DATSYNC_MAX_NAMES)
+        return DATSYNC_E_TOO_BIG;
+    memcpy(d->names.v[i], discovery_key, DATSYNC_NAME_BYTES);
+    if (d->mdns)
+        r = datsync_mdns_add(d->mdns, discovery_key, port, now);
+    if (r >= 0 && d->client)
+        r = datsync_dns_client_add(d->client, discovery_key, port, now);
+    if (r >= 0 && d->dht)
+        r = datsync_dht_add(d->dht, discovery_key, port, now);
+    if (r >= 0 && i == d->names.count)
+        d->names.count++;
+    return r < 0 ? r : 0;
+}
+
+int datsync_discovery_remove(datsync_discovery *d, const uint8_t discovery_key[32], uint64_t now)
+{
+    size_t i = 0;
+    while (i < d->names.count && memcmp(d->names.v[i], discovery_key, DATSYNC_NAME_BYTES) != 0)
+        i++;
+    if (i == d->names.count)
+        return DATSYNC_E_NOT_FOUND;
+    memcpy(d->names.v[i], d->names.v[--d->names.count], DATSYNC_NAME_BYTES);
+    if (d->mdns)
+        (void)datsync_mdns_remove(d->mdns, discovery_key);
+    if (d->client)
+        (void)datsync_dns_client_remove(d->client, discovery_key, now);
+    if (d->dht)
+        (void)datsync_dht_remove(d->dht, discovery_key);
+    return 0;
+}
+
+int64_t datsync_discovery_save(const datsync_discovery *d, void *buf, size_t cap)
+{
+    return d->dht ? datsync_dht_save(d->dht, buf, cap) : 0;
+}
+
+static void report_mdns(const datsync_discovery *d, datsync_discovery_report *out)
+{
+    const int *four = &d->sockets[MDNS_4].error, *six = &d->sockets[MDNS_6].error;
+    out->way = DATSYNC_BY_MDNS;
+    out->peers = d->told[DATSYNC_BY_MDNS];
+    out->error = *four < 0 && *six < 0 ? *four : out->peers ? 0 : DATSYNC_E_AGAIN;
+}
+
+static void report_dht(const datsync_discovery *d, datsync_discovery_report *out, uint64_t now)
+{
+    datsync_dht_status status;
+    datsync_dht_get_status(d->dht, &status, now);
+    out->way = DATSYNC_BY_DHT;
+    out->peers = d->told[DATSYNC_BY_DHT];
+    out->seen = status.seen;
+    out->error = d->sockets[UNICAST].error < 0 ? d->sockets[UNICAST].error : status.answered ? 0 : DATSYNC_E_AGAIN;
+}
+
+static void report_host(const datsync_discovery *d, const host *h, datsync_discovery_report *out)
+{
+    datsync_dns_status status;
+    out->way = h->way;
+    out->host = h->text;
+    out->at = h->address;
+    out->error = h->state == HOST_KNOWN ? DATSYNC_E_AGAIN : h->failures ? h->error : DATSYNC_E_AGAIN;
+    if (h->state != HOST_KNOWN || h->way != DATSYNC_BY_SERVER ||
+        datsync_dns_client_status(d->client, h->server, &status) < 0)
+        return;
+    out->at = status.at;
+    out->seen = status.seen;
+    out->peers = status.peers;
+    out->error = status.state == DATSYNC_DNS_ANSWERS ? 0 : status.error ? status.error : DATSYNC_E_AGAIN;
+}
+
+/* Of multicast DNS and of the DHT as a whole, where they are used; then of each host. */
+int datsync_discovery_look(const datsync_discovery *d, size_t index, datsync_discovery_report *out, uint64_t now)
+{
+    memset(out, 0, sizeof *out);
+    if (d->mdns && index-- == 0) {
+        report_mdns(d, out);
+        return 1;
+    }
+    if (d->dht && index-- == 0) {
+        report_dht(d, out, now);
+        return 1;
+    }
+    if (index >= d->hosts.count)
+        return 0;
+    report_host(d, &d->hosts.v[index], out);
+    return 1;
+}
+
+/* ------------------------------------------------ from begin to end */
+
+static int add_hosts(datsync_discovery *d, int way, const char *const *list, size_t count, size_t most)
+{
+    if (count > most)
+        return DATSYNC_E_TOO_BIG;
+    for (size_t i = 0; i < count; i++) {
+        int r = host_parse(&d->hosts.v[d->hosts.count], way, list[i]);
+        if (r < 0)
+            return r;
+        d->hosts.count++;
+    }
+    return 0;
+}
+
+static size_t list_length(const char *const *list)
+{
+    size_t n = 0;
+    while (list[n])
+        n++;
+    return n;
+}
+
+static int begin_hosts(datsync_discovery *d, const datsync_discovery_options *o)
+{
+    int r = 0;
+    d->hosts.v = d->env.resize(d->env.ctx, NULL, HOSTS * sizeof *d->hosts.v);
+    d->names.v = d->env.resize(d->env.ctx, NULL, DATSYNC_MAX_NAMES * sizeof *d->names.v);
+    if (!d->hosts.v || !d->names.v)
+        return DATSYNC_E_NOMEM;
+    if (d->client)
+        r = add_hosts(d, DATSYNC_BY_SERVER, o->servers ? o->servers : datsync_discovery_servers,
+                      o->servers ? o->server_count : list_length(datsync_discovery_servers), DATSYNC_MAX_DNS_SERVERS);
+    if (r >= 0 && d->dht)
+        r = add_hosts(d, DATSYNC_BY_DHT, o->bootstraps ? o->bootstraps : datsync_discovery_bootstraps,
+                      o->bootstraps ? o->bootstrap_count : list_length(datsync_discovery_bootstraps),
+                      DATSYNC_MAX_BOOTSTRAPS);
+    return r;
+}
+
+static int begin_engines(datsync_discovery *d, const datsync_discovery_options *o, uint64_t now)
+{
+    datsync_way mdns = {d, send_mdns, on_found_mdns}, server = {d, send_unicast, on_found_server},
+                dht = {d, send_unicast, on_found_dht};
+    int r = 0;
+    if (d->ways & 1u << DATSYNC_BY_MDNS)
+        r = datsync_mdns_new(&d->mdns, &d->env, &mdns);
+    if (r >= 0 && d->ways & 1u << DATSYNC_BY_SERVER)
+        r = datsync_dns_client_new(&d->client, &d->env, &server);
+    if (r >= 0 && d->ways & 1u << DATSYNC_BY_DHT)
+        r = datsync_dht_new(&d->dht, &d->env, &dht, o->saved, o->saved_len, now);
+    if (d->mdns) {
+        socket_open(d, MDNS_4, 4, DATSYNC_MDNS_PORT, 1);
+        socket_open(d, MDNS_6, 16, DATSYNC_MDNS_PORT, 1);
+    }
+    if (d->client || d->dht)
+        socket_open(d, UNICAST, 4, o->port, 0);
+    return r;
+}
+
+int datsync_discovery_new(datsync_discovery **out, const datsync_discovery_options *o, uint64_t now)
+{
+    datsync_env env;
+    *out = NULL;
+    if (!o->net || !o->net->datagrams)
+        return DATSYNC_E_UNSUPPORTED;
+    env_init(&env, o->env);
+    datsync_discovery *d = env.resize(env.ctx, NULL, sizeof *d);
+    if (!d)
+        return DATSYNC_E_NOMEM;
+    memset(d, 0, sizeof *d);
+    d->env = env;
+    d->net = *o->net;
+    d->ways = o->ways ? o->ways : ~0u;
+    d->now = d->interfaces.look_at = now;
+    for (int i = 0; i < SOCKETS; i++)
+        d->sockets[i].handle = -1;
+    int r = begin_engines(d, o, now);
+    if (r >= 0)
+        r = begin_hosts(d, o);
+    if (r < 0) {
+        datsync_discovery_free(d);
+        return r;
+    }
+    *out = d;
+    return 0;
+}
+
+void datsync_discovery_free(datsync_discovery *d)
+{
+    if (!d)
+        return;
+    datsync_env env = d->env;
+    close_all(d);
+    datsync_mdns_free(d->mdns);
+    datsync_dns_client_free(d->client);
+    datsync_dht_free(d->dht);
+    (void)env.resize(env.ctx, d->hosts.v, 0);
+    (void)env.resize(env.ctx, d->names.v, 0);
+    (void)env.resize(env.ctx, d, 0);
+}

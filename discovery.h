@@ -354,6 +354,60 @@ void datsync_dht_get_status(const datsync_dht *dht, datsync_dht_status *status, 
 
 /* ================================================================ all ways together ============================= */
 
+/* The ways in one: it has the sockets, resolves the names of servers, and hands what it finds to a synchronizer, whose
+ * source it is. */
+typedef struct datsync_discovery datsync_discovery;
+
+/* The ways, as `source` in datsync_found and in events. */
+enum datsync_discovery_way { DATSYNC_BY_MDNS = 1, DATSYNC_BY_SERVER, DATSYNC_BY_DHT };
+
+/* Where the deployed peers look: HOST, or HOST:PORT. Each list ends with NULL. */
+extern const char *const datsync_discovery_servers[];
+extern const char *const datsync_discovery_bootstraps[];
+
+typedef struct datsync_discovery_options {
+    const datsync_env *env;
+    const datsync_net *net; /* copied. It has datagrams; names need `resolve` */
+    unsigned ways;          /* 1 << DATSYNC_BY_MDNS | ...; 0: all */
+    uint16_t port;          /* of the UDP socket for servers and the DHT; 0, or if it is taken: any */
+    /* HOST or HOST:PORT, copied; NULL: those above. At most DATSYNC_MAX_DNS_SERVERS and DATSYNC_MAX_BOOTSTRAPS. */
+    const char *const *servers;
+    size_t server_count;
+    const char *const *bootstraps;
+    size_t bootstrap_count;
+    const void *saved; /* of datsync_discovery_save; used by the call alone. NULL: nothing */
+    size_t saved_len;
+} datsync_discovery_options;
+
+/* DATSYNC_E_UNSUPPORTED: the network has no datagrams. DATSYNC_E_ADDRESS, DATSYNC_E_TOO_BIG: of a server or bootstrap,
+ * which is none or too many. A way whose socket can't be opened says so in its report, and the others go on. */
+int datsync_discovery_new(datsync_discovery **out, const datsync_discovery_options *options, uint64_t now);
+/* After the synchronizer. */
+void datsync_discovery_free(datsync_discovery *d);
+/* What datsync_add_source takes; d must outlive the synchronizer. */
+datsync_source datsync_discovery_source(datsync_discovery *d);
+
+/* Look for peers of a feed, by its discovery key (of a drive: its metadata's); with a port, announce also that it is
+ * served there, over TCP. Once more with another port: that one. */
+int datsync_discovery_add(datsync_discovery *d, const uint8_t discovery_key[32], uint16_t port, uint64_t now);
+/* DATSYNC_E_NOT_FOUND: it is not there. */
+int datsync_discovery_remove(datsync_discovery *d, const uint8_t discovery_key[32], uint64_t now);
+/* What the DHT knows, for the next start: the length, or DATSYNC_E_SPACE. DATSYNC_DHT_SAVED_BYTES are enough. */
+int64_t datsync_discovery_save(const datsync_discovery *d, void *buf, size_t cap);
+
+/* What one way, server or bootstrap has answered so far. */
+typedef struct datsync_discovery_report {
+    int way;
+    const char *host; /* as it was given; NULL: of a way as a whole. Lives as long as d */
+    int error;        /* 0: it answers; DATSYNC_E_AGAIN: not yet; else why it does not */
+    uint64_t peers;   /* that it told of, one counted as often as it was told */
+    datsync_ip at;    /* where it is asked; size 0: not known yet */
+    datsync_ip seen;  /* how it sees our socket; size 0: it has not said */
+} datsync_discovery_report;
+
+/* The report number `index`, from 0: 1, or 0 behind the last. */
+int datsync_discovery_look(const datsync_discovery *d, size_t index, datsync_discovery_report *out, uint64_t now);
+
 #ifdef __cplusplus
 }
 #endif

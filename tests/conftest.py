@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+os.environ.setdefault("DATSYNC_NO_DISCOVERY", "1")  # tests of discovery take it out, where nothing they send goes anywhere
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "conformance"))
 
 from marks import add_marks, pytest_collection_modifyitems, pytest_runtestloop  # noqa: E402, F401 (hooks)

@@ -61,9 +61,9 @@ class Net:
     def words(self, host, port=0, via=0):
         return ipaddress.ip_address(host).packed, port, via
 
-    def open(self, host, port=0, shared=0):
+    def open(self, host, port=0, shared=0, via=0):
         n = self.free[-1]
-        port = self.probe.number("net.open", n, *self.words(host, port), shared)
+        port = self.probe.number("net.open", n, *self.words(host, port, via), shared)
         self.free.pop()
         return Datagrams(self, n, port)
 
@@ -267,11 +267,12 @@ def test_nobody_there_is_no_end(net):
 
 @not_in_qemu
 @pytest.mark.posix
-def test_shared_with_others(net):
-    """Those who share ask for both options of the system (PROTOCOL.md)."""
+@pytest.mark.parametrize("options", [["SO_REUSEADDR"], ["SO_REUSEPORT"], ["SO_REUSEADDR", "SO_REUSEPORT"]], ids=" ".join)
+def test_shared_with_others(net, options):
+    """Who shares asks for both options of the system, for others have the one or the other (PROTOCOL.md)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in options:
+            other.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
         other.bind(("0.0.0.0", 0))
         port = other.getsockname()[1]
         assert net.open_code("0.0.0.0", port) == IN_USE
@@ -547,6 +548,9 @@ def test_an_address_of_a_link(inside):
     source, data = receiver.receive()
     assert (source.host, source.port, data) == ("fe80::a", sender.port, b"x")
     assert sender.send("fe80::a", receiver.port, b"x", b) < 0 or receiver.is_quiet()
+    assert inside.open_code("fe80::a", receiver.port) < 0 and inside.open_code("fe80::a", via=b) == ADDRESS
+    there = inside.open("fe80::a", via=a)
+    assert sender.send("fe80::a", there.port, b"y", a) == 0 and there.receive() == (Address("fe80::a", sender.port, a), b"y")
 
 
 @pytest.mark.posix

@@ -61,9 +61,9 @@ class Net:
     def words(self, host, port=0, via=0):
         return ipaddress.ip_address(host).packed, port, via
 
-    def open(self, host, port=0, shared=0):
+    def open(self, host, port=0, shared=0, via=0):
         n = self.free[-1]
-        port = self.probe.number("net.open", n, *self.words(host, port), shared)
+        port = self.probe.number("net.open", n, *self.words(host, port, via), shared)
         self.free.pop()
         return Datagrams(self, n, port)
 
@@ -267,11 +267,12 @@ def test_nobody_there_is_no_end(net):
 
 @not_in_qemu
 @pytest.mark.posix
-def test_shared_with_others(net):
-    """Those who share ask for both options of the system (PROTOCOL.md)."""
+@pytest.mark.parametrize("options", [["SO_REUSEADDR"], ["SO_REUSEPORT"], ["SO_REUSEADDR", "SO_REUSEPORT"]], ids=" ".join)
+def test_shared_with_others(net, options):
+    """Who shares asks for both options of the system, for others have the one or the other (PROTOCOL.md)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in options:
+            other.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
         other.bind(("0.0.0.0", 0))
         port = other.getsockname()[1]
         assert net.open_code("0.0.0.0", port) == IN_USE
@@ -547,6 +548,9 @@ def test_an_address_of_a_link(inside):
     source, data = receiver.receive()
     assert (source.host, source.port, data) == ("fe80::a", sender.port, b"x")
     assert sender.send("fe80::a", receiver.port, b"x", b) < 0 or receiver.is_quiet()
+    assert inside.open_code("fe80::a", receiver.port) < 0 and inside.open_code("fe80::a", via=b) == ADDRESS
+    there = inside.open("fe80::a", via=a)
+    assert sender.send("fe80::a", there.port, b"y", a) == 0 and there.receive() == (Address("fe80::a", sender.port, a), b"y")
 
 
 @pytest.mark.posix
@@ -601,15 +605,18 @@ def test_the_process_ends_before_the_resolver_answers(inside):
 
 # ---- addresses as text -------------------------------------------------------------------------------
 
-GOOD = ["0.0.0.0", "127.0.0.1", "255.255.255.255", "192.0.2.1", "::", "::1", "1::", "2001:db8::1", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::",
-        "::2:3:4:5:6:7:8", "1::3:4:5:6:7:8", "1:0:0:4:0:0:7:8", "1:0:0:4:0:0:0:8", "0:0:3::", "fe80::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-        "::1.2.3.4", "64:ff9b::192.0.2.1", "1:2:3:4:5:6:1.2.3.4", "2001:DB8::AbCd", "0001:0203::0", "::0:0"]
-BAD = ["", ":", ":1", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:99999999999", "1.2.3.4:-1", "1.2.3.4:+1", "1.2.3.4: 1", " 1.2.3.4:1",
-       "1.2.3.4:1 ", "1.2.3.4:1x", "1.2.3:1", "1.2.3.4.5:1", "1.2.3.256:1", "01.2.3.4:1", "1.2.3.04:1", "1..2.3:1", ".1.2.3:1", "1.2.3.:1",
-       "1.2.3.4%1:1", "::1:80", "::1", "[::1]", "[::1]:", "[::1]80", "[::1", "[::1:80", "::1]:80", "[]:1", "[1.2.3.4]:1", "[:]:1", "[:::]:1",
-       "[1:2:3:4:5:6:7]:1", "[1:2:3:4:5:6:7:8:9]:1", "[1:2:3:4:5:6:7:8::]:1", "[::1:2:3:4:5:6:7:8]:1", "[1:2:3:4:5:6:7:]:1", "[:2:3:4:5:6:7:8]:1",
-       "[1::2::3]:1", "[12345::]:1", "[g::]:1", "[::1.2.3]:1", "[::1.2.3.4.5]:1", "[1:2:3:4:5:6:7:1.2.3.4]:1", "[::1.2.3.4:5]:1", "[1.2.3.4::]:1",
-       "[fe80::1%]:1", "[fe80::1%x]:1", "[fe80::1%-1]:1", "[fe80::1%4294967296]:1", "[fe80::1%1x]:1", "[[::1]]:1", "localhost:1", "x"]
+GOOD = ["0.0.0.0", "127.0.0.1", "255.255.255.255", "192.0.2.1", "::", "::1", "1::", "2001:db8::1", "1:2:3:4:5:6:7:8",
+        "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "1::3:4:5:6:7:8", "1:0:0:4:0:0:7:8", "1:0:0:4:0:0:0:8", "0:0:3::", "fe80::1",
+        "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::1.2.3.4", "64:ff9b::192.0.2.1", "1:2:3:4:5:6:1.2.3.4", "2001:DB8::AbCd",
+        "0001:0203::0", "::0:0"]
+BAD = ["", ":", ":1", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:99999999999", "1.2.3.4:-1", "1.2.3.4:+1", "1.2.3.4: 1",
+       " 1.2.3.4:1", "1.2.3.4:1 ", "1.2.3.4:1x", "1.2.3:1", "1.2.3.4.5:1", "1.2.3.256:1", "01.2.3.4:1", "1.2.3.04:1",
+       "1..2.3:1", ".1.2.3:1", "1.2.3.:1", "1.2.3.4%1:1", "::1:80", "::1", "[::1]", "[::1]:", "[::1]80", "[::1", "[::1:80",
+       "::1]:80", "[]:1", "[1.2.3.4]:1", "[:]:1", "[:::]:1", "[1:2:3:4:5:6:7]:1", "[1:2:3:4:5:6:7:8:9]:1",
+       "[1:2:3:4:5:6:7:8::]:1", "[::1:2:3:4:5:6:7:8]:1", "[1:2:3:4:5:6:7:]:1", "[:2:3:4:5:6:7:8]:1", "[1::2::3]:1",
+       "[12345::]:1", "[g::]:1", "[::1.2.3]:1", "[::1.2.3.4.5]:1", "[1:2:3:4:5:6:7:1.2.3.4]:1", "[::1.2.3.4:5]:1",
+       "[1.2.3.4::]:1", "[fe80::1%]:1", "[fe80::1%x]:1", "[fe80::1%-1]:1", "[fe80::1%4294967296]:1", "[fe80::1%1x]:1",
+       "[[::1]]:1", "localhost:1", "x"]
 
 
 def text(probe, host, port, via=0):

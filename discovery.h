@@ -362,8 +362,8 @@ typedef struct datsync_discovery datsync_discovery;
 enum datsync_discovery_way { DATSYNC_BY_MDNS = 1, DATSYNC_BY_SERVER, DATSYNC_BY_DHT };
 
 /* Where the deployed peers look: HOST, or HOST:PORT. Each list ends with NULL. */
-extern const char *const datsync_discovery_servers[];
-extern const char *const datsync_discovery_bootstraps[];
+const char *const *datsync_discovery_servers(void);
+const char *const *datsync_discovery_bootstraps(void);
 
 typedef struct datsync_discovery_options {
     const datsync_env *env;

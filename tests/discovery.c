@@ -396,8 +396,8 @@ static enum kind word_kind(const char *word)
     return word[0] == 'm' ? MDNS : word[0] == 'c' ? CLIENT : SERVER;
 }
 
-/* starved mdns|client|server: one is made with each of its allocations failing in turn, then with the C library's -> how
- * many there are */
+/* starved mdns|client|server: one is made with each of its allocations failing in turn, then with the C library's ->
+ * how many there are */
 static void cmd_starved(int n, char **w)
 {
     uint64_t allocations = 0;

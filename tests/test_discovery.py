@@ -201,6 +201,8 @@ def test_what_a_packet_says(driver):
     assert [(i.type, i.target, i.peers) for i in driver.parse(packet("dns-08"))[2]] == [(SRV, "127.0.0.3:3282", "127.0.0.3:3282")]
     assert [i.target for i in driver.parse(packet("dns-30"))[2][1:]] == ["127.0.0.3:0", "127.0.0.2:0", "127.0.0.2:0"]
     assert driver.parse(packet("mdns-06"))[2][0].peers == "0.0.0.0:4444"
+    lasting = header(0, 0x8400, 0, 1) + domain("dat.local") + struct.pack(">HHIH", TXT, 0x8001, 0x01020304, 0)
+    assert driver.parse(lasting)[2][0][2:5] == (TXT, 0x8001, 0x01020304) and driver.ask("rewrite", lasting) == lasting.hex()
 
 
 def test_which_names_there_are(driver):

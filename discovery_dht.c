@@ -1533,8 +1533,10 @@ int datsync_dht_bootstrap(datsync_dht *d, const datsync_ip *ip, uint64_t now)
         return DATSYNC_E_TOO_BIG;
     memcpy(d->boots[d->n_boots++], at, AT_BYTES);
     for (unsigned i = 0; i < LOOKS; i++)
-        if (d->looks[i].stage == LOOK_ASKING && d->looks[i].n < NODES_ENOUGH)
+        if (d->looks[i].stage == LOOK_ASKING && d->looks[i].n < NODES_ENOUGH) {
             look_offer_boots(d, &d->looks[i]);
+            look_run(d, &d->looks[i], now);
+        }
     dht_wake(d, now);
     return 0;
 }

@@ -111,8 +111,6 @@ build/pic/%.o: %.c datsync.h | need-cc need-sodium
 	mkdir -p build/pic
 	$(COMPILE) $(CFLAGS) -fPIC -c -o $@ $<
 
-build/discovery_dht.o build/pic/discovery_dht.o: discovery.h
-
 build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)
@@ -231,7 +229,7 @@ warnings: | need-sodium
 			$$cxx -std=c++17 $(WARNINGS) -Werror $(CPPFLAGS) -I. -c -o build/warnings.o $$file || exit 1; done; fi; done
 	@rm -f build/warnings.o
 
-FORMATTED = $(ALL_C) $(CLI_H) datsync.h discovery.h $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
+FORMATTED = $(ALL_C) $(CLI_H) datsync.h $(wildcard tests/*.h) $(EXAMPLES_CXX:%=examples/%.cpp) net_win32.c $(wildcard bench/*.c)
 format: | need-clang-format
 	clang-format -i $(FORMATTED)
 format-check: | need-clang-format

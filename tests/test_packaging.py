@@ -106,7 +106,7 @@ def test_what_datsync_needs(compiler, tmp_path):
     assert compiler == "tcc" or not own
 
 
-@pytest.mark.parametrize("file", ["datsync.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
+@pytest.mark.parametrize("file", ["datsync.c", "discovery_dht.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
 def test_ndebug_changes_nothing(file, tmp_path):
     needs("cc")
     for name, flags in (("with", ["-DNDEBUG"]), ("without", [])):
@@ -117,8 +117,8 @@ def test_ndebug_changes_nothing(file, tmp_path):
 # ---- the library ----------------------------------------------------------------------------------
 
 def public():
-    """The functions that the header declares."""
-    text = re.sub(r"^#.*$", "", sentences(source("datsync.h")), flags=re.M)
+    """The functions that the headers declare."""
+    text = re.sub(r"^#.*$", "", sentences(source("datsync.h") + source("discovery.h")), flags=re.M)
     text = re.sub(r"typedef\b[^;{]*\([^;{]*;|\{[^{}]*\}", ";", text.replace('extern "C" {', ""))
     while "{" in text:
         text = re.sub(r"\{[^{}]*\}", ";", text)
@@ -136,7 +136,7 @@ def library():
 
 
 def test_what_the_library_gives():
-    """Just the functions of the header, under the name of its interface; Debian's list of its symbols is the same."""
+    """Just the functions of the headers, under the name of its interface; Debian's list of its symbols is the same."""
     needs("nm", "readelf")
     given = [line.split()[-1] for line in call("nm", "-D", "--defined-only", library()).splitlines()]
     assert sorted(given) == public() and len(given) > 100

@@ -530,7 +530,7 @@ def test_with_friends_it_asks_them_and_no_bootstrap(net):
     for i, (to, data) in enumerate(sent):
         nodes = b"".join(bytes([i, k]) * 10 + at("7%d.%d.1.1:1" % (k, i)) for k in range(10))
         _, more = net.give(0, to, answer(data, sender=b"A" * 19 + bytes([i]), nodes=nodes))
-        assert len(asked(more, "get_peers")) <= 4 and net.status(0)["in_flight"] <= 16  # of each that one tells, four; in all, 16 wait
+        assert BOOT not in {to for to, _ in more} and net.status(0)["in_flight"] <= 16
 
 
 def test_the_first_that_comes_is_asked(net):
@@ -625,6 +625,13 @@ def test_who_asks_from_afar_is_not_told_of_private_addresses(node):
     for sender, want in (("50.1.1.1:1", 1), ("192.168.1.1:1", 2), ("127.0.0.1:1", 3)):
         assert len(peers(node, sender)) == want
         assert len(ask(node, query("find_node", target=b"x" * 20), sender)[b"r"][b"nodes"]) == 26 * want
+
+
+def test_of_the_nodes_that_one_tells_the_nearest_are_asked(net):
+    sent = begin(net, port=0)
+    nodes = b"".join(bytes.fromhex(NAME)[:19] + bytes([bytes.fromhex(NAME)[19] ^ 9 - i]) + at("4%d.1.1.1:1" % i) for i in range(10))
+    _, sent = net.give(0, BOOT, answer(asked(sent, "get_peers")[0][1], nodes=nodes))
+    assert [to for to, _ in sent] == ["4%d.1.1.1:1" % i for i in (9, 8, 7, 6)]
 
 
 def test_one_network_does_not_fill_a_lookup_or_the_table(net):

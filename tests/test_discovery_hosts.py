@@ -30,8 +30,8 @@ class Place(hosts.Hosts):
         super().__init__(*args, **options)
         self.processes = []
 
-    def start(self, host, *args, argv=None):
-        process = tools.Process(argv=argv or self.at(host, DATSYNC, *args), env=self.environment(host))
+    def start(self, host, *args, argv=None, **options):
+        process = tools.Process(argv=argv or self.at(host, DATSYNC, *args), env=self.environment(host), **options)
         process.args = (host, *args)
         self.processes.append(process)
         return process

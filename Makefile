@@ -12,7 +12,7 @@
 #   coverage   which lines of datsync.c the tests of check run, and which they do not
 #   mutate     small faults planted in datsync.c, one at a time, against the tests (ten minutes; MUTATE='--count 30' tries a few)
 #   bugs       every planted bug against all cases (most of an hour; check tries a few of them for each)
-#   interop    tests with the JavaScript peers: nine versions of hypercore, two of hyperdrive
+#   interop    tests with the JavaScript peers: nine versions of hypercore, two of hyperdrive, dat 13 and what finds peers for it
 #   check-all  everything that is for other places, where the tools for it are; says what it left out. Alone:
 #     check-WAY  a build for another processor, library, compiler or system, run in emulation where it must be: the conformance
 #                suite, the vectors, clones from and to this system's build and JS.
@@ -194,7 +194,7 @@ mutate: | need-cc need-sodium need-pytest need-clang
 bugs: | need-pytest
 	DATSYNC_BIG=1 $(PYTEST) conformance/test_bugs.py
 
-interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/installed | need-pytest
+interop: build/asan/datsync build/asan/probe build/js/installed build/js/old/installed build/js/discovery/installed | need-pytest
 	$(call UNDER_TEST,build/asan) export DATSYNC_JS=$(CURDIR)/build/js; $(call TEST,interop and not everywhere,$(TESTS))
 
 valgrind: build/datsync build/api build/probe build/discovery | need-pytest need-valgrind

@@ -11849,13 +11849,30 @@ static void dial_all(datsync *ds)
         dial(ds, a);
 }
 
+/* An address that was found may be false, and there may be thousands of them; somebody who comes is there. So where all
+ * connections are taken, of those that were dialled because of such addresses the one that has waited longest for
+ * its remote's first word gives way. 0: there is none. */
+static int link_gives_way(datsync *ds)
+{
+    link *oldest = NULL;
+    for (link *l = ds->links; l; l = l->next)
+        if (l->dialled && l->dialled->source != CHOSEN && l->state <= LINK_OPEN && !l->error && !link_has_met(l) &&
+            (!oldest || l->since < oldest->since))
+            oldest = l;
+    if (!oldest)
+        return 0;
+    link_fail(oldest, DATSYNC_E_UNREACHABLE);
+    link_close(ds, oldest);
+    return 1;
+}
+
 static void accept_all(datsync *ds, intptr_t listener)
 {
     char from[ADDRESS_BYTES];
     intptr_t handle;
     int r = 0;
     for (int i = 0; i < 16 && (r = ds->net.accept(ds->net.ctx, listener, &handle, from, sizeof from)) == 0; i++) {
-        if (link_count(ds) >= max_peers(ds)) {
+        if (link_count(ds) >= max_peers(ds) && !link_gives_way(ds)) {
             ds->net.close(ds->net.ctx, handle);
             env_log(&ds->env, DATSYNC_LOG_WARNING, "a connection was refused: the cap on connections is reached");
         } else if (!link_new(ds, handle, NULL, from)) {

@@ -1498,6 +1498,40 @@ static void check_found_without_end(void)
     datsync_memory_net_free(memory);
 }
 
+/* Dials of addresses that were found, and at which nobody is, keep out nobody who comes; those that were chosen do. */
+static void check_room_for_who_comes(void)
+{
+    for (int chosen = 0; chosen < 2; chosen++) {
+        datsync_feed *f = feed_of(3), *g = feed_new(datsync_feed_key(f), 0);
+        datsync_memory_net *memory;
+        datsync *a, *b;
+        CHECK(datsync_memory_net_new(&memory, NULL, &real) == 0);
+        datsync_net n = real;
+        n.connect = hanging_connect;
+        n.connected = hanging_connected;
+        n.close = hanging_close;
+        n.poll = hanging_poll;
+        dials = 0;
+        datsync_options o;
+        memset(&o, 0, sizeof o);
+        o.net = &n;
+        o.max_peers = 2;
+        o.live = 1;
+        CHECK(datsync_new(&a, &o, 0) == 0 && datsync_listen(a, "here") == 0 && datsync_add(a, f, DATSYNC_UPLOAD) == 0);
+        CHECK(datsync_new(&b, &o, 0) == 0 && datsync_add(b, g, DATSYNC_DOWNLOAD) == 0);
+        for (unsigned i = 0; i < 6; i++) {
+            char name[24];
+            (void)snprintf(name, sizeof name, "hang-%u", i);
+            CHECK((chosen ? datsync_connect(a, name, 0) : datsync_found(a, name, 1, i, 0)) == 0);
+        }
+        CHECK(datsync_step(a, NULL, 0, 0) == 0 && dials == 2 && datsync_connect(b, "here", 0) == 0);
+        (void)take_turns(a, b, &n, 0, 500);
+        CHECK(datsync_complete(b, g) == !chosen && datsync_peers(a) == !chosen);
+        CHECK(datsync_free(b) == 0 && datsync_free(a) == 0 && datsync_feed_close(f) == 0 && datsync_feed_close(g) == 0);
+        datsync_memory_net_free(memory);
+    }
+}
+
 /* ================================================================ names and sources ============================= */
 
 /* A resolver and hosts that do as they are told; each handle is closed once. */
@@ -2361,6 +2395,7 @@ static const struct check {
     {"addresses-full", check_addresses_full},
     {"addresses-found", check_addresses_found},
     {"found-without-end", check_found_without_end},
+    {"room-for-who-comes", check_room_for_who_comes},
     {"names", check_names},
     {"sources", check_sources},
     {"stopping", check_stopping},

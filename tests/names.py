@@ -1,5 +1,5 @@
-"""A server of names for test_datagrams.py, on the loopback of a namespace. FOLDER is where it says that it is `ready`, and where
-`answer` says that it may answer about names that begin with `slow`.
+"""A server of names for test_datagrams.py, on the loopback of a namespace (hosts.py has other names, elsewhere). FOLDER is where
+it says that it is `ready`, and where `answer` says that it may answer about names that begin with `slow`.
 """
 
 import ipaddress
@@ -33,11 +33,11 @@ def reply(query):
     return query[:2] + struct.pack(">HHHHH", 0x8180 | error, 1, len(found), 0, 0) + query[12:at + 5] + answers
 
 
-def serve(folder):
+def serve(folder, host="127.0.0.1"):
     """Until who began it, or the program that took its place, has ended."""
     parent, held = os.getppid(), []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 53))
+        s.bind((host, 53))
         s.settimeout(0.05)
         with open(os.path.join(folder, "ready"), "w", encoding="utf-8"):
             pass

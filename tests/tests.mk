@@ -85,10 +85,11 @@ build/js/installed: conformance/js/package.json $(wildcard conformance/js/packag
 	cd build/js && $(NPM) $(if $(wildcard conformance/js/package-lock.json),ci,install) --ignore-scripts --no-audit --no-fund
 	touch $@
 
-build/js/old/installed: conformance/js/old/package.json conformance/js/old/package-lock.json | need-npm
-	mkdir -p build/js/old
-	cp $^ build/js/old/
-	cd build/js/old && $(NPM) ci --ignore-scripts --no-audit --no-fund
+# Of other years, and what finds peers: each in a folder of its own.
+build/js/old/installed build/js/discovery/installed: build/js/%/installed: conformance/js/%/package.json conformance/js/%/package-lock.json | need-npm
+	mkdir -p build/js/$*
+	cp $^ build/js/$*/
+	cd build/js/$* && $(NPM) ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
 # ---------------------------------------------------------------- what they need ----------------------------------

@@ -2140,14 +2140,23 @@ void datsync_dns_server_counts(const datsync_dns_server *s, datsync_dns_counts *
 #define HOST_AGAIN_MS 1000u
 #define HOST_AGAIN_MAX_MS 60000u
 
-const char *const datsync_discovery_servers[] = {"discovery1.datprotocol.com", "discovery2.datprotocol.com", NULL};
-const char *const datsync_discovery_bootstraps[] = {"bootstrap1.datprotocol.com:6881",
-                                                    "bootstrap2.datprotocol.com:6881",
-                                                    "bootstrap3.datprotocol.com:6881",
-                                                    "bootstrap4.datprotocol.com:6881",
-                                                    "dht.libtorrent.org:25401",
-                                                    "dht.transmissionbt.com:6881",
-                                                    NULL};
+const char *const *datsync_discovery_servers(void)
+{
+    static const char *const servers[] = {"discovery1.datprotocol.com", "discovery2.datprotocol.com", NULL};
+    return servers;
+}
+
+const char *const *datsync_discovery_bootstraps(void)
+{
+    static const char *const bootstraps[] = {"bootstrap1.datprotocol.com:6881",
+                                             "bootstrap2.datprotocol.com:6881",
+                                             "bootstrap3.datprotocol.com:6881",
+                                             "bootstrap4.datprotocol.com:6881",
+                                             "dht.libtorrent.org:25401",
+                                             "dht.transmissionbt.com:6881",
+                                             NULL};
+    return bootstraps;
+}
 
 enum host_state { HOST_WAITS, HOST_RESOLVING, HOST_KNOWN };
 
@@ -2705,12 +2714,14 @@ static int add_hosts(datsync_discovery *d, int way, const char *const *list, siz
     return 0;
 }
 
-static size_t list_length(const char *const *list)
+/* Those that were named, or else the usual ones. */
+static int add_named(datsync_discovery *d, int way, const char *const *named, size_t count, const char *const *usual,
+                     size_t most)
 {
     size_t n = 0;
-    while (list[n])
+    while (!named && usual[n])
         n++;
-    return n;
+    return add_hosts(d, way, named ? named : usual, named ? count : n, most);
 }
 
 static int begin_hosts(datsync_discovery *d, const datsync_discovery_options *o)
@@ -2721,11 +2732,10 @@ static int begin_hosts(datsync_discovery *d, const datsync_discovery_options *o)
     if (!d->hosts.v || !d->names.v)
         return DATSYNC_E_NOMEM;
     if (d->client)
-        r = add_hosts(d, DATSYNC_BY_SERVER, o->servers ? o->servers : datsync_discovery_servers,
-                      o->servers ? o->server_count : list_length(datsync_discovery_servers), DATSYNC_MAX_DNS_SERVERS);
+        r = add_named(d, DATSYNC_BY_SERVER, o->servers, o->server_count, datsync_discovery_servers(),
+                      DATSYNC_MAX_DNS_SERVERS);
     if (r >= 0 && d->dht)
-        r = add_hosts(d, DATSYNC_BY_DHT, o->bootstraps ? o->bootstraps : datsync_discovery_bootstraps,
-                      o->bootstraps ? o->bootstrap_count : list_length(datsync_discovery_bootstraps),
+        r = add_named(d, DATSYNC_BY_DHT, o->bootstraps, o->bootstrap_count, datsync_discovery_bootstraps(),
                       DATSYNC_MAX_BOOTSTRAPS);
     return r;
 }

@@ -220,9 +220,10 @@ typedef struct datsync_dns_server datsync_dns_server;
 #define DATSYNC_DNS_MAX_ENTRIES 262144u
 #define DATSYNC_DNS_MAX_OF_NAME 128u
 #define DATSYNC_DNS_MAX_OF_PEER 16u
-/* Milliseconds for which an announcement and a subscription are kept: they are made anew each minute. */
+/* Milliseconds for which an announcement and a subscription are kept. They are made anew after 60 to 70 s: the deployed
+ * server keeps a subscription for 60, and tells nothing in between. */
 #define DATSYNC_DNS_ENTRY_MS 180000u
-#define DATSYNC_DNS_SUBSCRIPTION_MS 60000u
+#define DATSYNC_DNS_SUBSCRIPTION_MS 80000u
 /* A secret makes tokens for so long, which are good for as long again. */
 #define DATSYNC_DNS_SECRET_MS 300000u
 
@@ -362,8 +363,8 @@ typedef struct datsync_discovery datsync_discovery;
 enum datsync_discovery_way { DATSYNC_BY_MDNS = 1, DATSYNC_BY_SERVER, DATSYNC_BY_DHT };
 
 /* Where the deployed peers look: HOST, or HOST:PORT. Each list ends with NULL. */
-extern const char *const datsync_discovery_servers[];
-extern const char *const datsync_discovery_bootstraps[];
+const char *const *datsync_discovery_servers(void);
+const char *const *datsync_discovery_bootstraps(void);
 
 typedef struct datsync_discovery_options {
     const datsync_env *env;

@@ -924,8 +924,8 @@ static int check_all(checkup *k)
     check_interfaces(k);
     for (size_t i = 0; i < k->interface_count && k->ways & 1u << DATSYNC_BY_MDNS; i++)
         begin_echo(k, &k->interfaces[i]);
-    add_hosts(k, DATSYNC_BY_SERVER, k->c->discovery_servers, k->c->discovery_server_count, datsync_discovery_servers);
-    add_hosts(k, DATSYNC_BY_DHT, k->c->dht_bootstraps, k->c->dht_bootstrap_count, datsync_discovery_bootstraps);
+    add_hosts(k, DATSYNC_BY_SERVER, k->c->discovery_servers, k->c->discovery_server_count, datsync_discovery_servers());
+    add_hosts(k, DATSYNC_BY_DHT, k->c->dht_bootstraps, k->c->dht_bootstrap_count, datsync_discovery_bootstraps());
     if (k->ways != 0)
         note(k->c, "asking, for 10 seconds at most");
     k->began = datsync_os_clock(NULL);

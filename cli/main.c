@@ -197,7 +197,7 @@ static void usage_of(const command *cmd)
         if (spec->commands & cmd->bit) {
             snprintf(head, sizeof head, "%s%s%s", spec->name, spec->value != NULL ? " " : "",
                      spec->value != NULL ? spec->value : "");
-            printf("  %-23s%s\n", head, spec->about);
+            printf("  %-31s%s\n", head, spec->about);
         }
     }
 }

@@ -40,7 +40,8 @@ _datsync_words() {
     keys) echo export,import,folder folder ;;
     ls | cat) echo folder path ;;
     'feed append') echo folder file+ ;;
-    feed | discover | '') ;;
+    discover) echo path+ ;; # it takes none, and nothing is offered
+    feed | '') ;;
     *) echo folder ;;
     esac
 }

@@ -24,12 +24,15 @@ static uint64_t now, chances = 1;
 static int quiet;
 static uint8_t script[256]; /* random bytes that are given before those of chance */
 static size_t script_at, script_len, live;
+static uint64_t fails_after = UINT64_MAX; /* allocations that succeed still */
 
 /* ================================================================ plugs ========================================= */
 
 static void *plug_resize(void *ctx, void *ptr, size_t size)
 {
     (void)ctx;
+    if (size && fails_after-- == 0)
+        return NULL;
     return counted_resize(ptr, size, &live);
 }
 
@@ -96,21 +99,28 @@ static void plug_found(void *ctx, const uint8_t name[DATSYNC_NAME_BYTES], const 
 
 static const datsync_env env = {NULL, plug_resize, plug_random, NULL, NULL};
 
-static void *engine_new(engine *e, enum kind kind)
+static int engine_try(engine *e, enum kind kind, const datsync_env *given)
 {
     datsync_way way = {e, plug_send, plug_found};
-    int error = 0;
+    datsync_mdns *mdns = NULL;
+    datsync_dns_client *client = NULL;
+    datsync_dns_server *server = NULL;
+    int error = kind == MDNS     ? datsync_mdns_new(&mdns, given, &way)
+                : kind == CLIENT ? datsync_dns_client_new(&client, given, &way)
+                                 : datsync_dns_server_new(&server, given, &way, now);
+    if (error < 0)
+        return error;
+    e->kind = kind;
+    e->at = kind == MDNS ? (void *)mdns : kind == CLIENT ? (void *)client : (void *)server;
+    return 0;
+}
+
+static void *engine_new(engine *e, enum kind kind)
+{
     if (e->kind)
         die("there is an engine with this number");
-    if (kind == MDNS)
-        error = datsync_mdns_new((datsync_mdns **)&e->at, &env, &way);
-    else if (kind == CLIENT)
-        error = datsync_dns_client_new((datsync_dns_client **)&e->at, &env, &way);
-    else
-        error = datsync_dns_server_new((datsync_dns_server **)&e->at, &env, &way, now);
-    if (error < 0)
+    if (engine_try(e, kind, &env) < 0)
         die("no engine");
-    e->kind = kind;
     return e->at;
 }
 
@@ -308,7 +318,7 @@ static void cmd_rewrite(int n, char **w)
         i->list = peers[count++];
     }
     if (written == 0)
-        written = datsync_dns_write(out, n > 1 ? word_number(w[1]) : sizeof out, m.id, m.flags, items, count);
+        written = datsync_dns_write(out, n > 1 ? (size_t)word_number(w[1]) : sizeof out, m.id, m.flags, items, count);
     if (written < 0) {
         say(written);
     } else {
@@ -381,6 +391,36 @@ static void cmd_id(int n, char **w)
     say(0);
 }
 
+static enum kind word_kind(const char *word)
+{
+    return word[0] == 'm' ? MDNS : word[0] == 'c' ? CLIENT : SERVER;
+}
+
+/* starved mdns|client|server: one is made with each of its allocations failing in turn, then with the C library's ->
+ * how many there are */
+static void cmd_starved(int n, char **w)
+{
+    uint64_t allocations = 0;
+    engine e = {NOTHING, NULL};
+    size_t before = live;
+    int error;
+    (void)n;
+    for (;; allocations++) {
+        fails_after = allocations;
+        error = engine_try(&e, word_kind(w[0]), &env);
+        if (error == 0)
+            break;
+        if (error != DATSYNC_E_NOMEM || live != before)
+            die("an allocation that failed was not told, or memory is left");
+    }
+    fails_after = UINT64_MAX;
+    engine_free(&e);
+    if (engine_try(&e, word_kind(w[0]), NULL) < 0)
+        die("no engine of the C library's");
+    engine_free(&e);
+    say((int64_t)allocations);
+}
+
 /* new ENGINE mdns|client|server; free ENGINE; memory -> bytes that are allocated */
 static void cmd_new(int n, char **w)
 {
@@ -388,7 +428,7 @@ static void cmd_new(int n, char **w)
     (void)n;
     if (number >= ENGINES)
         die("too many engines");
-    (void)engine_new(engines + number, w[1][0] == 'm' ? MDNS : w[1][0] == 'c' ? CLIENT : SERVER);
+    (void)engine_new(engines + number, word_kind(w[1]));
     say(0);
 }
 
@@ -720,6 +760,7 @@ static const struct {
     {"idle", 1, cmd_idle},
     {"status", 2, cmd_status},
     {"counts", 1, cmd_counts},
+    {"starved", 1, cmd_starved},
     {"fuzz", 2, cmd_fuzz},
     {"flood", 5, cmd_flood},
 };

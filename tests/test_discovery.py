@@ -201,6 +201,8 @@ def test_what_a_packet_says(driver):
     assert [(i.type, i.target, i.peers) for i in driver.parse(packet("dns-08"))[2]] == [(SRV, "127.0.0.3:3282", "127.0.0.3:3282")]
     assert [i.target for i in driver.parse(packet("dns-30"))[2][1:]] == ["127.0.0.3:0", "127.0.0.2:0", "127.0.0.2:0"]
     assert driver.parse(packet("mdns-06"))[2][0].peers == "0.0.0.0:4444"
+    lasting = header(0, 0x8400, 0, 1) + domain("dat.local") + struct.pack(">HHIH", TXT, 0x8001, 0x01020304, 0)
+    assert driver.parse(lasting)[2][0][2:5] == (TXT, 0x8001, 0x01020304) and driver.ask("rewrite", lasting) == lasting.hex()
 
 
 def test_which_names_there_are(driver):
@@ -1035,6 +1037,9 @@ def test_secrets_change(driver):
 def test_entries_expire(driver):
     server(driver)
     answers(driver, "9.0.0.1:1", trusted("9.0.0.1", "announce=1", "subscribe=true"))
+    driver.time(79000)
+    driver.ask("step", 3)
+    assert driver.ask("counts", 3)[:3] == [1, 1, 1]
     driver.time(100000)
     answers(driver, "9.0.0.2:1", trusted("9.0.0.2", "announce=1"))
     assert driver.ask("counts", 3)[:3] == [1, 2, 0]
@@ -1140,13 +1145,20 @@ def test_a_table_that_is_full(driver):
     names, peers, subscriptions, *_, limited, malformed, evicted = driver.ask("counts", 3)
     assert (names, peers, subscriptions, malformed, limited) == (1 << 18, 1 << 18, 1 << 18, 0, 0)
     assert evicted == 2 * (300000 + 50 - (1 << 18)) and driver.ask("memory") == memory
-    for n in range(50):
+    for n in range(50, 80):
+        answers(driver, "9.0.0.%d:1" % n, trusted("9.0.0.%d" % n, "announce=1", name="%040x" % n))
+    assert driver.ask("counts", 3)[:2] == [1 << 18, 1 << 18], "who comes now has room too"
+    for n in range(80):
         assert peers_of(driver, answers(driver, "9.2.0.%d:1" % n, trusted("9.2.0.%d" % n, name="%040x" % n))[0]) == ["9.0.0.%d:1" % n]
     driver.time(driver.now + 181000)
     driver.ask("step", 3)
     assert driver.ask("counts", 3)[:3] == [0, 0, 0]
     driver.ask("flood", 3, 1000, 5000, 100, 10)
     assert driver.ask("counts", 3)[:2] == [10, 100]
+
+
+def test_without_memory(driver):
+    assert [driver.ask("starved", kind) for kind in ("mdns", "client", "server")] == [1, 1, 9]
 
 
 # ---- client and server ------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ static int wait_for_peers(cli *c)
 /* One way, tried alone. */
 typedef struct trial {
     const cli *c; /* its options leave that way alone */
+    int way;
+    told *told;
     finding finding;
     uint64_t began, took, peers;
     int fetched, connected; /* a block; a handshake at least */
@@ -106,6 +108,22 @@ static const struct {
      "doctor); an announcement takes up to a minute"},
 };
 
+/* Each address that was found and not reached, once. */
+static void tell_unreachable(const trial *t, const datsync_event *event)
+{
+    if (!told_first(t->told, event->address, t->way))
+        return;
+    if (t->c->json) {
+        json_begin("unreachable");
+        json_string("address", event->address);
+        json_reason(event->error);
+        json_bool("again", event->index != 1);
+        json_end();
+    } else {
+        note(t->c, "%s (%s): %s", event->address, source_in_words(event->source), datsync_strerror(event->error));
+    }
+}
+
 static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 {
     trial *t = ctx;
@@ -126,6 +144,8 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
     case DATSYNC_EV_UNREACHABLE:
         if (t->connected || event->error == DATSYNC_E_SELF || event->error == DATSYNC_E_DUPLICATE)
             break;
+        if (event->type == DATSYNC_EV_UNREACHABLE)
+            tell_unreachable(t, event);
         t->met = 1;
         t->error = event->error;
         snprintf(t->address, sizeof t->address, "%s", event->address);
@@ -162,7 +182,7 @@ static const char *trouble_of(const trial *t)
     return t->connected ? "connected, but no block came" : t->met ? "not reached, " : "not reached, the time was up";
 }
 
-static void tell_trial(trial *t, size_t at, told *advised)
+static void tell_trial(const trial *t, size_t at)
 {
     const char *advice = advice_of_trial(t, at);
     int nobody = t->peers == 0 && !t->met && !t->connected;
@@ -180,12 +200,12 @@ static void tell_trial(trial *t, size_t at, told *advised)
             json_reason(nobody ? DATSYNC_E_NOT_FOUND : t->error < 0 ? t->error : DATSYNC_E_TIMEOUT);
         json_end_advised(advice);
     } else if (t->fetched) {
-        tell_result(advised, NULL, "%s: found %s, and fetched a block in %llu ms", ways[at].words, t->address,
+        tell_result(t->told, NULL, "%s: found %s, and fetched a block in %llu ms", ways[at].words, t->address,
                     (unsigned long long)t->took);
     } else if (nobody) {
-        tell_result(advised, advice, "%s: nobody was found", ways[at].words);
+        tell_result(t->told, advice, "%s: nobody was found", ways[at].words);
     } else {
-        tell_result(advised, advice, "%s: found %s: %s%s", ways[at].words, t->address[0] != 0 ? t->address : "somebody",
+        tell_result(t->told, advice, "%s: found %s: %s%s", ways[at].words, t->address[0] != 0 ? t->address : "somebody",
                     trouble_of(t), t->met && !t->connected ? datsync_strerror(t->error) : "");
     }
 }
@@ -283,13 +303,13 @@ static void only(cli *one, const cli *c, int way)
 static int visit(cli *c)
 {
     uint8_t key[32];
-    told advised = {NULL, 0, 0};
+    told told_before = {NULL, 0, 0};
     int fetched = 0, found = 0;
 
     int code = read_link(c, c->words[0], key);
     for (size_t i = 0; i < COUNT(ways) && code == DONE; i++) {
         cli one;
-        trial t = {.c = &one};
+        trial t = {.c = &one, .way = ways[i].way, .told = &told_before};
         if (!(finding_ways(c) & 1u << ways[i].way))
             continue;
         only(&one, c, ways[i].way);
@@ -297,11 +317,11 @@ static int visit(cli *c)
         if (code == DONE && datsync_os_stopped(NULL))
             code = fail(c, INTERRUPTED, "interrupted");
         if (code == DONE)
-            tell_trial(&t, i, &advised);
+            tell_trial(&t, i);
         fetched |= t.fetched;
         found |= t.met || t.connected || t.peers > 0;
     }
-    told_free(&advised);
+    told_free(&told_before);
     if (code != DONE || fetched)
         return code;
     return found ? fail(c, FAILED, "peers were found, and none gave a block")

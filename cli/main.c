@@ -18,6 +18,7 @@
  *   open       opening and closing feeds and drives
  *   import     a folder into its drive
  *   finding    the ways by which peers are found
+ *   asking     questions to servers, nodes and the local network
  *   checkup    what the network at hand lets through
  *   transfer   a feed or a drive on the network
  *   feed       the commands feed create, append, cat, info, share, clone

@@ -438,6 +438,7 @@ def test_found_and_not_reached(net, peer, code):
     net.answer("b", "192.0.2.2:5300=192.0.2.1:3282=" + peer)
     events, words = net.doctor("--no-mdns", "--no-dht", "--discovery-server", "192.0.2.2:5300", LINK, code=FAILED)
     tried, = events["tried"]
+    assert by(events["unreachable"], "address")[peer]["code"] == code and peer + " (found by a discovery server)" in words.err
     assert (tried["ok"], tried["code"], tried["address"]) == (False, code, peer) and tried["peers"] >= 1
     assert ("router" if code == -85 else "firewall") in tried["advice"] and "not reached" in words.out
 

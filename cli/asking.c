@@ -23,7 +23,7 @@
 #define ASKING_DATAGRAMS 64u
 #define ASKING_HOST_TEXT 264u
 
-/* ---------------------------------------------------------------- what is to be asked ------------------------------ */
+/* ---------------------------------------------------------------- what is to be asked ----------------------------- */
 
 int same_host(const datsync_ip *a, const datsync_ip *b)
 {

@@ -402,6 +402,7 @@ static void tell_nat(checkup *k, const char *kind, const datsync_ip *seen, const
 static void check_nat(checkup *k)
 {
     char open[96], forward[256];
+    const char *let = k->c->no_listen ? NULL : open, *let_through = k->c->no_listen ? NULL : forward;
     sights s = compare_sights(k, 1);
 
     if (!(k->ways & ~(1u << DATSYNC_BY_MDNS)))
@@ -409,9 +410,9 @@ static void check_nat(checkup *k)
     if (s.first == NULL)
         s = compare_sights(k, 0);
     if (k->port == 0)
-        snprintf(open, sizeof open, "choose a port with --listen PORT, and let TCP at it through the firewall");
+        snprintf(open, sizeof open, "choose a port with --listen PORT, and let TCP at it through any firewall");
     else
-        snprintf(open, sizeof open, "let TCP port %u through the firewall", (unsigned)k->port);
+        snprintf(open, sizeof open, "let TCP port %u through, where there is a firewall", (unsigned)k->port);
     snprintf(forward, sizeof forward,
              "%s, and have the router forward it to this machine: else others can't connect here", open);
     if (s.first == NULL) {
@@ -423,13 +424,13 @@ static void check_nat(checkup *k)
             "others can't connect here, and no trick helps: connect outward from here to peers with an open port, or "
             "have the router forward the TCP port, or use another network");
     } else if (is_own(k, &s.first->seen)) {
-        tell_nat(k, "none", &s.first->seen, "an address of this machine: no NAT is between", open);
+        tell_nat(k, "none", &s.first->seen, "an address of this machine: no NAT is between", let);
     } else if (!s.hosts) {
         tell_nat(k, "unknown", &s.first->seen, "but only one tells: a NAT is between, of which kind can't be said",
-                 forward);
+                 let_through);
     } else {
         tell_nat(k, "keeps", &s.first->seen, "and all who answered agree: a NAT is between, which keeps ports",
-                 forward);
+                 let_through);
     }
 }
 

@@ -117,7 +117,7 @@ def names(home, folder, *args):
 
 def test_help_lists_drives_first():
     shown = tools.run("-h").out
-    assert [m for m in re.findall(r"^  datsync (\w+)", shown, re.M) if m != "feed"] == COMMANDS
+    assert [m for m in re.findall(r"^  datsync (\w+)", shown, re.M) if m != "feed"] == COMMANDS + ["discover", "doctor"]
     assert shown.index("datsync cat LINK") < shown.index("datsync feed create")
 
 

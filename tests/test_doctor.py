@@ -295,6 +295,8 @@ def test_the_port_that_was_chosen(net):
     net.discover("b", "192.0.2.2:5300")
     nat, = net.doctor("--no-mdns", "--no-dht", "--discovery-server", "192.0.2.2:5300", "--listen", "4100", code=DONE)[0]["nat"]
     assert nat["seen_as"] == "192.0.2.1:4100" and "4100" in nat["advice"]
+    nat, = net.doctor("--no-mdns", "--no-dht", "--discovery-server", "192.0.2.2:5300", "--no-listen", code=DONE)[0]["nat"]
+    assert nat["kind"] == "none" and "advice" not in nat
 
 
 @pytest.mark.parametrize("seen, kind", [

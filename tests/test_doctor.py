@@ -260,6 +260,16 @@ def test_multicast_that_has_no_way_out(net):
     assert not next(one for one in events["interface"] if one["name"] == "v0")["multicast"]
 
 
+def test_a_group_that_cannot_be_joined(net):
+    done = subprocess.run([*net.before("a"), "sh", "-c", "echo 0 > /proc/sys/net/ipv4/igmp_max_memberships"], stderr=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        pytest.skip("this user may not forbid groups")
+    events, words = net.doctor("--lan", code=DONE)
+    found = by(events["multicast"], "family")
+    assert (found[4]["ok"], found[6]["ok"]) == (False, True) and found[4]["code"] < 0
+    assert "5353" in found[4]["advice"] and "--peer" in found[4]["advice"] and "IPv4: does not come back" in words.out
+
+
 def test_a_port_that_is_taken(net):
     net.hold("a", "tcp", 3282)
     events, _ = net.doctor("--lan", code=DONE)

@@ -14,6 +14,8 @@ enum { DONE = 0, FAILED = 1, USAGE = 2, NO_PEER = 3, INTERRUPTED = 130 };
 
 /* Bytes of a block, and of what is read at once. */
 #define CLI_BLOCK_SIZE 65536u
+/* Where a share listens. */
+#define CLI_PORT "3282"
 /* --peer, --range and --select, each so often. */
 #define CLI_MAX_PEERS 64u
 /* --discovery-server and --dht-bootstrap, as discovery.h has it. */
@@ -44,7 +46,7 @@ typedef struct cli {
     char only_port[8]; /* what `listen` points to for a bare PORT */
     const char *peers[CLI_MAX_PEERS];
     size_t peer_count;
-    int no_discovery, lan, no_mdns, no_server, no_dht;
+    int no_discovery, lan, no_mdns, no_server, no_dht, wait;
     const char *discovery_servers[CLI_MAX_SERVERS], *dht_bootstraps[CLI_MAX_BOOTSTRAPS];
     size_t discovery_server_count, dht_bootstrap_count;
     range ranges[CLI_MAX_RANGES];
@@ -91,8 +93,9 @@ enum {
     LS = 1 << 16,
     CAT = 1 << 17,
     DISCOVER = 1 << 18,
+    DOCTOR = 1 << 19,
     ALL_DRIVE = DISCOVER - CREATE,
-    ALL = (1 << 19) - 1
+    ALL = (1 << 20) - 1
 };
 
 #endif

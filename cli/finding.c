@@ -39,8 +39,7 @@ static int is_off_outside(const cli *c)
     return off != NULL && *off != 0 && !c->lan && c->discovery_server_count == 0 && c->dht_bootstrap_count == 0;
 }
 
-/* A bit for each way. */
-static unsigned ways(const cli *c)
+unsigned finding_ways(const cli *c)
 {
     unsigned all = 1u << DATSYNC_BY_MDNS;
 
@@ -55,7 +54,7 @@ static unsigned ways(const cli *c)
 
 int is_finding(const cli *c)
 {
-    return ways(c) != 0;
+    return finding_ways(c) != 0;
 }
 
 int check_finding(const cli *c)
@@ -63,9 +62,9 @@ int check_finding(const cli *c)
     if (c->lan && (c->no_discovery || c->no_mdns))
         return fail(c, USAGE, "--lan is multicast DNS, which %s leaves out",
                     c->no_mdns ? "--no-mdns" : "--no-discovery");
-    if (c->discovery_server_count > 0 && !(ways(c) & 1u << DATSYNC_BY_SERVER))
+    if (c->discovery_server_count > 0 && !(finding_ways(c) & 1u << DATSYNC_BY_SERVER))
         return fail(c, USAGE, "--discovery-server: other options leave all servers out");
-    if (c->dht_bootstrap_count > 0 && !(ways(c) & 1u << DATSYNC_BY_DHT))
+    if (c->dht_bootstrap_count > 0 && !(finding_ways(c) & 1u << DATSYNC_BY_DHT))
         return fail(c, USAGE, "--dht-bootstrap: other options leave the DHT out");
     return DONE;
 }
@@ -75,12 +74,12 @@ static void tell_announced(const cli *c)
 {
     char where[160] = "";
 
-    if (ways(c) & 1u << DATSYNC_BY_MDNS)
+    if (finding_ways(c) & 1u << DATSYNC_BY_MDNS)
         strcat(where, ", in the local network");
-    if (ways(c) & 1u << DATSYNC_BY_SERVER)
+    if (finding_ways(c) & 1u << DATSYNC_BY_SERVER)
         strcat(where, c->discovery_server_count > 0 ? ", at the discovery servers that were named"
                                                     : ", at the public discovery servers");
-    if (ways(c) & 1u << DATSYNC_BY_DHT)
+    if (finding_ways(c) & 1u << DATSYNC_BY_DHT)
         strcat(where, ", in the DHT");
     note(c, "announced%s: who has the link finds this host (--lan, --no-discovery)", where + 1);
 }
@@ -97,7 +96,7 @@ int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_ke
     memset(&options, 0, sizeof options);
     options.env = &c->env;
     options.net = datsync_os_net();
-    options.ways = ways(c);
+    options.ways = finding_ways(c);
     options.port = port;
     if (c->discovery_server_count > 0) {
         options.servers = c->discovery_servers;

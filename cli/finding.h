@@ -18,6 +18,9 @@ typedef struct finding {
 /* DONE, or USAGE: options that contradict each other. */
 int check_finding(const cli *c);
 
+/* The ways that the options leave, a bit for each: 1 << DATSYNC_BY_... */
+unsigned finding_ways(const cli *c);
+
 /* Does any way look for peers? */
 int is_finding(const cli *c);
 

@@ -18,6 +18,8 @@
  *   open       opening and closing feeds and drives
  *   import     a folder into its drive
  *   finding    the ways by which peers are found
+ *   asking     questions to servers, nodes and the local network
+ *   checkup    what the network at hand lets through
  *   transfer   a feed or a drive on the network
  *   feed       the commands feed create, append, cat, info, share, clone
  *   verify     feed verify, verify
@@ -26,11 +28,13 @@
  *   show       log, ls, cat
  *   keys       keys
  *   server     discover
+ *   doctor     doctor
  *   main       the tables of commands and options, reading the command line
  *
  * A file of commands includes none of the others with commands.
  */
 #include "cli.h"
+#include "doctor.h"
 #include "drive.h"
 #include "feed.h"
 #include "keys.h"
@@ -81,6 +85,9 @@ static const command commands[] = {
      FEED_CLONE, feed_clone},
     {0, "discover", "", "Be a discovery server, which tells peers of each other, until interrupted.", 0, 0, DISCOVER,
      run_discover},
+    {0, "doctor", "[LINK]",
+     "Tell what stands between this machine and its peers; with LINK, fetch from it by each way.", 0, 1, DOCTOR,
+     run_doctor},
 };
 
 enum { NONE, TEXT, NUMBER, PEER, SERVER, BOOTSTRAP, LISTEN, RANGE, GLOB };
@@ -97,6 +104,7 @@ typedef struct option_spec {
 
 #define AT(member) offsetof(cli, member)
 #define NETWORKED (FEED_SHARE | FEED_CLONE | SHARE | CLONE | PULL | SYNC | LS | CAT)
+#define FINDING (NETWORKED | DOCTOR)
 #define IMPORTING (CREATE | SHARE | SYNC)
 
 static const option_spec option_specs[] = {
@@ -126,18 +134,20 @@ static const option_spec option_specs[] = {
     {"--lines", NONE, NULL, "a block is a line, without its line feed", FEED_APPEND | FEED_CAT, AT(lines), 0, 0},
     {"--range", RANGE, "A:B", "only the blocks A to B - 1; repeatable", FEED_CAT | FEED_CLONE, 0, 0, 0},
     {"--listen", LISTEN, "[HOST:]PORT",
-     "take connections here (0: any port; unix:PATH: a socket file); discover: questions (5300)", NETWORKED | DISCOVER,
+     "take connections here (0: any port; unix:PATH: a socket file); discover: questions (5300)", FINDING | DISCOVER,
      AT(listen), 0, 0},
-    {"--no-listen", NONE, NULL, "take no connections", NETWORKED, AT(no_listen), 0, 0},
+    {"--no-listen", NONE, NULL, "take no connections", FINDING, AT(no_listen), 0, 0},
     {"--peer", PEER, "HOST:PORT", "dial this peer; repeatable", NETWORKED, 0, 0, 0},
     {"--max-peers", NUMBER, "N", "connections at once (64)", NETWORKED, AT(max_peers), 1, 65535},
-    {"--no-discovery", NONE, NULL, "look for no peers, and tell nobody", NETWORKED, AT(no_discovery), 0, 0},
-    {"--lan", NONE, NULL, "look for peers in the local network alone", NETWORKED, AT(lan), 0, 0},
-    {"--no-mdns", NONE, NULL, "look for none there", NETWORKED, AT(no_mdns), 0, 0},
-    {"--no-server", NONE, NULL, "ask no discovery servers", NETWORKED, AT(no_server), 0, 0},
-    {"--no-dht", NONE, NULL, "ask no DHT", NETWORKED, AT(no_dht), 0, 0},
-    {"--discovery-server", SERVER, "HOST[:PORT]", "this one, not the public ones; repeatable", NETWORKED, 0, 0, 0},
-    {"--dht-bootstrap", BOOTSTRAP, "HOST:PORT", "begin at this node, not at the public ones; repeatable", NETWORKED, 0,
+    {"--no-discovery", NONE, NULL, "look for no peers, and tell nobody", FINDING, AT(no_discovery), 0, 0},
+    {"--lan", NONE, NULL, "look for peers in the local network alone", FINDING, AT(lan), 0, 0},
+    {"--no-mdns", NONE, NULL, "look for none there", FINDING, AT(no_mdns), 0, 0},
+    {"--no-server", NONE, NULL, "ask no discovery servers", FINDING, AT(no_server), 0, 0},
+    {"--no-dht", NONE, NULL, "ask no DHT", FINDING, AT(no_dht), 0, 0},
+    {"--discovery-server", SERVER, "HOST[:PORT]", "this one, not the public ones; repeatable", FINDING, 0, 0, 0},
+    {"--dht-bootstrap", BOOTSTRAP, "HOST:PORT", "begin at this node, not at the public ones; repeatable", FINDING, 0, 0,
+     0},
+    {"--wait", NONE, NULL, "be who is found: print a link for another machine's doctor, and serve it", DOCTOR, AT(wait),
      0, 0},
     {"--timeout", NUMBER, "S", "give up after S seconds without a new byte (30; 0: never)",
      FEED_CLONE | CLONE | PULL | LS | CAT, AT(timeout), 0, 1000000000},
@@ -166,7 +176,7 @@ static void usage(FILE *out)
         if (i == 0)
             fputs("\nDrives, folders of files (DIR is this one if it is left out):\n", out);
         else if (cmd->feed != commands[i - 1].feed)
-            fputs(cmd->feed ? "\nBare feeds:\n" : "\nFor others:\n", out);
+            fputs(cmd->feed ? "\nBare feeds:\n" : "\nPeers:\n", out);
         snprintf(head, sizeof head, "datsync %s%s %s", group(cmd), cmd->name, cmd->usage);
         fprintf(out, "  %-34s %s\n", head, cmd->about);
     }

@@ -17,8 +17,6 @@
 #define CLI_SCAN_MS 1000u
 #define CLI_SCAN_TIMES 20u
 
-#define CLI_PORT "3282"
-
 /* ---------------------------------------------------------------- progress ---------------------------------------- */
 
 static uint64_t changed(const transfer *t)
@@ -255,7 +253,7 @@ void tell_link(transfer *t)
             json_number("held", datsync_feed_count(t->feed, 0, datsync_feed_length(t->feed)));
         }
         json_end();
-    } else if (t->c->command->bit & (FEED_SHARE | SHARE | SYNC)) {
+    } else if (t->c->command->bit & (FEED_SHARE | SHARE | SYNC | DOCTOR)) {
         printf("dat://%s\n", t->key);
         fflush(stdout);
     }
@@ -539,7 +537,7 @@ int need_peer_to_clone(const cli *c)
 /* A share that wasn't told where listens on the usual port, or another if that is taken. */
 static int is_listening(const cli *c)
 {
-    return !c->no_listen && (c->listen != NULL || (c->command->bit & (FEED_SHARE | SHARE | SYNC)));
+    return !c->no_listen && (c->listen != NULL || (c->command->bit & (FEED_SHARE | SHARE | SYNC | DOCTOR)));
 }
 
 static int start_listening(transfer *t)

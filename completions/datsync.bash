@@ -6,7 +6,8 @@
 # shellcheck disable=SC2086,SC2207
 _datsync_options() {
     local about='title= description= author= license=' hidden='ignore-hidden no-ignore-hidden'
-    local network='listen= no-listen peer= max-peers= no-discovery lan no-mdns no-server no-dht discovery-server= dht-bootstrap='
+    local finding='listen= no-listen no-discovery lan no-mdns no-server no-dht discovery-server= dht-bootstrap='
+    local network="$finding peer= max-peers="
     local own='secret-dir=' general='json quiet help'
 
     case $1 in
@@ -26,6 +27,7 @@ _datsync_options() {
     'feed info' | 'feed verify') echo $general ;;
     'feed share') echo $network $general ;;
     discover) echo listen= $general ;;
+    doctor) echo $finding wait $general ;;
     'feed clone') echo range= $network timeout= live no-sync $general ;;
     esac
 }
@@ -34,6 +36,7 @@ _datsync_options() {
 _datsync_words() {
     case $1 in
     clone | 'feed clone') echo link folder ;;
+    doctor) echo link ;;
     keys) echo export,import,folder folder ;;
     ls | cat) echo folder path ;;
     'feed append') echo folder file+ ;;
@@ -75,7 +78,7 @@ _datsync() {
     word=${words[at]}
 
     if [[ ! $command ]]; then
-        offer='create share clone pull sync log status keys verify ls cat feed discover --help --version'
+        offer='create share clone pull sync log status keys verify ls cat feed discover doctor --help --version'
     elif [[ $command == feed ]]; then
         offer='create append cat info verify share clone --help'
     elif [[ $value || ! $only_words && $word == --*=* ]]; then

@@ -26,6 +26,8 @@ function __datsync_word
             return
         case clone feed-clone
             set kinds link folder
+        case doctor
+            set kinds link
         case keys
             set kinds keys folder
         case ls cat
@@ -83,6 +85,7 @@ complete -c datsync -n '__datsync_at ""' -a ls -d 'List files and folders'
 complete -c datsync -n '__datsync_at ""' -a cat -d 'Write one file to standard output'
 complete -c datsync -n '__datsync_at ""' -a feed -d 'Bare feeds'
 complete -c datsync -n '__datsync_at ""' -a discover -d 'Be a discovery server'
+complete -c datsync -n '__datsync_at ""' -a doctor -d 'Tell what stands between this machine and its peers'
 complete -c datsync -n '__datsync_at feed' -a create -d 'Make a feed'
 complete -c datsync -n '__datsync_at feed' -a append -d 'Append files or standard input'
 complete -c datsync -n '__datsync_at feed' -a cat -d 'Write the blocks to standard output'
@@ -118,17 +121,18 @@ complete -c datsync -n '__datsync_at feed-append feed-cat' -l lines -d 'A block 
 complete -c datsync -n '__datsync_at feed-cat feed-clone' -l range -x -d 'Only the blocks A:B'
 complete -c datsync -n '__datsync_at clone pull sync' -l all -d 'Drop the selection'
 set -l networked share clone pull sync ls cat feed-share feed-clone
-complete -c datsync -n "__datsync_at $networked discover" -l listen -x -d 'Take connections here'
-complete -c datsync -n "__datsync_at $networked" -l no-listen -d 'Take no connections'
+complete -c datsync -n "__datsync_at $networked discover doctor" -l listen -x -d 'Take connections here'
+complete -c datsync -n "__datsync_at $networked doctor" -l no-listen -d 'Take no connections'
 complete -c datsync -n "__datsync_at $networked" -l peer -x -d 'Dial this peer'
 complete -c datsync -n "__datsync_at $networked" -l max-peers -x -d 'Connections at once'
-complete -c datsync -n "__datsync_at $networked" -l no-discovery -d 'Look for no peers'
-complete -c datsync -n "__datsync_at $networked" -l lan -d 'Look in the local network alone'
-complete -c datsync -n "__datsync_at $networked" -l no-mdns -d 'Not in the local network'
-complete -c datsync -n "__datsync_at $networked" -l no-server -d 'Not at discovery servers'
-complete -c datsync -n "__datsync_at $networked" -l no-dht -d 'Not in the DHT'
-complete -c datsync -n "__datsync_at $networked" -l discovery-server -x -d 'Ask this one'
-complete -c datsync -n "__datsync_at $networked" -l dht-bootstrap -x -d 'Begin at this node'
+complete -c datsync -n "__datsync_at $networked doctor" -l no-discovery -d 'Look for no peers'
+complete -c datsync -n "__datsync_at $networked doctor" -l lan -d 'Look in the local network alone'
+complete -c datsync -n "__datsync_at $networked doctor" -l no-mdns -d 'Not in the local network'
+complete -c datsync -n "__datsync_at $networked doctor" -l no-server -d 'Not at discovery servers'
+complete -c datsync -n "__datsync_at $networked doctor" -l no-dht -d 'Not in the DHT'
+complete -c datsync -n "__datsync_at $networked doctor" -l discovery-server -x -d 'Ask this one'
+complete -c datsync -n "__datsync_at $networked doctor" -l dht-bootstrap -x -d 'Begin at this node'
+complete -c datsync -n '__datsync_at doctor' -l wait -d 'Print a link for a doctor elsewhere'
 complete -c datsync -n '__datsync_at clone pull ls cat feed-clone' -l timeout -x -d 'Seconds without a new byte'
 complete -c datsync -n '__datsync_at clone feed-clone' -l live -d 'Stay when complete'
 complete -c datsync -n '__datsync_at create share clone pull sync log status keys verify ls cat' -l secret-dir \

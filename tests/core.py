@@ -13,7 +13,7 @@ PROGRAMS = {"datsync": ["cli/" + name for name in sorted(os.listdir(os.path.join
 LINKED = ("datsync", "api")
 
 # These test what is around the programs, and never run what is built from datsync.c here.
-OTHERS = ("alone", "capture", "cli_walls", "dht", "discovery", "documents", "everywhere", "lab", "manual", "mutate", "packaging", "protocol", "python", "small",
+OTHERS = ("alone", "capture", "cli_walls", "dht", "discovery", "doctor", "documents", "everywhere", "lab", "manual", "mutate", "packaging", "protocol", "python", "small",
           "walls", "win32")
 SUITE = os.path.join(ROOT, "conformance", "test_conformance.py")
 

@@ -12,7 +12,7 @@ from dat import drive as drives
 from tools import DONE, FAILED, INTERRUPTED, NO_PEER, USAGE, one_line
 
 COMMANDS = ["create", "share", "clone", "pull", "sync", "log", "status", "keys", "verify", "ls", "cat"]
-FOR_OTHERS = ["discover"]
+FOR_OTHERS = ["discover", "doctor"]
 CLOSED = "127.0.0.1:1"
 
 

@@ -421,7 +421,7 @@ WORDS = {
     "clone ": None, "clone %s " % LINK: FOLDER, "feed clone ": None, "feed clone %s " % LINK: FOLDER, "clone %s x " % LINK: None,
     "keys export ": FOLDER, "keys import ": FOLDER, "ls x ": None, "cat x ": None, "log x ": None, "feed info x ": None,
     "feed append x ": FILE, "feed append x y z ": FILE, "feed append --block-size 9 x ": FILE,
-    "discover ": None, "create --secret-dir=": FOLDER, "share --peer h:1 --peer=h:2 ": FOLDER, "clone --peer h:1 %s " % LINK: FOLDER,
+    "discover ": None, "doctor ": None, "create --secret-dir=": FOLDER, "share --peer h:1 --peer=h:2 ": FOLDER, "clone --peer h:1 %s " % LINK: FOLDER,
     "clone --listen :1 ": None, "create -- ": FOLDER, "create -- --title ": None,
 }
 

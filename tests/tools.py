@@ -37,6 +37,7 @@ def environment(more=None):
     env = dict(os.environ)
     # A small quarantine: what was freed must not look like what is held.
     env["ASAN_OPTIONS"] = "exitcode=%d:quarantine_size_mb=16:%s" % (BROKEN, env.get("ASAN_OPTIONS", ""))
+    env["LSAN_OPTIONS"] = 'suppressions="%s":print_suppressions=0:%s' % (os.path.join(HERE, "leaks.txt"), env.get("LSAN_OPTIONS", ""))
     env["UBSAN_OPTIONS"] = "print_stacktrace=1:exitcode=%d:%s" % (BROKEN, env.get("UBSAN_OPTIONS", ""))
     env.update(more or {})
     return env

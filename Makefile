@@ -113,8 +113,6 @@ build/pic/%.o: %.c $(HEADERS) | need-cc need-sodium
 	mkdir -p build/pic
 	$(COMPILE) $(CFLAGS) -fPIC -c -o $@ $<
 
-build/discovery_dht.o build/pic/discovery_dht.o: discovery.h
-
 build/examples/%: examples/%.c build/libdatsync.a datsync.h
 	mkdir -p build/examples
 	$(COMPILE) $(LINK) -I. -o $@ $< build/libdatsync.a $(LIBS)

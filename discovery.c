@@ -3,7 +3,8 @@
  * SPDX-License-Identifier: MIT
  *
  * Rooms, bottom up, each calling only those above it: what they share, packets (bytes <-> messages, which decides
- * nothing), multicast DNS, the servers' clients, a server.
+ * nothing), multicast DNS, the servers' clients, a server, all ways together. The last one alone knows of a network and
+ * of the synchronizer, and joins in the DHT, which is in discovery_dht.c.
  */
 #include "discovery.h"
 
@@ -2206,7 +2207,7 @@ struct datsync_discovery {
 
     struct {
         uint8_t (*v)[DATSYNC_NAME_BYTES];
-        size_t count, cap;
+        size_t count;
     } names;
 
     uint64_t told[DATSYNC_BY_DHT + 1]; /* peers, by way */
@@ -2499,7 +2500,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 static uint64_t discovery_deadline(void *ctx)
 {
     const datsync_discovery *d = ctx;
-    uint64_t at = UINT64_MAX;
+    uint64_t at = NEVER;
     if (d->mdns)
         at = earlier(d->interfaces.look_at, datsync_mdns_deadline(d->mdns));
     if (d->client)
@@ -2727,8 +2728,8 @@ static int add_named(datsync_discovery *d, int way, const char *const *named, si
 static int begin_hosts(datsync_discovery *d, const datsync_discovery_options *o)
 {
     int r = 0;
-    d->hosts.v = d->env.resize(d->env.ctx, NULL, HOSTS * sizeof *d->hosts.v);
-    d->names.v = d->env.resize(d->env.ctx, NULL, DATSYNC_MAX_NAMES * sizeof *d->names.v);
+    d->hosts.v = env_zeroed(&d->env, HOSTS * sizeof *d->hosts.v);
+    d->names.v = env_zeroed(&d->env, DATSYNC_MAX_NAMES * sizeof *d->names.v);
     if (!d->hosts.v || !d->names.v)
         return DATSYNC_E_NOMEM;
     if (d->client)
@@ -2767,10 +2768,9 @@ int datsync_discovery_new(datsync_discovery **out, const datsync_discovery_optio
     if (!o->net || !o->net->datagrams)
         return DATSYNC_E_UNSUPPORTED;
     env_init(&env, o->env);
-    datsync_discovery *d = env.resize(env.ctx, NULL, sizeof *d);
+    datsync_discovery *d = env_zeroed(&env, sizeof *d);
     if (!d)
         return DATSYNC_E_NOMEM;
-    memset(d, 0, sizeof *d);
     d->env = env;
     d->net = *o->net;
     d->ways = o->ways ? o->ways : ~0u;
@@ -2797,7 +2797,7 @@ void datsync_discovery_free(datsync_discovery *d)
     datsync_mdns_free(d->mdns);
     datsync_dns_client_free(d->client);
     datsync_dht_free(d->dht);
-    (void)env.resize(env.ctx, d->hosts.v, 0);
-    (void)env.resize(env.ctx, d->names.v, 0);
-    (void)env.resize(env.ctx, d, 0);
+    env_free(&env, d->hosts.v);
+    env_free(&env, d->names.v);
+    env_free(&env, d);
 }

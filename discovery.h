@@ -291,8 +291,8 @@ int datsync_dht_next_peer(datsync_bytes *peers, datsync_ip *ip);
 
 /* Addresses at which an engine asks first. */
 #define DATSYNC_MAX_BOOTSTRAPS 16u
-/* A look-up asks so many nodes at most, whatever they tell (BitTorrent's needs about 60), and gives so many peers of each
- * to `found`: no one node uses up the others' share. */
+/* A look-up asks so many nodes at most, whatever they tell (BitTorrent's needs about 60), and gives so many peers of
+ * each to `found`: no one node uses up the others' share. */
 #define DATSYNC_DHT_QUERIES 128u
 #define DATSYNC_DHT_FOUND_EACH 16u
 /* Queries that are answered in a second, of all and of one address, and how many may come at once (BitTorrent's nodes

@@ -4,8 +4,8 @@
  *
  * Rooms, in the order of the file; a room calls only earlier rooms:
  *
- *   memory, chance and addresses · bencode · messages · the table of nodes · peers of others · queries · look-ups ·
- *   answers · the engine
+ *   memory and addresses · bencode · messages · the table of nodes · peers of others · queries · look-ups · answers ·
+ *   the engine
  *
  * An engine is one block of memory of fixed size, with two arrays that grow up to a bound: its own names, and the peers
  * of others. Nobody is asked anew what he did not answer; what is lost is made good by asking others.
@@ -63,7 +63,7 @@
 #define PEERS_OF_BOTH 4u /* of one name and address: people behind one router */
 #define ANSWER_PEERS 64u
 
-/* ================================================================ memory, chance and addresses ================== */
+/* ================================================================ memory and addresses ========================== */
 
 /* An address is kept as it is written: 4 bytes and the port, big-endian. Of addresses that lead into a private network
  * or to the own machine only what comes from there is believed: who is far away cannot send us to our neighbours. */
@@ -1004,8 +1004,8 @@ static void look_offer_boots(const datsync_dht *d, look *l)
         look_offer(d, l, far, d->boots[i], at_nobody);
 }
 
-/* Begin with the own table's nodes that answer; where these are few, with all that might, and the bootstraps; with those
- * that were silent where there are no others (the network may have been away). 0, or -1: there is nobody to ask. */
+/* Begin with the own table's nodes that answer; where these are few, with all that might, and the bootstraps; with
+ * those that were silent where there are no others (the network may have been away). 0, or -1: nobody can be asked. */
 static int look_begin(const datsync_dht *d, look *l, const uint8_t *target, int nodes_only, uint16_t port)
 {
     const node *nearest[CLOSEST];
@@ -1372,8 +1372,8 @@ static void dht_draw(const datsync_dht *d, unsigned bucket, uint8_t target[DATSY
     target[at] = (uint8_t)(((own[at] ^ bit) & fixed) | (target[at] & ~fixed));
 }
 
-/* Look for nodes: at the start around the own id and in the first buckets, where most names are; then in turn around the
- * own id and in a bucket that is drawn. */
+/* Look for nodes: at the start around the own id and in the first buckets, where most names are; then in turn around
+ * the own id and in a bucket that is drawn. */
 static void dht_refresh(datsync_dht *d, uint64_t now)
 {
     uint8_t target[DATSYNC_NODE_BYTES];
@@ -1533,8 +1533,10 @@ int datsync_dht_bootstrap(datsync_dht *d, const datsync_ip *ip, uint64_t now)
         return DATSYNC_E_TOO_BIG;
     memcpy(d->boots[d->n_boots++], at, AT_BYTES);
     for (unsigned i = 0; i < LOOKS; i++)
-        if (d->looks[i].stage == LOOK_ASKING && d->looks[i].n < NODES_ENOUGH)
+        if (d->looks[i].stage == LOOK_ASKING && d->looks[i].n < NODES_ENOUGH) {
             look_offer_boots(d, &d->looks[i]);
+            look_run(d, &d->looks[i], now);
+        }
     dht_wake(d, now);
     return 0;
 }

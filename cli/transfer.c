@@ -11,7 +11,6 @@
 #include "text.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Milliseconds between two scans of a folder, and how many times longer than a scan takes. */
@@ -260,12 +259,20 @@ void tell_link(transfer *t)
     }
 }
 
+/* The port at which others can be told to connect; 0: at a socket file, or on this machine alone. */
+static uint16_t reachable_port(const char *address)
+{
+    datsync_ip ip;
+    static const uint8_t itself[16] = {[15] = 1};
+
+    if (datsync_ip_parse(&ip, address) < 0 || (ip.size == 4 ? ip.bytes[0] == 127 : memcmp(ip.bytes, itself, 16) == 0))
+        return 0;
+    return ip.port;
+}
+
 static void on_listening(transfer *t, const char *address)
 {
-    const char *colon = strrchr(address, ':');
-
-    if (strncmp(address, "unix:", 5) != 0 && colon != NULL)
-        t->port = (uint16_t)strtoul(colon + 1, NULL, 10);
+    t->port = reachable_port(address);
     tell_link(t);
     if (t->c->json) {
         json_begin("listening");

@@ -36,7 +36,7 @@ typedef struct transfer {
     uint64_t shown_at, shown_change;
     meter meter;
     finding finding;
-    uint16_t port; /* where it listens for TCP, 0: nowhere */
+    uint16_t port; /* where others can connect by TCP, 0: nowhere */
     int columns, link_told;
     char trouble[512]; /* the last thing that went wrong with a peer, for the last line */
 } transfer;

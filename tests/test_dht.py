@@ -129,6 +129,10 @@ def lines(packet):
     return want + ["peer " + place(peer) for peer in inner.get(b"values", [])] + ["bytes " + packet.hex()]
 
 
+def asked(sent, kind):
+    return [(to, data) for to, data in sent if message(data).get(b"q") == kind.encode()]
+
+
 def place(six):
     return ".".join(str(byte) for byte in six[:4]) + ":%d" % int.from_bytes(six[4:], "big")
 
@@ -153,7 +157,7 @@ END = b"1:t2:tt1:y1:qe"  # of a ping
     b"", b"d", b"de", b"le", b"i1e", b"4:spam", b"d1:ae", b"d1:q4:ping1:y1:qe", b"d1:q4:ping1:t2:tte", b"d1:t2:tt1:y1:qe", b"d1:q4:ping1:t2:tt1:y1:xe",
     b"d1:q4:ping1:xi1" + END, b"d1:q4:ping1:xi-0e" + END, b"d1:q4:ping1:xi01e" + END, b"d1:q4:ping1:xie" + END, b"d1:q4:ping1:xi--1e" + END,
     b"d1:q4:ping1:xi" + b"9" * 30 + b"e" + END, b"d1:q4:ping1:x" + b"9" * 30 + b":" + END, b"d1:q4:ping1:x999:" + END, b"d1:q4:ping1:x-1:" + END,
-    b"d1:q4:ping1:x01:a" + END, b"d1:q4:ping1:x18446744073709551615:" + END, b"d1:q4:ping1:x" + b"l" * 1000 + b"e" * 1000 + END,
+    b"d1:q4:ping1:x01:a" + END, b"d1:q4:ping1:x18446744073709551615:" + END, b"d1:q4:ping1:x" + b"l" * 17 + b"e" * 17 + END, b"d1:q4:ping1:x" + b"l" * 1000 + b"e" * 1000 + END,
     b"d1:q4:ping1:x" + b"d1:a" * 1000 + b"de" + b"e" * 1000 + END, b"d1:q4:ping1:x" + b"l" * 60000, b"d1:q4:ping1:xdi1ei2ee" + END,
     b"d1:q4:ping1:xd1:ae" + END, b"di1e1:q1:q4:ping" + END, b"d1:q4:pingle" + END,
 ], ids=lambda packet: packet[:24].decode() or "nothing")
@@ -321,6 +325,17 @@ def test_nobody_pushes_others_out(node):
     assert node.status(0)["peers"] == 64 + 256
 
 
+def test_what_is_full_has_room_again_when_something_expires(node):
+    for i in range(64):
+        announce(node, "31.%d.1.1:4000" % i)
+        node.wait(1000)
+    announce(node, "32.1.1.1:4000")
+    assert node.status(0)["peers"] == 64
+    node.wait(1800000)
+    announce(node, "32.1.1.1:4000")
+    assert node.status(0)["peers"] == 1
+
+
 def test_what_it_holds_it_finds_at_once(node):
     announce(node, "30.1.1.1:4000")
     node("add", 0, NAME, 0)
@@ -361,21 +376,22 @@ def test_all_together_are_answered_so_often(node):
 
 def test_strangers_are_pinged_so_often(node):
     """Whose address an attacker forges is not flooded, and the table is not."""
-    pings = 0
-    for i in range(200):
-        _, sent = node.give(0, "30.1.%d.1:4000" % i, query("ping", sender=i.to_bytes(1, "big") * 20))
-        pings += sum(message(data)[b"y"] == b"q" for _, data in sent)
-    assert 0 < pings <= 32 and node.status(0)["nodes"] <= 256 and node.status(0)["good"] == 0
-    assert ask(node, query("find_node", target=b"x" * 20), "40.1.1.1:4000")[b"r"][b"nodes"] == b""  # none of them is told to others
+    own = ask(node, query("ping"))[b"r"][b"id"]
+    node.wait(10000)
+    pings = []
+    for i in range(240):
+        near = bytearray(own)
+        near[i // 8 // 8] ^= 0x80 >> i // 8 % 8
+        near[19] ^= 1 + i
+        pings += asked(node.give(0, "30.%d.1.1:4000" % i, query("ping", sender=bytes(near)))[1], "ping")
+    status = node.status(0)
+    assert 25 <= len(pings) <= 32 and 200 <= status["nodes"] <= 256 and status["good"] == 0
+    assert ask(node, query("find_node", target=own), "40.1.1.1:4000")[b"r"][b"nodes"] == b""  # none of them is told to others
 
 
 # ---------------------------------------------------------------- one node asks ---------------------------------------------
 
 BOOT = "30.5.5.5:6881"
-
-
-def asked(sent, kind):
-    return [(to, data) for to, data in sent if message(data).get(b"q") == kind.encode()]
 
 
 def begin(net, port=3282, boot=BOOT):
@@ -420,8 +436,9 @@ def test_an_answer_must_come_from_whom_it_was_asked(net):
     good = answer(question, token=b"t", values=[at("40.1.1.1:3282")])
     for sender in ("30.5.5.5:6882", "30.5.5.6:6881", "127.0.0.1:6881"):
         assert net.give(0, sender, good) == (1, [])
-    other = bencode({**message(good), b"t": bytes([message(good)[b"t"][0] ^ 1, message(good)[b"t"][1]])})
-    for bad in (other, bencode({**message(good), b"t": message(good)[b"t"] + b"x"}), bencode({**message(good), b"t": message(good)[b"t"][:1]})):
+    first, second = message(good)[b"t"]
+    for bad in (bencode({**message(good), b"t": bytes([first ^ 1, second])}), bencode({**message(good), b"t": bytes([first, second ^ 1])}),
+                bencode({**message(good), b"t": message(good)[b"t"] + b"x"}), bencode({**message(good), b"t": message(good)[b"t"][:1]})):
         assert net.give(0, BOOT, bad) == (1, [])
     assert net.found(0) == [] and net.status(0)["nodes"] == 0
     net.give(0, BOOT, good)
@@ -450,10 +467,9 @@ def test_without_a_bootstrap_it_waits_and_with_one_it_begins(net):
     assert net("boot", 0, "224.0.0.1:5") == net("boot", 0, "30.5.5.5:0") == ["result -87"]
     net("boot", 0, BOOT)
     assert {to for to, _ in net.wait(0)} == {BOOT}
-    for i in range(1, 16):
-        assert net("boot", 0, "30.5.%d.5:6881" % i) == (["result 0"] if i != 5 else ["result 0"])
-    assert net("boot", 0, "30.6.5.5:6881") == (["result 0"])
-    assert net("boot", 0, "30.7.5.5:6881") == (["result -4"])
+    for i in range(1, 17):
+        assert net("boot", 0, "30.%d.5.5:6881" % i)[-1] == "result 0"
+    assert net("boot", 0, "30.1.5.5:6881") == ["result 0"] and net("boot", 0, "30.17.5.5:6881") == ["result -4"]
 
 
 def test_names_come_and_go(net):
@@ -479,9 +495,110 @@ def test_a_new_port_is_announced_at_once(net):
 
 
 def test_one_that_tells_thousands_of_peers_has_its_share(net):
-    question = asked(begin(net, port=0), "get_peers")[0][1]
-    net.give(0, BOOT, answer(question, values=[at("40.%d.%d.1:1" % (i // 250, i % 250)) for i in range(4000)]))
-    assert len(set(net.found(0))) == 16
+    told = [at("40.%d.%d.1:1" % (i // 250, i % 250)) for i in range(4000)]
+    shares = []
+    for _ in range(3):
+        net.give(0, BOOT, answer(asked(begin(net, port=0), "get_peers")[0][1], values=told))
+        shares.append(tuple(net.found(0)))
+        net("free", 0)
+    assert len(set(shares)) == 3 and all(len(set(share)) == 16 for share in shares)  # not always the first ones
+
+
+def befriend(net, count):
+    """So many nodes of different networks ask, are pinged, and answer that and all else. Their ids, and all that was asked."""
+    net("node", 0, HERE)
+    ids = {"6%d.%d.1.1:6881" % (i % 10, i): bytes([i * 256 // count]) + b"f" * 19 for i in range(count)}
+    waiting = [(to, data) for friend in ids for to, data in net.give(0, friend, query("ping", sender=ids[friend]))[1]]
+    asked_all = []
+    for _ in range(300):
+        waiting += net.wait(100)
+        while waiting:
+            to, data = waiting.pop(0)
+            if message(data)[b"y"] == b"q":
+                asked_all.append((to, data))
+                waiting += net.give(0, to, answer(data, sender=ids[to]))[1]
+    assert net.status(0)["good"] == count
+    return ids, asked_all
+
+
+def test_with_friends_it_asks_them_and_no_bootstrap(net):
+    befriend(net, 16)
+    net("boot", 0, BOOT)
+    net("add", 0, NAME, 0)
+    sent = asked(net.wait(0), "get_peers")
+    assert len(sent) == 16 and BOOT not in {to for to, _ in sent}
+    for i, (to, data) in enumerate(sent):
+        nodes = b"".join(bytes([i, k]) * 10 + at("7%d.%d.1.1:1" % (k, i)) for k in range(10))
+        _, more = net.give(0, to, answer(data, sender=b"A" * 19 + bytes([i]), nodes=nodes))
+        assert BOOT not in {to for to, _ in more} and net.status(0)["in_flight"] <= 16
+
+
+def test_the_first_that_comes_is_asked(net):
+    """A node without a bootstrap has a name to find, and somebody comes."""
+    net("node", 0, HERE)
+    net("add", 0, NAME, 0)
+    net.wait(100000)
+    _, sent = net.give(0, BOOT, query("ping"))
+    _, sent = net.give(0, BOOT, answer(asked(sent, "ping")[0][1], sender=b"Q" * 20))
+    assert {message(data)[b"q"] for _, data in sent} == {b"find_node", b"get_peers"}
+
+
+def test_a_bootstrap_that_comes_late_is_asked_in_the_lookup_that_runs(net):
+    begin(net, port=0)
+    net.wait(1000)
+    sent = net("boot", 0, "30.6.6.6:6881")
+    assert [line.split()[2] for line in sent if line.startswith("sent")] == ["30.6.6.6:6881"] * 2
+
+
+def test_a_lookup_ends_though_nodes_tell_of_nearer_ones_without_end(net):
+    waiting, count = asked(begin(net, port=0), "get_peers"), 0
+    for count in range(1000):
+        if not waiting:
+            break
+        to, data = waiting.pop(0)
+        nodes = b"".join(bytes.fromhex(NAME)[:12] + (2 ** 60 - 10 * count - k).to_bytes(8, "big") + at("60.%d.%d.1:1" % (count, k)) for k in range(8))
+        waiting += asked(net.give(0, to, answer(data, sender=b"%020d" % count, nodes=nodes))[1], "get_peers")
+    assert 60 < count <= 128 and net("answered", 0, NAME) == ["result 1"]
+
+
+def test_who_is_silent_is_told_to_nobody_until_it_answers_again(net):
+    ids, _ = befriend(net, 10)
+
+    def told():
+        return len(ask(net, query("find_node", target=bytes(20)), "50.1.1.1:1")[b"r"][b"nodes"]) // 26
+    assert told() == 8
+    for _ in range(200):
+        net.wait(10000)
+        if not told():
+            break
+    assert told() == 0 and net.status(0)["good"] == 0
+    for _ in range(60):
+        for to, data in asked(net.wait(1000), "ping"):
+            net.give(0, to, answer(data, sender=ids[to]))
+        if told():
+            break
+    assert told() == 1 and net.status(0)["good"] == 1
+
+
+def test_the_dead_are_left_alone(net):
+    befriend(net, 10)
+    sent = net.wait(7200000)
+    assert 0 < len(asked(sent, "ping")) <= 30 and len(sent) < 300
+
+
+def test_at_the_start_it_fills_its_far_buckets(net):
+    _, sent = befriend(net, 10)
+    own = message(sent[0][1])[b"a"][b"id"]
+    targets = [message(data)[b"a"][b"target"] for _, data in asked(sent, "find_node")]
+    order = sorted(set(targets), key=targets.index)
+    assert [160 - (int.from_bytes(own, "big") ^ int.from_bytes(target, "big")).bit_length() for target in order] == [160, 0, 1, 2]
+
+
+def test_one_that_is_removed_is_not_announced(net):
+    question = asked(begin(net), "get_peers")[0][1]
+    net("remove", 0, NAME)
+    _, sent = net.give(0, BOOT, answer(question, token=b"t", values=[at("40.1.1.1:1")]))
+    assert not asked(sent, "announce_peer") and net.found(0) == []
 
 
 @pytest.mark.parametrize("boot, want", [(BOOT, {9}), ("10.5.5.5:6881", {0, 1, 2, 3, 4, 9}), ("127.0.0.1:6881", {0, 1, 2, 3, 4, 5, 9})],
@@ -508,6 +625,13 @@ def test_who_asks_from_afar_is_not_told_of_private_addresses(node):
     for sender, want in (("50.1.1.1:1", 1), ("192.168.1.1:1", 2), ("127.0.0.1:1", 3)):
         assert len(peers(node, sender)) == want
         assert len(ask(node, query("find_node", target=b"x" * 20), sender)[b"r"][b"nodes"]) == 26 * want
+
+
+def test_of_the_nodes_that_one_tells_the_nearest_are_asked(net):
+    sent = begin(net, port=0)
+    nodes = b"".join(bytes.fromhex(NAME)[:19] + bytes([bytes.fromhex(NAME)[19] ^ 9 - i]) + at("4%d.1.1.1:1" % i) for i in range(10))
+    _, sent = net.give(0, BOOT, answer(asked(sent, "get_peers")[0][1], nodes=nodes))
+    assert [to for to, _ in sent] == ["4%d.1.1.1:1" % i for i in (9, 8, 7, 6)]
 
 
 def test_one_network_does_not_fill_a_lookup_or_the_table(net):

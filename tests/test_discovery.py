@@ -1157,6 +1157,37 @@ def test_a_table_that_is_full(driver):
     assert driver.ask("counts", 3)[:2] == [10, 100]
 
 
+def flooded(number, first, addresses):
+    """(name, peer) of announcement `number` of a flood with one name each."""
+    at = addresses + number
+    who = first + at % addresses
+    return "f1" + at.to_bytes(8, "little").hex() + "00" * 11, "11.%d.%d.%d:3282" % (who >> 16, who >> 8 & 255, who & 255)
+
+
+def test_the_busiest_goes_first(driver):
+    """Of a hundred addresses with 250 each, some of each; of thirty thousand with eight, none."""
+    server(driver)
+    for generation in range(2):
+        driver.ask("flood", 3, 25000, 0, 100, 0)
+        driver.time(driver.now + 10000)
+        driver.ask("flood", 3, 240000, 100000, 30000, 0)
+        assert driver.ask("counts", 3)[1] == 1 << 18 and driver.ask("counts", 3)[8] == 2 * (265000 - (1 << 18)) * (generation + 1)
+        kept = [flooded(n, 100000, 30000) for n in range(0, 240000, 997)] + [flooded(n, 0, 100) for n in range(25000 - 100 * 127, 25000, 61)]
+        for name, peer in kept:
+            driver.time(driver.now + 20)
+            assert peers_of(driver, answers(driver, "9.2.0.2:1", trusted("9.2.0.2", name=name))[0]) == [peer]
+        gone = sum(answers(driver, "9.3.%d.2:1" % n, trusted("9.3.%d.2" % n, name=flooded(n, 0, 100)[0]))[0].count(b"peers=") for n in range(100))
+        assert gone < 90, "the oldest of those with most"
+        driver.time(driver.now + 181000)
+        driver.ask("step", 3)
+        assert driver.ask("counts", 3)[:3] == [0, 0, 0]
+    for first in (1 << 18, 1 << 19):  # as many addresses as there is room for, and more than that one after the other
+        driver.ask("flood", 3, 140000, first, 140000, 0)
+        assert driver.ask("counts", 3)[:3] == [140000] * 3
+        driver.time(driver.now + 181000)
+        driver.ask("step", 3)
+
+
 def test_without_memory(driver):
     assert [driver.ask("starved", kind) for kind in ("mdns", "client", "server")] == [1, 1, 9]
 

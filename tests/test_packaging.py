@@ -131,7 +131,7 @@ def test_what_discovery_needs(compiler, tmp_path):
     assert compiler == "tcc" or not own
 
 
-@pytest.mark.parametrize("file", ["datsync.c", "discovery.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
+@pytest.mark.parametrize("file", ["datsync.c", "discovery.c", "discovery_dht.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
 def test_ndebug_changes_nothing(file, tmp_path):
     needs("cc")
     for name, flags in (("with", ["-DNDEBUG"]), ("without", [])):

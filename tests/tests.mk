@@ -106,7 +106,7 @@ need-valgrind need-clang need-clang-format: need-%:
 DH_PYTHON := /usr/share/perl5/Debian/Debhelper/Sequence/python3.pm
 # What tells that it is there (a command, or a file) and the package that brings it.
 DEBIAN := gcc:gcc g++:g++ clang:clang make:make pkg-config:pkg-config cmake:cmake node:nodejs npm:npm valgrind:valgrind \
-	clang-format:clang-format mandoc:mandoc zsh:zsh fish:fish tcpdump:tcpdump chromium:chromium \
+	clang-format:clang-format mandoc:mandoc zsh:zsh fish:fish tcpdump:tcpdump ip:iproute2 chromium:chromium \
 	/usr/include/sodium.h:libsodium-dev /usr/share/doc/libclang-rt-dev:libclang-rt-dev
 # What ALL=1 adds: for builds for other systems, and to run them; and for packages.
 DEBIAN_ALL := tcc:tcc x86_64-linux-musl-gcc:musl-tools \

@@ -1921,6 +1921,39 @@ static uint64_t clone_from_found(uint64_t owner_at, uint64_t answers_at, uint64_
     return f.length;
 }
 
+static int turns_left;
+
+static int after_some_turns(void *ctx)
+{
+    (void)ctx;
+    return turns_left-- == 0;
+}
+
+/* Where nothing is left to do, the loop ends by itself; who listens, looks for peers or is live waits for more. */
+static void check_running(void)
+{
+    for (int waits = 0; waits < 4; waits++) {
+        datsync_env env = {.clock = datsync_os_clock};
+        datsync_options o = {.env = &env, .stopped = after_some_turns, .live = waits == 1};
+        finder f = {.next = 0, .owner_at = 1};
+        datsync_source source = {&f, finder_pollfds, finder_deadline, finder_step, NULL, NULL};
+        datsync_memory_net *memory;
+        datsync_net n;
+        datsync *ds;
+        char bound[16];
+        CHECK(datsync_memory_net_new(&memory, NULL, &n) == 0);
+        CHECK(n.listen(n.ctx, "finder", &f.handle, bound, sizeof bound) == 0);
+        o.net = &n;
+        CHECK(datsync_new(&ds, &o, 0) == 0);
+        CHECK((waits == 2 ? datsync_listen(ds, "here") : waits == 3 ? datsync_add_source(ds, &source) : 0) == 0);
+        turns_left = 5;
+        CHECK(datsync_run(ds) == 0 && turns_left == (waits ? -1 : 4));
+        CHECK(datsync_free(ds) == 0);
+        n.close(n.ctx, f.handle);
+        datsync_memory_net_free(memory);
+    }
+}
+
 static void check_sources(void)
 {
     uint64_t at;
@@ -2398,6 +2431,7 @@ static const struct check {
     {"room-for-who-comes", check_room_for_who_comes},
     {"names", check_names},
     {"sources", check_sources},
+    {"running", check_running},
     {"stopping", check_stopping},
     {"stopping-commits", check_stopping_commits},
     {"stopping-unheard", check_stopping_unheard},

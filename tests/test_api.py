@@ -10,7 +10,7 @@ API = os.environ.get("DATSYNC_API", os.path.join(ROOT, "build", "asan", "api"))
 CHECKS = ["messages", "run-lengths", "errors", "memory-store", "feed", "sizes", "handshake", "extensions-and-send",
           "peer-limits", "silence", "room", "pool", "clone-without-memory", "memory-net", "without-plugs", "adding",
           "bad-network", "slow-remotes", "events", "store-fails", "options-are-copied", "addresses", "addresses-full",
-          "addresses-found", "found-without-end", "room-for-who-comes", "names", "sources", "stopping", "stopping-commits",
+          "addresses-found", "found-without-end", "room-for-who-comes", "names", "sources", "running", "stopping", "stopping-commits",
           "stopping-unheard", "worked-before", "strangers", "liars", "address-text", "far-offsets"]
 
 

@@ -1366,29 +1366,37 @@ static void client_pushed(datsync_dns_client *c, client_server *s, const datsync
     }
 }
 
-static void client_reply(datsync_dns_client *c, size_t server, const datsync_dns *m, uint64_t now)
+/* 0: it was asked nothing under this id. */
+static int client_reply(datsync_dns_client *c, size_t server, const datsync_dns *m, uint64_t now)
 {
     client_server *s = c->servers + server;
     if (s->probe.sends && s->probe.id == m->id) {
         client_probed(c, server, m, now);
-        return;
+        return 1;
     }
     for (size_t i = 0; i < c->count; i++) {
         client_ask *ask = c->names[i].asks + server;
         if (ask->sends && ask->id == m->id) {
             client_answered(c, c->names + i, server, m, now);
-            return;
+            return 1;
         }
     }
+    return 0;
+}
+
+/* The next server that is asked at this place; the count: there is none. Two names may lead to one place. */
+static size_t client_at(const datsync_dns_client *c, size_t first, const datsync_ip *place)
+{
+    while (first < c->server_count && !ip_same(c->servers[first].places + c->servers[first].at, place))
+        first++;
+    return first;
 }
 
 int datsync_dns_client_datagram(datsync_dns_client *c, const void *bytes, size_t len, const datsync_ip *from,
                                 uint64_t now)
 {
     datsync_dns message;
-    size_t i = 0;
-    while (i < c->server_count && !ip_same(c->servers[i].places + c->servers[i].at, from))
-        i++;
+    size_t i = client_at(c, 0, from);
     if (i == c->server_count)
         return 0;
     if (datsync_dns_parse(&message, bytes, len) < 0) {
@@ -1396,7 +1404,8 @@ int datsync_dns_client_datagram(datsync_dns_client *c, const void *bytes, size_t
         return 1;
     }
     if (message.flags & DATSYNC_DNS_FLAGS_ANSWER)
-        client_reply(c, i, &message, now);
+        while (i < c->server_count && !client_reply(c, i, &message, now))
+            i = client_at(c, i + 1, from);
     else if (message.counts[DATSYNC_DNS_QUESTION] > 0)
         return 0;
     else

@@ -15,3 +15,6 @@ def packages(one):
 
 
 DEPS = packages("hypercore")
+# Where dat 13 is, and what finds peers for it (js/discovery/package.json): in DATSYNC_REAL_DAT or beneath DEPS.
+REAL_DAT = next((d for d in (os.environ.get("DATSYNC_REAL_DAT"), DEPS and os.path.join(DEPS, "discovery"))
+                 if d and os.path.isdir(os.path.join(d, "node_modules", "dat"))), None)

@@ -906,6 +906,23 @@ def test_several_servers(driver):
     assert driver.ask("answered", 4, NAME) == 1, "without servers there is nothing to wait for"
 
 
+def test_two_servers_at_one_place(driver):
+    """Their names lead to it. Each is asked, and gets the answer to what it was asked."""
+    client(driver)
+    driver.ask("servers", 2, SERVER)
+    driver.ask("add", 2, NAME, 3282)
+    probes = driver.take()
+    assert [e.to for e in probes] == [SERVER, SERVER]
+    for event in reversed(probes):
+        driver.ask("datagram", 2, SERVER, reply(number_of(event.bytes), "token=one", name=""))
+    questions = driver.take()
+    assert len(questions) == 2 and driver.ask("answered", 2, NAME) == 0
+    for event in reversed(questions):
+        driver.ask("datagram", 2, SERVER, reply(number_of(event.bytes), "token=one", packed("8.8.4.4:1")))
+    assert found(driver.take()) == ["8.8.4.4:1"] * 2 and driver.ask("answered", 2, NAME) == 1
+    assert [driver.ask("status", 2, i)[::3] for i in range(2)] == [[ANSWERS, 0]] * 2
+
+
 # ---- a server ---------------------------------------------------------------------------------------
 
 LIMIT = 3  # times the question, without a token

@@ -85,6 +85,10 @@ class Place(hosts.Hosts):
         self.start("T", argv=self.role("T", "names", self.address("T"), self.folder))
         self.until(lambda: os.path.exists(self.path("ready")))
 
+    def run_there(self, host, *argv):
+        """A program that is not datsync."""
+        self.start(host, argv=self.at(host, *argv)).finish(0, PATIENCE)
+
     def role_at(self, host, first, *words):
         self.start(host, argv=self.role(host, *words)).line(first, PATIENCE)
 
@@ -172,6 +176,47 @@ def test_with_no_option(place):
     assert all(here.datagrams("B", port) for port in PORTS.values())
     assert any("announced in the local network, at the public discovery servers, in the DHT" in line for line in shared.err)
     shared.stop()
+
+
+def test_two_are_a_dht(place):
+    """Who looks begins at who shares: there is no other node."""
+    here = place("A", "B")
+    folder, key = here.create()
+    here.share("A", folder, "--no-mdns", "--no-server", "--dht-bootstrap", "%s:%d" % (here.address("T"), DHT))
+    copy, events, _ = here.clone("B", key, "--no-mdns", "--no-server", "--dht-bootstrap", "%s:%d" % (here.address("A"), USUAL),
+                                 "--timeout", "300")
+    assert same(folder, copy) and sources(events) == {"dht"}
+
+
+def test_each_command_that_reads(place):
+    """ls, cat and pull find what they need as clone does."""
+    here = place("A", "B")
+    folder, key = here.create()
+    here.share("A", folder, "--lan", "--watch")
+    listed = here.run("B", "ls", "--lan", key).out
+    assert len(listed) == 3 and any("a.txt" in line for line in listed)
+    with open(os.path.join(folder, "c.txt"), "w", encoding="utf-8") as file:
+        file.write("words\n")
+    copy, *_ = here.clone("B", key, "--lan")
+    here.until(lambda: here.run("B", "pull", "--lan", copy) and os.path.exists(os.path.join(copy, "c.txt")))
+    assert here.run("B", "cat", "--lan", key, "c.txt").out == ["words"]
+    assert same(folder, copy)
+
+
+def test_an_interface_that_comes_later(place):
+    """A machine that joins a network is found there, and finds."""
+    here = place("A", "B")
+    folder, key = here.create()
+    for host in "AB":
+        here.run_there(host, "ip", "link", "set", "eth0", "down")
+    here.share("A", folder, "--lan")
+    client = here.start("B", "clone", "--lan", "--timeout", "300", key, here.path("copy"))
+    time.sleep(1)
+    assert client.running and here.datagrams() == []
+    for host in "AB":
+        here.run_there(host, "ip", "link", "set", "eth0", "up")
+    client.finish(DONE, PATIENCE)
+    assert same(folder, here.path("copy"))
 
 
 def test_the_names_lead_nowhere(place):
@@ -351,7 +396,7 @@ def test_who_leaves_says_so_to_the_server(place):
     here.clone("B", key, *ALONE["server"])
     shared.stop()
     here.until(lambda: any(b"unannounce=3282" in bytes.fromhex(f["data"]) for f in here.datagrams("A", DNS)))
-    *_, err = here.clone("B", key, *ALONE["server"], "--timeout", "3", code=NO_PEER)
+    *_, err = here.clone("B", key, *ALONE["server"], "--timeout", "5", code=NO_PEER)
     assert "discovery server %s: 0 peers told" % here.address("T") in err
 
 

@@ -4,7 +4,6 @@ discovery-swarm 5.1.4 with hyperdrive, and dat 13 itself with the names where it
 Needs node and the packages of js/discovery/package.json (make interop).
 """
 
-import json
 import os
 import subprocess
 
@@ -12,13 +11,12 @@ import pytest
 
 import tools
 from hosts import PATIENCE
-from javascript import DEPS, NODE, REASON
-from test_discovery_hosts import ALONE, ANYWHERE, DHT, DNS, MDNS, USUAL, name_of, place, same, sources  # noqa: F401 (a fixture)
+from javascript import NODE, REAL_DAT, REASON
+from test_discovery_hosts import ALONE, DHT, DNS, USUAL, name_of, place, same, sources  # noqa: F401 (a fixture)
 from tools import DONE
 
-THERE = DEPS is not None and os.path.isdir(os.path.join(DEPS, "discovery", "node_modules", "dat"))
-pytestmark = [pytest.mark.interop, pytest.mark.skipif(NODE is None or DEPS is None, reason=REASON),
-              pytest.mark.skipif(not THERE, reason="the packages of js/discovery are not installed: make interop")]
+pytestmark = [pytest.mark.interop, pytest.mark.skipif(NODE is None, reason=REASON),
+              pytest.mark.skipif(REAL_DAT is None, reason="the packages of js/discovery are not installed: make interop")]
 
 FINDING = os.path.join(tools.SUITE, "js", "finding.js")
 NAME = "6e9f1d0a5bb4e0a1c2d3e4f5061728394a5b6c7d"
@@ -28,10 +26,7 @@ T_NODE = "10.79.0.1:%d" % DHT
 
 def js(here, host, *words):
     """finding.js on a host, once it listens."""
-    environment = here.environment(host)
-    here.environment = lambda _: dict(environment, DEPS=DEPS)
-    process = here.start(host, *words, argv=here.at(host, NODE, FINDING, *words), stdin=subprocess.PIPE)
-    del here.environment
+    process = here.start(host, *words, argv=here.at(host, "env", "REAL=" + REAL_DAT, NODE, FINDING, *words), stdin=subprocess.PIPE)
     if words[:2] == ("swarm", "share"):
         process.key = process.line(r"^KEY ([0-9a-f]{64})$", PATIENCE).group(1)
     process.line("^listening$", PATIENCE)
@@ -46,7 +41,7 @@ def ask(process, *words):
 
 def dat(here, host, folder, *words):
     """dat, in this folder (who enters a namespace stands in its root)."""
-    program = os.path.join(DEPS, "discovery", "node_modules", "dat", "bin", "cli.js")
+    program = os.path.join(REAL_DAT, "node_modules", "dat", "bin", "cli.js")
     there = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", folder]
     return here.start(host, *words, argv=here.at(host, *there, NODE, program, *words), stdin=subprocess.PIPE)
 

@@ -1,8 +1,8 @@
 """datsync's drives and the deployed JavaScript ones: hyperdrive 9.16 with dat-storage, and dat 13 itself.
 
 Both ways on the wire, live and not, dialling and listening, and each in the other's folder. Needs node and the
-packages of conformance/js/package.json. DATSYNC_BIG=1 adds 10,000 files. The tests of dat 13 need
-DATSYNC_REAL_DAT: the folder in which dat 13 is installed (its node_modules is there).
+packages of conformance/js/package.json. DATSYNC_BIG=1 adds 10,000 files. The tests of dat 13 need those of js/discovery/package.json,
+or DATSYNC_REAL_DAT: the folder in which dat 13 is installed (its node_modules is there).
 """
 
 import json
@@ -18,11 +18,11 @@ import pytest
 
 import tools
 from dat import drive as drives
+from javascript import REAL_DAT
 from test_cli_drive import Home, key_of, write
 from test_drive_js import DEPS, NODE, REASON, js, js_argv
 from tools import DONE
 
-REAL_DAT = os.environ.get("DATSYNC_REAL_DAT")
 MIB = 1 << 20
 BIG = pytest.mark.skipif(not os.environ.get("DATSYNC_BIG"), reason="DATSYNC_BIG is not set: 10,000 files take minutes")
 
@@ -551,7 +551,7 @@ def test_10000_files(direction, owner, reader, tmp_path):
 
 # ---- dat 13 itself ----------------------------------------------------------------------------------
 
-real = pytest.mark.skipif(not REAL_DAT, reason="DATSYNC_REAL_DAT is not set: the folder where dat 13 is installed")
+real = pytest.mark.skipif(not REAL_DAT, reason="dat 13 is not installed: make interop")
 
 # dat-node, that `dat` itself is made of, on a plain port and with no discovery.
 SHARE_REAL = """

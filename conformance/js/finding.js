@@ -14,11 +14,12 @@
 //   "content " and that file's. Of the ways only those are used that are named. Both print "found HOST:PORT WAY" and
 //   "connection HOST:PORT", and stay.
 //
-// All print "listening" and stay until the end of stdin. env: DEPS as in common.js; the packages are in its discovery/.
+// All print "listening" and stay until the end of stdin. env: REAL = folder with the node_modules of
+// discovery/package.json (default build/js/discovery).
 const path = require('path')
 const readline = require('readline')
-const deps = path.resolve(process.env.DEPS || path.join(__dirname, '..', '..', 'build', 'js'), 'discovery')
-const load = require('module').createRequire(deps + path.sep)
+const real = path.resolve(process.env.REAL || path.join(__dirname, '..', '..', 'build', 'js', 'discovery'))
+const load = require('module').createRequire(real + path.sep)
 
 const words = []
 const opt = {}

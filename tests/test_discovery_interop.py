@@ -190,3 +190,23 @@ def test_we_find_dat(way, whose, place):
     copy, events, _ = here.clone("B", key, *DEFAULTS[way], "--timeout", "60", patience=3 * PATIENCE)
     assert same(folder, copy)
     assert sources(events) <= ({way} if way != "all" else {"mdns", "server", "dht"}) and sources(events)
+
+
+@pytest.mark.parametrize("first", ["dat", "datsync"])
+def test_both_on_one_host(first, place):
+    """They share the group's port, by multicast alone; of the usual port, who comes second takes another. Behind the names is nobody."""
+    here = place("A", "B")
+    here.name_server()
+    folder = here.path("shared")
+    os.makedirs(folder)
+    here.write(folder, "a.bin")
+    copy = here.path("copy")
+    if first == "dat":
+        theirs = dat(here, "A", folder, "share")
+        key = theirs.line("dat://([0-9a-f]{64})", PATIENCE).group(1)
+        here.until(lambda: any("Watching for file updates" in line for line in list(theirs.out)))
+        here.clone("A", key, "--lan", "--timeout", "60", folder=copy, patience=3 * PATIENCE)
+    else:
+        key = here.share("A", folder, "--lan").out[0][len("dat://"):]
+        dat(here, "A", here.folder, "clone", key, copy).finish(DONE, 2 * PATIENCE)
+    assert same(folder, copy)

@@ -107,11 +107,12 @@ _Layout = _struct("layout", "p", "ctx", "q", "version", "i", "force", "p", "sele
 _Check = _struct("drive_check", "p", "ctx fault", "i", "deep")
 _Pollfd = _struct("pollfd", "h", "handle", "t", "events revents")
 _Net = _struct("net", "p", "ctx listen accept connect connected recv send close", _call("ippzi"), "poll",
-              "p", "shutdown")
-_Event = _struct("event", "i", "type", "p", "feed", "s", "address", "q", "index size", "i", "error", "p", "drive", "s", "path")
+              "p", "shutdown datagrams receive_from send_to join leave interfaces resolve resolved")
+_Event = _struct("event", "i", "type", "p", "feed", "s", "address", "q", "index size", "i", "error", "p", "drive", "s", "path",
+                 "u", "source")
 _Options = _struct("options", "p", "env net", "u", "max_peers",
                    "w", "timeout_ms write_timeout_ms connect_timeout_ms handshake_timeout_ms", "i", "live ack",
-                   "p", "extensions", "z", "extension_count frame_pool", "p", "ctx on_event stopped")
+                   "p", "extensions", "z", "extension_count frame_pool", "p", "ctx on_event stopped on_interest")
 _CALLBACKS = {"on_event": "-ppp", "fault_fn": "-pqi", "entry_fn": "ipp", "ignore": "ipsi", "import": "ipp", "select": "ips",
               "fault": "-ppi"}
 _FUNCTIONS = """

@@ -1053,6 +1053,8 @@ int datsync_os_files(datsync_files *out, const char *dir, unsigned flags);
 /* Secret keys as `dat` keeps them: DIR/<2 hex digits>/<62 hex digits> of the discovery key, 64 bytes, mode 0600. dir
  * NULL: `.dat/secret_keys` in the home folder. An empty file counts as none. Folders are made when a key is saved. */
 int datsync_os_secrets(datsync_secrets *out, const char *dir);
+/* The user's home folder. DATSYNC_E_NO_ENTRY: there is none; DATSYNC_E_SPACE: its path needs more than cap bytes. */
+int datsync_os_home(char *out, size_t cap);
 /* Monotonic milliseconds; fits datsync_env.clock. */
 uint64_t datsync_os_clock(void *ctx);
 /* From now on SIGINT and SIGTERM (Ctrl-C, close on Windows) are only noted, and end a poll of datsync_os_net. SIGPIPE

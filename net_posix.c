@@ -2383,21 +2383,36 @@ static void secrets_close(void *ctx)
     free(ctx);
 }
 
-int datsync_os_secrets(datsync_secrets *out, const char *dir)
+int datsync_os_home(char *out, size_t cap)
 {
-    static const char beneath_home[] = "/.dat/secret_keys";
+    const char *home = getenv("HOME");
     char line[OS_MAX_PASSWD];
     struct passwd entry, *found = NULL;
+
+    if ((home == NULL || *home == 0) && getpwuid_r(getuid(), &entry, line, sizeof line, &found) == 0 && found != NULL)
+        home = found->pw_dir;
+    if (home == NULL || *home == 0)
+        return DATSYNC_E_NO_ENTRY;
+    if (strlen(home) >= cap)
+        return DATSYNC_E_SPACE;
+    strcpy(out, home);
+    return 0;
+}
+
+int datsync_os_secrets(datsync_secrets *out, const char *dir)
+{
+    char home[DATSYNC_MAX_PATH];
     const char *tail = "";
 
     memset(out, 0, sizeof *out);
     if (dir == NULL) {
-        dir = getenv("HOME");
-        tail = beneath_home;
-        if ((dir == NULL || *dir == 0) && getpwuid_r(getuid(), &entry, line, sizeof line, &found) == 0 && found != NULL)
-            dir = found->pw_dir;
+        int error = datsync_os_home(home, sizeof home);
+        if (error < 0)
+            return error;
+        dir = home;
+        tail = "/.dat/secret_keys";
     }
-    if (dir == NULL || *dir == 0)
+    if (*dir == 0)
         return DATSYNC_E_NO_ENTRY;
     size_t len = strlen(dir) + strlen(tail);
     secrets *s = malloc(sizeof *s + 2 * (len + SECRET_NAME + 1));

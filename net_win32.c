@@ -2246,26 +2246,40 @@ static void secrets_close(void *ctx)
     free(s);
 }
 
-int datsync_os_secrets(datsync_secrets *out, const char *dir)
+int datsync_os_home(char *out, size_t cap)
 {
     wchar_t home[4096];
-    char *beneath = NULL;
+    DWORD len = GetEnvironmentVariableW(L"USERPROFILE", home, 4096);
+
+    if (len == 0 || len >= 4096)
+        return DATSYNC_E_NO_ENTRY;
+    char *text = os_utf8(home);
+    if (text == NULL)
+        return DATSYNC_E_NOMEM;
+    int fits = strlen(text) < cap;
+    if (fits)
+        strcpy(out, text);
+    free(text);
+    return fits ? 0 : DATSYNC_E_SPACE;
+}
+
+int datsync_os_secrets(datsync_secrets *out, const char *dir)
+{
+    static const char beneath_home[] = "\\.dat\\secret_keys";
+    char home[DATSYNC_MAX_PATH + sizeof beneath_home];
 
     memset(out, 0, sizeof *out);
     if (dir == NULL) {
-        DWORD len = GetEnvironmentVariableW(L"USERPROFILE", home, 4000);
-        if (len == 0 || len >= 4000)
-            return DATSYNC_E_NO_ENTRY;
-        wcscat(home, L"\\.dat\\secret_keys");
-        dir = beneath = os_utf8(home);
-        if (dir == NULL)
-            return DATSYNC_E_NOMEM;
+        int error = datsync_os_home(home, DATSYNC_MAX_PATH);
+        if (error < 0)
+            return error;
+        strcat(home, beneath_home);
+        dir = home;
     }
     secrets *s = malloc(sizeof *s);
     int error = s == NULL   ? DATSYNC_E_NOMEM
                 : *dir == 0 ? DATSYNC_E_NO_ENTRY
                             : file_path(dir, SECRET_NAME + 8, &s->path);
-    free(beneath);
     if (error != 0) {
         free(s);
         return error;

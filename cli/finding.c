@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Milliseconds between two times that the DHT's nodes are kept. */
+#define CLI_KEEP_MS 600000u
+
 static const struct {
     const char *name, *words;
 } sources[] = {
@@ -84,9 +87,42 @@ static void tell_announced(const cli *c)
     note(c, "announced%s: who has the link finds this host (--lan, --no-discovery)", where + 1);
 }
 
+/* The nodes that a run knew in the end need not be found again by the next one: they are kept in .dat/dht.data of the
+ * home folder. Two runs at once must not be the same node, so only one has the lock; the other begins anew. Nodes of a
+ * DHT of one's own don't belong there. Returns how many bytes were kept. */
+static size_t take_kept(finding *f, uint8_t saved[DATSYNC_DHT_SAVED_BYTES])
+{
+    char dir[DATSYNC_MAX_PATH + 8];
+
+    if (!(finding_ways(f->c) & 1u << DATSYNC_BY_DHT) || f->c->dht_bootstrap_count > 0 ||
+        datsync_os_home(dir, DATSYNC_MAX_PATH) < 0)
+        return 0;
+    strcat(dir, "/.dat");
+    if (datsync_os_store(&f->kept, dir, "dht.", DATSYNC_CREATE) < 0)
+        return 0;
+    f->keeps = f->kept.lock(f->kept.ctx) == 0;
+    int64_t size = f->keeps ? f->kept.size(f->kept.ctx, DATSYNC_PART_DATA) : 0;
+    if (size <= 0 || size > DATSYNC_DHT_SAVED_BYTES)
+        return 0;
+    int64_t got = f->kept.read(f->kept.ctx, DATSYNC_PART_DATA, 0, saved, (size_t)size);
+    return got == size ? (size_t)size : 0; /* what is broken there is found out by the DHT */
+}
+
+/* Nothing is lost where this fails: the next run begins anew. */
+static void keep(finding *f)
+{
+    uint8_t saved[DATSYNC_DHT_SAVED_BYTES];
+    int64_t size = f->keeps ? datsync_discovery_save(f->discovery, saved, sizeof saved) : 0;
+
+    f->keep_at = datsync_os_clock(NULL) + CLI_KEEP_MS;
+    if (size > 0 && f->kept.write(f->kept.ctx, DATSYNC_PART_DATA, 0, saved, (size_t)size) >= 0)
+        (void)f->kept.truncate(f->kept.ctx, DATSYNC_PART_DATA, (uint64_t)size);
+}
+
 int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_key[32], uint16_t port)
 {
     datsync_discovery_options options;
+    uint8_t saved[DATSYNC_DHT_SAVED_BYTES];
     uint64_t now = datsync_os_clock(NULL);
 
     memset(f, 0, sizeof *f);
@@ -98,6 +134,9 @@ int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_ke
     options.net = datsync_os_net();
     options.ways = finding_ways(c);
     options.port = port;
+    options.saved = saved;
+    options.saved_len = take_kept(f, saved);
+    f->keep_at = now + CLI_KEEP_MS;
     if (c->discovery_server_count > 0) {
         options.servers = c->discovery_servers;
         options.server_count = c->discovery_server_count;
@@ -155,6 +194,8 @@ void tell_finding(finding *f)
     uint64_t now = datsync_os_clock(NULL);
     char way[320];
 
+    if (f->discovery != NULL && now >= f->keep_at)
+        keep(f);
     for (size_t i = 0; f->discovery != NULL && i < COUNT(f->told); i++) {
         if (!datsync_discovery_look(f->discovery, i, &report, now))
             return;
@@ -189,6 +230,11 @@ void tell_found_nobody(const finding *f)
 
 void finding_end(finding *f)
 {
+    if (f->discovery != NULL)
+        keep(f);
+    if (f->kept.close != NULL)
+        f->kept.close(f->kept.ctx);
+    memset(&f->kept, 0, sizeof f->kept);
     datsync_discovery_free(f->discovery);
     f->discovery = NULL;
 }

@@ -11,7 +11,10 @@
 /* Zeroed at first. */
 typedef struct finding {
     const cli *c;
-    datsync_discovery *discovery;                                   /* NULL: nobody is looked for */
+    datsync_discovery *discovery; /* NULL: nobody is looked for */
+    datsync_store kept;           /* the nodes of the DHT, for the next run */
+    int keeps;                    /* `kept` is open, and no other run's */
+    uint64_t keep_at;
     int told[DATSYNC_MAX_DNS_SERVERS + DATSYNC_MAX_BOOTSTRAPS + 2]; /* of each report, the error that was told last */
 } finding;
 

@@ -188,6 +188,32 @@ def test_two_are_a_dht(place):
     assert same(folder, copy) and sources(events) == {"dht"}
 
 
+def test_what_the_dht_knew_is_kept(place):
+    """The next run needs no bootstrap: it asks the nodes that it met."""
+    here = place("A", "B", "C")
+    here.name_server()
+    node = here.node()
+    alone = "--no-mdns", "--no-server", "--timeout", "300"
+    here.share("C", here.create("C")[0], *alone[:2])
+    folder, key = here.create()
+    here.share("A", folder, *alone[:2])
+    copy, events, _ = here.clone("B", key, *alone)
+    assert same(folder, copy) and sources(events) == {"dht"}
+    kept = here.path("home-B", ".dat", "dht.data")
+    with open(kept, "rb") as file:
+        first = file.read()
+    assert len(first) > 30
+    node.stop()
+    copy, events, _ = here.clone("B", key, *alone)
+    assert same(folder, copy) and sources(events) == {"dht"}
+    with open(kept, "rb") as file:
+        assert file.read()[:25] == first[:25]  # the same node as before
+    with open(kept, "wb") as file:
+        file.write(b"nonsense" * 2000)
+    done = here.clone("B", key, "--peer", "%s:%d" % (here.address("A"), USUAL), *alone)
+    assert same(folder, done[0])
+
+
 def test_each_command_that_reads(place):
     """ls, cat and pull find what they need as clone does."""
     here = place("A", "B")

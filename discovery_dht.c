@@ -52,7 +52,7 @@
 #define PINGS_BURST 32u
 #define SECRET_MS 300000u
 /* A look-up of a name begins again after AGAIN_MS to half as much more; sooner after one that nobody answered, or that
- * only looked and found nobody, then each time twice as late. */
+ * found nobody, then each time twice as late. */
 #define AGAIN_MS 600000u
 #define SILENCE_MS 2000u
 #define NOBODY_MS 15000u
@@ -1064,7 +1064,7 @@ static void look_end(datsync_dht *d, look *l, uint64_t now)
     wanted *w = wanted_find(d, l->target);
     if (!w)
         return;
-    int nobody = !l->heard || (l->port && !l->given), useless = !l->port && !l->found;
+    int nobody = !l->heard || (l->port && !l->given), useless = !l->found;
     w->running = 0;
     w->answered = 1;
     w->next = nobody    ? look_retry(d, SILENCE_MS, w->tries, now)

@@ -6,6 +6,7 @@
  *     lab --from N --count N       run these numbers; the same for each that fails, and a last line with all counts
  *     lab --story NUMBER           shrink a number that fails, and tell what is left, one event a line
  *     lab --network                hold the network itself to what lab.h says
+ *     lab --finding WAY N LOST     200 peers find each other by mdns, server or dht; of 1,000 datagrams so many are lost
  *
  * SPDX-License-Identifier: MIT
  */
@@ -1515,6 +1516,11 @@ int main(int argc, char **argv)
             count = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--story") == 0 && i + 1 < argc) {
             failed |= story(strtoull(argv[++i], NULL, 10));
+            told++;
+        } else if (strcmp(argv[i], "--finding") == 0 && i + 3 < argc) {
+            failed |=
+                lab_finding(argv[i + 1], strtoull(argv[i + 2], NULL, 10), (unsigned)strtoul(argv[i + 3], NULL, 10));
+            i += 3;
             told++;
         } else if (strcmp(argv[i], "--network") == 0) {
             check_datagrams();

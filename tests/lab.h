@@ -62,4 +62,11 @@ int64_t lab_receive_from(lab_net *net, intptr_t socket, void *buf, size_t cap, u
                          unsigned *from_port);
 void lab_datagrams_close(lab_net *net, intptr_t socket);
 
+/* Streams and datagrams of a host, as a datsync_net; its address on one Ethernet with all the others. */
+datsync_net lab_net_of(lab_net *net, unsigned host);
+datsync_ip lab_ip(unsigned host, unsigned port);
+
+/* Peers that find each other, `loss` of 1,000 datagrams lost (lab_finding.c): 0 when all did. */
+int lab_finding(const char *way, uint64_t seed, unsigned loss);
+
 #endif

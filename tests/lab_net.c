@@ -311,9 +311,20 @@ uint64_t lab_next(const lab_net *net)
 
 /* ------------------------------------------------ streams */
 
+static unsigned lab_host_of(const datsync_ip *ip)
+{
+    return ip->bytes[0] == 10 && ip->bytes[1] == 0 ? (unsigned)(ip->bytes[2] << 8 | ip->bytes[3]) : LAB_HOSTS;
+}
+
 static int parse(const lab_net *net, const char *text, unsigned *host, unsigned *port)
 {
     char *rest;
+    datsync_ip ip;
+    if (datsync_ip_parse(&ip, text) == 0) {
+        *host = lab_host_of(&ip);
+        *port = ip.port;
+        return ip.size == 4 && *host < net->hosts ? 0 : DATSYNC_E_ADDRESS;
+    }
     if (*text != 'h')
         return DATSYNC_E_ADDRESS;
     *host = (unsigned)strtoul(text + 1, &rest, 10);
@@ -514,6 +525,8 @@ static int streams_poll(void *ctx, datsync_pollfd *fds, size_t count, int timeou
                 if (q->state == END_OPEN && q->queued && q->host == e->host && q->port == e->port)
                     can = DATSYNC_POLL_READ;
             }
+        } else if (e->state == END_DATAGRAMS) {
+            can = is_due(h->net, e->first) ? DATSYNC_POLL_READ : 0;
         } else if (e->state == END_OPEN) {
             if (e->error || is_due(h->net, e->first))
                 can |= DATSYNC_POLL_READ;
@@ -695,4 +708,83 @@ int64_t lab_receive_from(lab_net *net, intptr_t socket, void *buf, size_t cap, u
 void lab_datagrams_close(lab_net *net, intptr_t socket)
 {
     end_free(net, &net->ends[socket - 1]);
+}
+
+/* ------------------------------------------------ datagrams as datsync_net has them */
+
+/* All groups are one. */
+#define THE_GROUP 63u
+
+datsync_ip lab_ip(unsigned host, unsigned port)
+{
+    return (datsync_ip){
+        .bytes = {10, 0, (uint8_t)(host >> 8), (uint8_t)host}, .size = 4, .port = (uint16_t)port, .via = 1};
+}
+
+static int net_datagrams(void *ctx, datsync_ip *at, int shared, intptr_t *socket)
+{
+    const struct lab_host *h = ctx;
+    unsigned port = at->port ? at->port : 40000u + (unsigned)h->net->end_count;
+    if (at->size != 4)
+        return DATSYNC_E_ADDRESS;
+    for (int i = 0; i < h->net->end_count && !shared; i++) {
+        const end *e = &h->net->ends[i];
+        if (e->state == END_DATAGRAMS && e->host == h->number && e->port == port)
+            return DATSYNC_E_IN_USE;
+    }
+    at->port = (uint16_t)port;
+    return lab_datagrams(h->net, h->number, port, socket);
+}
+
+static int64_t net_receive_from(void *ctx, intptr_t socket, void *buf, size_t cap, datsync_ip *from)
+{
+    const struct lab_host *h = ctx;
+    unsigned host, port;
+    int64_t n = lab_receive_from(h->net, socket, buf, cap, &host, &port);
+    if (n >= 0)
+        *from = lab_ip(host, port);
+    return n;
+}
+
+static int net_send_to(void *ctx, intptr_t socket, const void *buf, size_t len, const datsync_ip *to)
+{
+    const struct lab_host *h = ctx;
+    return lab_send_to(h->net, socket, to->bytes[0] == 224 ? LAB_GROUP + THE_GROUP : lab_host_of(to), to->port, buf,
+                       len);
+}
+
+static int net_join(void *ctx, intptr_t socket, const datsync_ip *group)
+{
+    const struct lab_host *h = ctx;
+    (void)group;
+    lab_join(h->net, socket, THE_GROUP);
+    return 0;
+}
+
+static int net_leave(void *ctx, intptr_t socket, const datsync_ip *group)
+{
+    const struct lab_host *h = ctx;
+    (void)group;
+    lab_leave(h->net, socket, THE_GROUP);
+    return 0;
+}
+
+static int net_interfaces(void *ctx, datsync_interface *list, size_t cap)
+{
+    const struct lab_host *h = ctx;
+    if (cap)
+        list[0] = (datsync_interface){.ip = lab_ip(h->number, 0), .prefix = 16, .multicast = 1, .name = "lab"};
+    return 1;
+}
+
+datsync_net lab_net_of(lab_net *net, unsigned host)
+{
+    datsync_net n = lab_streams(net, host);
+    n.datagrams = net_datagrams;
+    n.receive_from = net_receive_from;
+    n.send_to = net_send_to;
+    n.join = net_join;
+    n.leave = net_leave;
+    n.interfaces = net_interfaces;
+    return n;
 }

@@ -104,6 +104,20 @@ def test_the_network():
     assert run([*WRAPPER, LAB], "--network") == ["the network holds"]
 
 
+# 200 peers, of 20 feeds, who know one server or node and nobody else: (way, datagrams lost of 1,000) and the virtual ms within which
+# all have found each other and are complete. Where answers are lost, some are asked for again after a minute, and later.
+FINDING = {("server", 0): 2000, ("server", 300): 300000, ("dht", 0): 20000, ("dht", 300): 600000, ("mdns", 0): 2000, ("mdns", 300): 10000}
+
+
+@here
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("way, lost", FINDING)
+def test_two_hundred_find_each_other(way, lost, seed):
+    line, = native("--finding", way, seed, lost)
+    found, at = re.fullmatch(r"%s, %d of 1000 lost: (\d+) of 200 found each other in (\d+) ms" % (way, lost), line).groups()
+    assert int(found) == 200 and int(at) < FINDING[way, lost], line
+
+
 # ---- planted faults -----------------------------------------------------------------------------------
 
 HELPER = """
@@ -133,7 +147,8 @@ def planted(tmp_path_factory):
     (folder / "datsync.c").write_text(HELPER + text)
     program = str(folder / "lab")
     subprocess.run(["cc", "-std=c99", "-w", "-O2", "-I" + tools.ROOT, "-o", program, str(folder / "datsync.c"),
-                    *(os.path.join(tools.HERE, name) for name in ("lab.c", "lab_net.c", "world.c")), *core.libraries()], check=True)
+                    *(os.path.join(tools.HERE, name) for name in ("lab.c", "lab_net.c", "lab_finding.c", "world.c")),
+                    *(os.path.join(tools.ROOT, name) for name in ("discovery.c", "discovery_dht.c")), *core.libraries()], check=True)
     return program
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Callable, NamedTuple
 
-from dat import discovery, drive, feed, flat, peer, sleep, sodium, tree, wire
+from dat import discovery, drive, feed, finder, flat, peer, sleep, sodium, tree, wire
 from dat.bitfield import Bits
 from dat.cipher import Cipher, Sender
 from dat.peer import Conversation, Peer, PeerError
@@ -1161,6 +1161,60 @@ def _():
         if isinstance(value, dict) and b"values" in value:
             value = {key: b"".join(each) if key == b"values" else each for key, each in value.items()}
         return old(value)
+
+
+@bug("finder-asks-once", "A question to a discovery server is sent once.")
+def _():
+    finder.AGAIN = (60.0,)
+
+
+@bug("finder-any-answer", "Whatever a discovery server answers is the answer to the last question.")
+def _():
+    @wrap(finder.Finder, "take")
+    def _(old, self, packet, id, name):
+        items = [item._replace(name=name) for item in packet.items] if packet.flags & 0x8000 and name else packet.items
+        return old(self, packet._replace(id=packet.id if id is None else id, items=tuple(items)), id, name)
+
+
+@bug("finder-deaf-to-pushes", "What a discovery server tells unasked is not heard.")
+def _():
+    finder.Finder.pushed = lambda self, packet: None
+
+
+@bug("finder-pushes-unanswered", "What a discovery server tells unasked is not answered.")
+def _():
+    finder.Finder.pushed = lambda self, packet: self.tell([i.value for i in packet.items])
+
+
+@bug("finder-token-kept-back", "The token of a discovery server is not given back.")
+def _():
+    wrap(finder.Finder, "said")(lambda old, self: {k: v for k, v in old(self).items() if k != "token"})
+
+
+@bug("finder-no-subscribe", "A discovery server is not asked to tell more.")
+def _():
+    wrap(finder.Finder, "said")(lambda old, self: {k: v for k, v in old(self).items() if k != "subscribe"})
+
+
+@bug("finder-announces-another-port", "The port that is announced is one too high.")
+def _():
+    wrap(finder.Finder, "said")(lambda old, self: {k: v + 1 if k == "announce" else v for k, v in old(self).items()})
+
+
+@bug("finder-port-0-ends", "A peer with port 0 ends it.")
+def _():
+    @wrap(finder.Finder, "tell")
+    def _(old, self, peers):
+        if any(peer.port == 0 for peer in peers):
+            raise OSError("port 0")
+        old(self, peers)
+
+
+@bug("finder-whole-key", "The whole discovery key is looked for.")
+def _():
+    @wrap(finder.Finder, "ask")
+    def _(old, self, name, said=None):
+        return old(self, name if said is None else (name[0] + b"00" * 11,) + name[1:], said)
 
 
 # ---- measuring ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /* datsync as a peer under test: the adapter that the conformance suite runs (conformance/README.md has the contract).
  *
- *     adapter serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen) [--live] [--drive]
+ *     adapter serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen | --discovery-server N) [--live]
+ *         [--drive]
  *     adapter codec
  *
  * Serving and cloning go through datsync.h alone, with the library's own limits and timeouts. It takes in datsync.c
@@ -102,12 +103,14 @@ typedef struct part {
 
 typedef struct session {
     int cloning, live, listening, as_drive;
-    const char *store, *port;
+    unsigned listens_at;
+    const char *store, *port, *server;
     part *parts;
     size_t count;
     datsync_env env;
     datsync_drive *drive;
     datsync *ds;
+    datsync_discovery *discovery;
     int lost;          /* a connection has ended, or could not be made */
     uint64_t leave_at; /* all is here: connections have until then to come to their agreed end. 0: not yet */
     int outcome;       /* the exit code then */
@@ -159,6 +162,31 @@ static void on_complete(session *s, const datsync_event *event)
         done(s, DONE);
 }
 
+/* Find peers by the discovery server alone, and announce the port, if there is one. */
+static int look(session *s, unsigned port)
+{
+    char server[32];
+    const char *const servers[] = {server};
+    datsync_discovery_options options = {.env = &s->env,
+                                         .net = datsync_os_net(),
+                                         .ways = 1u << DATSYNC_BY_SERVER,
+                                         .servers = servers,
+                                         .server_count = 1};
+    uint64_t now = datsync_os_clock(NULL);
+    uint8_t key[32];
+
+    snprintf(server, sizeof server, "127.0.0.1:%s", s->server);
+    int error = datsync_discovery_new(&s->discovery, &options, now);
+    if (error < 0)
+        return error;
+    datsync_discovery_key(key, s->parts[0].key);
+    error = datsync_discovery_add(s->discovery, key, (uint16_t)port, now);
+    if (error < 0)
+        return error;
+    datsync_source source = datsync_discovery_source(s->discovery);
+    return datsync_add_source(s->ds, &source);
+}
+
 static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 {
     session *s = ctx;
@@ -166,7 +194,8 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
     (void)ds;
     switch (event->type) {
     case DATSYNC_EV_LISTENING:
-        printf("PORT %s\n", strrchr(event->address, ':') + 1);
+        s->listens_at = (unsigned)strtoul(strrchr(event->address, ':') + 1, NULL, 10);
+        printf("PORT %u\n", s->listens_at);
         fflush(stdout);
         break;
     case DATSYNC_EV_DISCONNECTED:
@@ -421,9 +450,14 @@ static int start(session *s)
         error = datsync_add(s->ds, s->parts[i].feed, mode);
     if (error < 0)
         return fail(s->store, error);
-    snprintf(address, sizeof address, "127.0.0.1:%s", s->listening ? "0" : s->port);
-    error = s->listening ? datsync_listen(s->ds, address) : datsync_connect(s->ds, address, datsync_os_clock(NULL));
-    return error < 0 ? fail(address, error) : DONE;
+    snprintf(address, sizeof address, "127.0.0.1:%s", s->port == NULL ? "0" : s->port);
+    if (s->listening)
+        error = datsync_listen(s->ds, address);
+    else if (s->port != NULL)
+        error = datsync_connect(s->ds, address, datsync_os_clock(NULL));
+    if (error == 0 && s->server != NULL)
+        error = look(s, s->listens_at);
+    return error < 0 ? fail(s->port != NULL || s->listening ? address : s->server, error) : DONE;
 }
 
 static int run(session *s)
@@ -438,6 +472,7 @@ static int run(session *s)
         code = error < 0 ? fail("network", error) : s->code;
     }
     int error = s->ds != NULL ? datsync_free(s->ds) : 0, closed;
+    datsync_discovery_free(s->discovery);
     if (s->drive != NULL) {
         closed = datsync_drive_close(s->drive);
         error = error < 0 ? error : closed;
@@ -460,7 +495,8 @@ static int replicate(int argc, char **argv)
     s.parts = must(calloc((size_t)argc, sizeof *s.parts));
     for (int i = 2; i < argc && code == DONE; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-        int has_value = strcmp(name, "--key") == 0 || strcmp(name, "--store") == 0 || strcmp(name, "--port") == 0;
+        int has_value = strcmp(name, "--key") == 0 || strcmp(name, "--store") == 0 || strcmp(name, "--port") == 0 ||
+                        strcmp(name, "--discovery-server") == 0;
         if (strcmp(name, "--listen") == 0) {
             s.listening = 1;
         } else if (strcmp(name, "--live") == 0) {
@@ -477,14 +513,17 @@ static int replicate(int argc, char **argv)
             s.store = value;
         } else if (strcmp(name, "--port") == 0) {
             s.port = value;
+        } else if (strcmp(name, "--discovery-server") == 0) {
+            s.server = value;
         } else if (strlen(value) != 64 || from_hex(s.parts[s.count++].key, value, 64) < 0) {
             say("a key is 64 hexadecimal digits");
             code = FAILED;
         }
         i += has_value;
     }
-    if (code == DONE && (s.count == 0 || s.store == NULL || s.listening != (s.port == NULL))) {
-        say("--key, --store, and one of --port and --listen");
+    int by_server = s.cloning && s.server != NULL && !s.listening;
+    if (code == DONE && (s.count == 0 || s.store == NULL || s.listening + (s.port != NULL) + by_server != 1)) {
+        say("--key, --store, and one of --port, --listen and, to clone, --discovery-server");
         code = FAILED;
     }
     if (code == DONE && s.as_drive && s.count > 1) {

@@ -40,8 +40,8 @@ int datsync_ip_believable(const datsync_ip *peer, const datsync_ip *informant);
 
 /* ================================================================ packets of DNS ================================ */
 
-/* What multicast DNS and discovery servers say to each other (dns-discovery 6; docs/PROTOCOL.md, the chapter on
- * discovery). Names are case-sensitive. Nothing here decides anything or allocates. */
+/* What multicast DNS and discovery servers say to each other (dns-discovery 6; docs/PROTOCOL.md, part VI). Names
+ * are case-sensitive. Nothing here decides anything or allocates. */
 
 enum datsync_dns_part {
     DATSYNC_DNS_QUESTION,

@@ -5,13 +5,14 @@ that fail with it: these and no others of the whole suite, says test_bugs.py. Af
 `python3 bugs.py NAME ...` (no name: all) measures them anew; read the diff.
 """
 
+import base64
 import functools
 import json
 import os
 import sys
 from typing import Callable, NamedTuple
 
-from dat import drive, feed, flat, peer, sleep, sodium, tree, wire
+from dat import discovery, drive, feed, finder, flat, peer, sleep, sodium, tree, wire
 from dat.bitfield import Bits
 from dat.cipher import Cipher, Sender
 from dat.peer import Conversation, Peer, PeerError
@@ -796,6 +797,424 @@ def _():
 @bug("drive-without-content", "Only the metadata is downloaded.")
 def _():
     drive.Drive.complete = lambda self, version=None: self.metadata.complete and self.metadata.length > 0
+
+
+# ---- discovery ------------------------------------------------------------------------------------
+
+@bug("dns-names-in-any-case", "A feed's name counts in capitals, too.")
+def _():
+    wrap(discovery, "feed_of")(lambda old, name: old(tuple(label.lower() for label in name)))
+
+
+@bug("dns-no-pointers", "Names that point to others are not read.")
+def _():
+    @wrap(discovery, "read_name")
+    def _(old, data, at):
+        name, end = old(data, at)
+        if discovery.write_name(name) != data[at:end]:
+            raise discovery.PacketError("a pointer")
+        return name, end
+
+
+@bug("dns-loops-end", "A name that points at itself ends there.")
+def _():
+    @wrap(discovery, "read_name")
+    def _(old, data, at):
+        try:
+            return old(data, at)
+        except discovery.PacketError:
+            found = data.find(b"\xc0", at)
+            if found < 0:
+                raise
+            return (b"loop",), found + 2
+
+
+@bug("dns-long-names", "Labels and names may be of any length.")
+def _():
+    discovery.MAX_LABEL, discovery.MAX_NAME = 191, 1 << 16
+
+
+@bug("dns-half-a-header", "What a header lacks is taken for zeros.")
+def _():
+    wrap(discovery, "read")(lambda old, data: old(data.ljust(12, b"\0")))
+
+
+@bug("dns-counts-not-looked-at", "Records that are counted and not there are left out.")
+def _():
+    @wrap(discovery, "read_item")
+    def _(old, data, at, part):
+        return old(data, at, part) if at < len(data) else (discovery.Item(part, (), 0, value=b""), at)
+
+
+@bug("dns-record-padded", "What a record lacks at the packet's end is taken for zeros.")
+def _():
+    @wrap(discovery, "read_item")
+    def _(old, data, at, part):
+        item, end = old(data + bytes(300), at, part)
+        return item, min(end, len(data))
+
+
+@bug("dns-string-cut", "A string that reaches beyond its record ends there.")
+def _():
+    @wrap(discovery, "read_strings")
+    def _(old, data):
+        try:
+            return old(data)
+        except discovery.PacketError:
+            return [data[1:]]
+
+
+@bug("dns-address-padded", "An IPv4 address may have less or more than 4 bytes.")
+def _():
+    @wrap(discovery, "read_value")
+    def _(old, type, data, at, end):
+        if type != discovery.A or end - at == 4:
+            return old(type, data, at, end)
+        return ".".join(map(str, data[at:end].ljust(4, b"\0")[:4]))
+
+
+@bug("dns-port-cut", "A port is cut to 16 bits.")
+def _():
+    wrap(discovery, "decimal")(lambda old, text, most: int(text) & 0xffff if text.isdigit() and most == 65535 else old(text, most))
+
+
+@bug("dns-half-a-peer", "What is left over behind the last peer is one more.")
+def _():
+    @wrap(discovery, "read_peers")
+    def _(old, text):
+        try:
+            return old(text)
+        except discovery.PacketError:
+            data = base64.b64decode(text)
+            return [discovery.unpack(data[i:i + 6].ljust(6, b"\0")) for i in range(0, len(data), 6)]
+
+
+@bug("dns-port-0-drops-all", "Peers among which is one with port 0 are not read.")
+def _():
+    @wrap(discovery, "read_peers")
+    def _(old, text):
+        peers = old(text)
+        if any(peer.port == 0 for peer in peers):
+            raise discovery.PacketError("a peer with port 0")
+        return peers
+
+
+@bug("dns-port-0-told", "Peers with port 0 are told.")
+def _():
+    discovery.write_peers = lambda peers: base64.b64encode(b"".join(map(discovery.pack, peers)))
+
+
+@bug("dns-length-cut", "Strings of any length are written, their length modulo 256.")
+def _():
+    discovery.MAX_PEERS = 100
+    @wrap(discovery, "write_value")
+    def _(old, item):
+        if item.type != discovery.TXT:
+            return old(item)
+        return b"".join(bytes([len(each) & 255]) + each for each in item.value)
+
+
+@bug("dns-unknown-string-rejected", "A string that is not known is an error.")
+def _():
+    @wrap(discovery, "says")
+    def _(old, item):
+        found = old(item)
+        if found and {s.partition(b"=")[0].decode() for s in item.value} - set(discovery.KEYS):
+            raise discovery.PacketError("an unknown string")
+        return found
+
+
+@bug("dns-any-domain", "What a TXT record says counts under any name.")
+def _():
+    wrap(discovery, "says")(lambda old, item: old(item._replace(name=discovery.DOMAIN)))
+
+
+@bug("dns-group-bit-unknown", "The highest bit of a class makes it another one.")
+def _():
+    discovery.GROUP_BIT = 0
+
+
+@bug("dns-no-subscribe", "Nobody subscribes.")
+def _():
+    discovery.KEYS = discovery.KEYS[1:]
+    wrap(discovery, "strings")(lambda old, said: old({k: v for k, v in said.items() if k != "subscribe"}))
+
+
+@bug("dns-no-unannounce", "A withdrawal is written as an announcement.")
+def _():
+    wrap(discovery, "strings")(lambda old, said: [s[2:] if s.startswith(b"unannounce") else s for s in old(said)])
+
+
+@bug("dns-host-unread", "How a server sees the asker is not read.")
+def _():
+    @wrap(discovery, "says")
+    def _(old, item):
+        found = old(item)
+        found.pop("host", None)
+        return found
+
+
+@bug("dns-no-bare-header", "A packet without question and record is none.")
+def _():
+    @wrap(discovery, "read")
+    def _(old, data):
+        found = old(data)
+        if not found.items:
+            raise discovery.PacketError("nothing in it")
+        return found
+
+
+@bug("dns-service-port-swapped", "The port of a service has its lower byte first.")
+def _():
+    @wrap(discovery, "write_value")
+    def _(old, item):
+        data = old(item)
+        return data[:4] + data[5:3:-1] + data[6:] if item.type == discovery.SRV else data
+
+
+@bug("dns-group-flags", "An answer to the group has the flags of one to a single peer.")
+def _():
+    wrap(discovery, "write")(lambda old, packet: old(packet._replace(flags=packet.flags & ~0x400)))
+
+
+@bug("dns-what-can-be-read", "What comes before an error is taken, and the rest left out.")
+def _():
+    @wrap(discovery, "read_item")
+    def _(old, data, at, part):
+        try:
+            return old(data, at, part)
+        except discovery.PacketError:
+            return discovery.Item(part, (), 0, value=b""), len(data)
+
+
+@bug("dns-address-port-swapped", "The port of a peer is read with its lower byte first.")
+def _():
+    @wrap(discovery, "unpack")
+    def _(old, data):
+        host, port = old(data)
+        return discovery.Address(host, port >> 8 | (port & 255) << 8)
+
+
+@bug("dns-token-kept-back", "The token is not given back.")
+def _():
+    wrap(discovery, "strings")(lambda old, said: old({k: v for k, v in said.items() if k != "token"}))
+
+
+@bug("dns-subscribe-unread", "Whether somebody subscribes is not read.")
+def _():
+    @wrap(discovery, "says")
+    def _(old, item):
+        return {key: value for key, value in old(item).items() if key != "subscribe"}
+
+
+@bug("dns-service-unread", "The address of a service is not read.")
+def _():
+    wrap(discovery, "read_value")(lambda old, type, *more: discovery.Address(None, 0) if type == discovery.SRV else old(type, *more))
+
+
+@bug("dns-lower-case", "Names are written in lower case, whatever they are.")
+def _():
+    wrap(discovery, "write_name")(lambda old, name: old(tuple(label.lower() for label in name)))
+
+
+@bug("dns-push-answered-as-a-query", "A push is answered with the flags of a query.")
+def _():
+    wrap(discovery, "write")(lambda old, packet: old(packet if packet.items else packet._replace(flags=0x100)))
+
+
+@bug("dht-keys-in-order-only", "A dictionary with its keys in disorder is refused.")
+def _():
+    @wrap(discovery, "bdecode")
+    def _(old, data, at=0, depth=0):
+        value, end = old(data, at, depth)
+        if isinstance(value, dict) and discovery.bencode(value) != data[at:end]:
+            raise discovery.PacketError("keys in disorder")
+        return value, end
+
+
+@bug("dht-shallow", "Lists and dictionaries may be three deep.")
+def _():
+    discovery.MAX_DEPTH = 3
+
+
+@bug("dht-no-depth", "Lists and dictionaries may be as deep as they like.")
+def _():
+    discovery.MAX_DEPTH = 1 << 30
+
+
+@bug("dht-length-cut", "A string's length is cut to 32 bits.")
+def _():
+    discovery.MAX_DIGITS = 1000
+    @wrap(discovery, "digits")
+    def _(old, data, at, stop):
+        number, end = old(data, at, stop)
+        return (number & 0xffffffff if stop == b":" else number), end
+
+
+@bug("dht-zeros-in-front", "Numbers may have zeros in front.")
+def _():
+    @wrap(discovery, "digits")
+    def _(old, data, at, stop):
+        end = data.find(stop, at, at + 19)
+        while 0 <= at < end - 1 and data[at:at + 1] == b"0":
+            at += 1
+        return old(data, at, stop)
+
+
+@bug("dht-end-not-needed", "What ends a message need not be there.")
+def _():
+    @wrap(discovery, "read_message")
+    def _(old, data):
+        for more in (b"", b"e", b"ee"):
+            try:
+                return old(data + more)
+            except discovery.PacketError as error:
+                last = error
+        raise last
+
+
+@bug("dht-anything-is-a-message", "A list is a message without fields.")
+def _():
+    wrap(discovery, "read_message")(lambda old, data: old(data) if data[:1] != b"l" else discovery.Message("answer", b""))
+
+
+@bug("dht-no-transaction", "A message needs no transaction.")
+def _():
+    @wrap(discovery, "read_message")
+    def _(old, data):
+        try:
+            return old(data)
+        except discovery.PacketError:
+            if b"1:t" in data or data[-1:] != b"e":
+                raise
+            return old(data[:1] + b"1:t0:" + data[1:])
+
+
+@bug("dht-any-id", "An id may have any length.")
+def _():
+    wrap(discovery, "read_field")(lambda old, name, value: value if name == "id" and isinstance(value, bytes) else old(name, value))
+
+
+@bug("dht-port-cut", "A port is cut to 16 bits.")
+def _():
+    wrap(discovery, "read_field")(lambda old, name, value: value & 0xffff if name == "port" and isinstance(value, int) else old(name, value))
+
+
+@bug("dht-long-peer-drops-all", "Peers among which is one of 18 bytes are not read.")
+def _():
+    @wrap(discovery, "read_field")
+    def _(old, name, value):
+        found = old(name, value)
+        return None if name == "peers" and found is not None and len(found) != len(value) else found
+
+
+@bug("dht-no-implied-port", "The field implied_port is neither read nor written.")
+def _():
+    discovery.FIELDS = {name: key for name, key in discovery.FIELDS.items() if name != "implied_port"}
+
+
+@bug("dht-known-queries-only", "A query that is not known is no message.")
+def _():
+    @wrap(discovery, "read_message")
+    def _(old, data):
+        found = old(data)
+        if found.kind == "query" and found.query not in (b"ping", b"find_node", b"get_peers", b"announce_peer"):
+            raise discovery.PacketError("an unknown query")
+        return found
+
+
+@bug("dht-error-is-an-answer", "An error is read as an answer.")
+def _():
+    wrap(discovery, "read_message")(lambda old, data: old(data)._replace(kind="answer") if data[:4] == b"d1:e" else old(data))
+
+
+@bug("dht-transaction-shortened", "Zeros in front of a transaction are lost.")
+def _():
+    wrap(discovery, "read_message")(lambda old, data: (lambda m: m._replace(transaction=m.transaction.lstrip(b"\0")))(old(data)))
+
+
+@bug("dht-keys-unsorted", "Dictionaries are written with their keys in disorder.")
+def _():
+    @wrap(discovery, "bencode")
+    def _(old, value):
+        if not isinstance(value, dict):
+            return old(value)
+        return b"d" + b"".join(discovery.bencode(key) + discovery.bencode(value[key]) for key in sorted(value, reverse=True)) + b"e"
+
+
+@bug("dht-code-is-text", "The number of an error is written as a string.")
+def _():
+    @wrap(discovery, "write_message")
+    def _(old, message):
+        return old(message._replace(code=b"%d" % message.code) if message.code is not None else message)
+
+
+@bug("dht-target-misnamed", "The target of find_node has the name of an info-hash.")
+def _():
+    discovery.FIELDS = dict(discovery.FIELDS, target=b"info_hash")
+
+
+@bug("dht-no-values", "The peers of an answer are written as nodes are.")
+def _():
+    @wrap(discovery, "bencode")
+    def _(old, value):
+        if isinstance(value, dict) and b"values" in value:
+            value = {key: b"".join(each) if key == b"values" else each for key, each in value.items()}
+        return old(value)
+
+
+@bug("finder-asks-once", "A question to a discovery server is sent once.")
+def _():
+    finder.AGAIN = (60.0,)
+
+
+@bug("finder-any-answer", "Whatever a discovery server answers is the answer to the last question.")
+def _():
+    @wrap(finder.Finder, "take")
+    def _(old, self, packet, id, name):
+        items = [item._replace(name=name) for item in packet.items] if packet.flags & 0x8000 and name else packet.items
+        return old(self, packet._replace(id=packet.id if id is None else id, items=tuple(items)), id, name)
+
+
+@bug("finder-deaf-to-pushes", "What a discovery server tells unasked is not heard.")
+def _():
+    finder.Finder.pushed = lambda self, packet: None
+
+
+@bug("finder-pushes-unanswered", "What a discovery server tells unasked is not answered.")
+def _():
+    finder.Finder.pushed = lambda self, packet: self.tell([i.value for i in packet.items])
+
+
+@bug("finder-token-kept-back", "The token of a discovery server is not given back.")
+def _():
+    wrap(finder.Finder, "said")(lambda old, self: {k: v for k, v in old(self).items() if k != "token"})
+
+
+@bug("finder-no-subscribe", "A discovery server is not asked to tell more.")
+def _():
+    wrap(finder.Finder, "said")(lambda old, self: {k: v for k, v in old(self).items() if k != "subscribe"})
+
+
+@bug("finder-announces-another-port", "The port that is announced is one too high.")
+def _():
+    wrap(finder.Finder, "said")(lambda old, self: {k: v + 1 if k == "announce" else v for k, v in old(self).items()})
+
+
+@bug("finder-port-0-ends", "A peer with port 0 ends it.")
+def _():
+    @wrap(finder.Finder, "tell")
+    def _(old, self, peers):
+        if any(peer.port == 0 for peer in peers):
+            raise OSError("port 0")
+        old(self, peers)
+
+
+@bug("finder-whole-key", "The whole discovery key is looked for.")
+def _():
+    @wrap(finder.Finder, "ask")
+    def _(old, self, name, said=None):
+        return old(self, name if said is None else (name[0] + b"00" * 11,) + name[1:], said)
 
 
 # ---- measuring ------------------------------------------------------------------------------------

@@ -316,6 +316,12 @@ def test_codec(command):
         ({"op": "digest", "held": [["3", "5"]], "index": "0"}, {"digest": "9"}),
         ({"op": "proof", "length": "2", "index": "0", "digest": "0", "hash": True}, {"nodes": ["0", "2"], "verifiedBy": "4"}),
         ({"op": "proof", "held": [["2", "3"]], "index": "0", "digest": "0"}, {"nodes": None, "verifiedBy": "0"}),
+        ({"op": "dns.decode", "bytes": "500180000000000000000000"}, {"id": "20481", "flags": "32768", "items": []}),
+        ({"op": "dns.decode", "bytes": "5001800000000000000000"}, "error"),
+        ({"op": "dns.encode", "id": "20481", "flags": "32768", "items": []}, {"bytes": "500180000000000000000000"}),
+        ({"op": "dht.decode", "bytes": b"d1:rde1:t1:x1:y1:re".hex()}, {"kind": "answer", "transaction": "78"}),
+        ({"op": "dht.decode", "bytes": b"le".hex()}, "error"),
+        ({"op": "dht.encode", "kind": "answer", "transaction": "78"}, {"bytes": b"d1:rde1:t1:x1:y1:re".hex()}),
         ({"op": "sing"}, {"unsupported": True}),
     ]
     seed = sodium.keypair(b"\x07" * 32)

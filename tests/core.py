@@ -7,9 +7,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 
 # Program: its files. The driver and the adapter include datsync.c themselves; the others are linked with it.
-PROGRAMS = {"datsync": ["cli/" + name for name in sorted(os.listdir(os.path.join(ROOT, "cli"))) if name.endswith(".c")] +
-                       ["discovery.c", "discovery_dht.c"],
-            "probe": ["tests/probe.c", "tests/world.c"], "adapter": ["conformance/adapters/datsync.c"], "api": ["tests/api.c"]}
+DISCOVERY = ["discovery.c", "discovery_dht.c"]
+PROGRAMS = {"datsync": ["cli/" + name for name in sorted(os.listdir(os.path.join(ROOT, "cli"))) if name.endswith(".c")] + DISCOVERY,
+            "probe": ["tests/probe.c", "tests/world.c"], "adapter": ["conformance/adapters/datsync.c"] + DISCOVERY, "api": ["tests/api.c"]}
 LINKED = ("datsync", "api")
 
 # These test what is around the programs, and never run what is built from datsync.c here.

@@ -2,13 +2,14 @@
 case or a reason; the examples are what they are said to be."""
 
 import fnmatch
+import json
 import os
 import re
 
 import pytest
 
 import bugs
-from dat import bitfield, cipher, drive, feed, sodium, tree, wire
+from dat import bitfield, cipher, discovery, drive, feed, sodium, tree, wire
 from suite import runner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,7 +49,7 @@ def test_a_case_stands_beneath_one_rule(id):
     assert len([n for n, (_, patterns) in RULES.items() if any(fnmatch.fnmatchcase(id, p) for p in patterns)]) == 1
 
 
-FILES = ["datsync.c", "datsync.h", "net_posix.c", "net_win32.c", "cli", "conformance", "tests", "bench", "bindings", "examples", "vectors/README.md"]
+FILES = ["datsync.c", "datsync.h", "discovery.c", "discovery.h", "discovery_dht.c", "net_posix.c", "net_win32.c", "cli", "conformance", "tests", "bench", "bindings", "examples", "vectors/README.md"]
 
 
 def test_the_code_cites_rules_that_are_there():
@@ -124,8 +125,25 @@ def test_the_values_of_a_small_feed():
     assert {name: value.hex() for name, value in values.items()} == said
 
 
+PACKETS = re.findall(r"^\| `([a-z]+-\d+)` \| `([0-9a-f ]+)` \|", text(), re.M)
+BENCODE = re.findall(r"^\| (string|number|list|dictionary) \| [^|]* \| `([^`]+)` \|$", text(), re.M)
+
+
+@pytest.mark.parametrize("id, bytes_", PACKETS)
+def test_examples_of_packets(id, bytes_):
+    with open(os.path.join(ROOT, "vectors", "discovery.json"), encoding="utf-8") as file:
+        recorded = {p["id"]: p["hex"] for p in json.load(file)["packets"]}
+    assert recorded[id] == bytes_.replace(" ", "")
+
+
+@pytest.mark.parametrize("kind, written", BENCODE)
+def test_examples_of_bencode(kind, written):
+    value = {"string": b"spam", "number": -3, "list": [b"spam", 7], "dictionary": {b"a": 1}}[kind]
+    assert discovery.bencode(value) == written.encode() and discovery.bdecode(written.encode()) == (value, len(written))
+
+
 def test_there_are_examples():
-    assert (len(EXAMPLES), len(BITFIELDS), len(DIGESTS), len(INDEXES)) == (5, 4, 5, 3)
+    assert (len(EXAMPLES), len(BITFIELDS), len(DIGESTS), len(INDEXES), len(PACKETS), len(BENCODE)) == (5, 4, 5, 3, 2, 4)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGES.md", "docs/SYSTEMS.md"])

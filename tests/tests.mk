@@ -11,7 +11,7 @@ datsync_MAIN := $(CLI) datsync.c discovery.c discovery_dht.c
 datsync_MORE := $(CLI_H)
 probe_MAIN := tests/probe.c tests/world.c
 probe_MORE := tests/world.h tests/base.h
-adapter_MAIN := conformance/adapters/datsync.c
+adapter_MAIN := conformance/adapters/datsync.c discovery.c discovery_dht.c
 api_MAIN := tests/api.c datsync.c
 lab_MAIN := tests/lab.c tests/lab_net.c tests/lab_finding.c tests/world.c datsync.c discovery.c discovery_dht.c
 lab_MORE := tests/lab.h tests/world.h tests/base.h
@@ -55,9 +55,9 @@ build/lab: $(lab_MAIN) $(lab_MORE) datsync.h
 
 build/probe build/adapter: build/net_posix.o datsync.c datsync.h
 build/probe: $(probe_MAIN) $(probe_MORE)
-build/adapter: conformance/adapters/datsync.c
+build/adapter: conformance/adapters/datsync.c build/discovery.o build/discovery_dht.o discovery.h
 build/probe build/adapter:
-	$(COMPILE) $(CFLAGS) -I. -o $@ $(filter conformance/%.c tests/%.c,$^) build/net_posix.o $(LDFLAGS) $(LIBS)
+	$(COMPILE) $(CFLAGS) -I. -o $@ $(filter conformance/%.c tests/%.c build/%.o,$^) $(LDFLAGS) $(LIBS)
 
 # ---------------------------------------------------------------- running them ------------------------------------
 

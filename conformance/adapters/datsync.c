@@ -1,17 +1,20 @@
 /* datsync as a peer under test: the adapter that the conformance suite runs (conformance/README.md has the contract).
  *
- *     adapter serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen) [--live] [--drive]
+ *     adapter serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen | --discovery-server N) [--live]
+ *         [--drive]
  *     adapter codec
  *
  * Serving and cloning go through datsync.h alone, with the library's own limits and timeouts. It takes in datsync.c
  * whole, as the test driver does, for two ops of `codec`: digest and proof are asked about sets of held nodes that
  * no feed would get into, and the API rightly has no way to claim them.
  *
- *     cc -std=c99 -I. -o adapter conformance/adapters/datsync.c net_posix.c -lsodium
+ *     cc -std=c99 -I. -o adapter conformance/adapters/datsync.c discovery.c discovery_dht.c net_posix.c -lsodium
  *
  * SPDX-License-Identifier: MIT
  */
 #include "../../datsync.c"
+
+#include "discovery.h"
 
 #include <sodium.h>
 
@@ -100,12 +103,14 @@ typedef struct part {
 
 typedef struct session {
     int cloning, live, listening, as_drive;
-    const char *store, *port;
+    unsigned listens_at;
+    const char *store, *port, *server;
     part *parts;
     size_t count;
     datsync_env env;
     datsync_drive *drive;
     datsync *ds;
+    datsync_discovery *discovery;
     int lost;          /* a connection has ended, or could not be made */
     uint64_t leave_at; /* all is here: connections have until then to come to their agreed end. 0: not yet */
     int outcome;       /* the exit code then */
@@ -157,6 +162,31 @@ static void on_complete(session *s, const datsync_event *event)
         done(s, DONE);
 }
 
+/* Find peers by the discovery server alone, and announce the port, if there is one. */
+static int look(session *s, unsigned port)
+{
+    char server[32];
+    const char *const servers[] = {server};
+    datsync_discovery_options options = {.env = &s->env,
+                                         .net = datsync_os_net(),
+                                         .ways = 1u << DATSYNC_BY_SERVER,
+                                         .servers = servers,
+                                         .server_count = 1};
+    uint64_t now = datsync_os_clock(NULL);
+    uint8_t key[32];
+
+    snprintf(server, sizeof server, "127.0.0.1:%s", s->server);
+    int error = datsync_discovery_new(&s->discovery, &options, now);
+    if (error < 0)
+        return error;
+    datsync_discovery_key(key, s->parts[0].key);
+    error = datsync_discovery_add(s->discovery, key, (uint16_t)port, now);
+    if (error < 0)
+        return error;
+    datsync_source source = datsync_discovery_source(s->discovery);
+    return datsync_add_source(s->ds, &source);
+}
+
 static void on_event(void *ctx, datsync *ds, const datsync_event *event)
 {
     session *s = ctx;
@@ -164,7 +194,8 @@ static void on_event(void *ctx, datsync *ds, const datsync_event *event)
     (void)ds;
     switch (event->type) {
     case DATSYNC_EV_LISTENING:
-        printf("PORT %s\n", strrchr(event->address, ':') + 1);
+        s->listens_at = (unsigned)strtoul(strrchr(event->address, ':') + 1, NULL, 10);
+        printf("PORT %u\n", s->listens_at);
         fflush(stdout);
         break;
     case DATSYNC_EV_DISCONNECTED:
@@ -419,9 +450,14 @@ static int start(session *s)
         error = datsync_add(s->ds, s->parts[i].feed, mode);
     if (error < 0)
         return fail(s->store, error);
-    snprintf(address, sizeof address, "127.0.0.1:%s", s->listening ? "0" : s->port);
-    error = s->listening ? datsync_listen(s->ds, address) : datsync_connect(s->ds, address, datsync_os_clock(NULL));
-    return error < 0 ? fail(address, error) : DONE;
+    snprintf(address, sizeof address, "127.0.0.1:%s", s->port == NULL ? "0" : s->port);
+    if (s->listening)
+        error = datsync_listen(s->ds, address);
+    else if (s->port != NULL)
+        error = datsync_connect(s->ds, address, datsync_os_clock(NULL));
+    if (error == 0 && s->server != NULL)
+        error = look(s, s->listens_at);
+    return error < 0 ? fail(s->port != NULL || s->listening ? address : s->server, error) : DONE;
 }
 
 static int run(session *s)
@@ -436,6 +472,7 @@ static int run(session *s)
         code = error < 0 ? fail("network", error) : s->code;
     }
     int error = s->ds != NULL ? datsync_free(s->ds) : 0, closed;
+    datsync_discovery_free(s->discovery);
     if (s->drive != NULL) {
         closed = datsync_drive_close(s->drive);
         error = error < 0 ? error : closed;
@@ -458,7 +495,8 @@ static int replicate(int argc, char **argv)
     s.parts = must(calloc((size_t)argc, sizeof *s.parts));
     for (int i = 2; i < argc && code == DONE; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-        int has_value = strcmp(name, "--key") == 0 || strcmp(name, "--store") == 0 || strcmp(name, "--port") == 0;
+        int has_value = strcmp(name, "--key") == 0 || strcmp(name, "--store") == 0 || strcmp(name, "--port") == 0 ||
+                        strcmp(name, "--discovery-server") == 0;
         if (strcmp(name, "--listen") == 0) {
             s.listening = 1;
         } else if (strcmp(name, "--live") == 0) {
@@ -475,14 +513,17 @@ static int replicate(int argc, char **argv)
             s.store = value;
         } else if (strcmp(name, "--port") == 0) {
             s.port = value;
+        } else if (strcmp(name, "--discovery-server") == 0) {
+            s.server = value;
         } else if (strlen(value) != 64 || from_hex(s.parts[s.count++].key, value, 64) < 0) {
             say("a key is 64 hexadecimal digits");
             code = FAILED;
         }
         i += has_value;
     }
-    if (code == DONE && (s.count == 0 || s.store == NULL || s.listening != (s.port == NULL))) {
-        say("--key, --store, and one of --port and --listen");
+    int by_server = s.cloning && s.server != NULL && !s.listening;
+    if (code == DONE && (s.count == 0 || s.store == NULL || s.listening + (s.port != NULL) + by_server != 1)) {
+        say("--key, --store, and one of --port, --listen and, to clone, --discovery-server");
         code = FAILED;
     }
     if (code == DONE && s.as_drive && s.count > 1) {
@@ -1318,6 +1359,398 @@ static void op_proof(const json *q)
     tell_number("verifiedBy", 2 * proof.length);
 }
 
+/* ---------------------------------------------------------------- codec: discovery ------------------------------- */
+
+/* Questions and records of one packet that is written here, and peers or nodes of one list. */
+enum { MOST_ITEMS = 64, MOST_PEERS = 256 };
+
+static const char *const part_names[] = {"question", "answer", "authority", "additional"};
+
+/* A number of at most `most`, or of none if it is not there. */
+static uint64_t as_number_up_to(const json *value, uint64_t most)
+{
+    uint64_t number = as_number(value);
+
+    if (number > most)
+        wrong("too high a number");
+    return number <= most ? number : 0;
+}
+
+/* Whether there is one more of a list, and room for it. */
+static int room(const json *each, int is_room)
+{
+    if (each != NULL && !is_room)
+        wrong("too many");
+    return each != NULL && is_room;
+}
+
+static int has_member(const json *object, const char *name, const json **value)
+{
+    *value = member(object, name);
+    return *value != NULL;
+}
+
+/* HOST:PORT of IPv4; of an A record, which has no port, HOST. */
+static datsync_ip as_ip(const json *value, int with_port)
+{
+    char text[DATSYNC_IP_TEXT] = "";
+    datsync_ip ip;
+
+    memset(&ip, 0, sizeof ip);
+    if (value->kind == JSON_STRING)
+        snprintf(text, sizeof text, "%s%s", value->text, with_port ? "" : ":0");
+    if (datsync_ip_parse(&ip, text) < 0 || ip.size != 4)
+        wrong("not an address");
+    return ip;
+}
+
+static void tell_ip(const char *name, const datsync_ip *ip, int with_port)
+{
+    char text[DATSYNC_IP_TEXT];
+
+    datsync_ip_text(ip, text);
+    tell_string(name, text, with_port ? strlen(text) : strcspn(text, ":"));
+}
+
+/* Labels with dots between them. */
+static void tell_domain(const char *name, const uint8_t *domain, size_t len)
+{
+    char *text = take(len);
+    size_t at = 0;
+
+    while (at < len && domain[at] > 0) {
+        memcpy(text + at, domain + at + 1, domain[at]);
+        at += domain[at] + 1u;
+        text[at - 1] = '.';
+    }
+    tell_string(name, text, at > 0 ? at - 1 : 0);
+}
+
+static void tell_said(const datsync_dns_item *record)
+{
+    datsync_ip peer;
+
+    if (record->has & DATSYNC_DNS_SUBSCRIBE)
+        tell_truth("subscribe", 1);
+    if (record->has & DATSYNC_DNS_TOKEN)
+        tell_hex("token", record->token.data, record->token.len);
+    if (record->has & DATSYNC_DNS_HOST)
+        tell_hex("host", record->host.data, record->host.len);
+    if (record->has & DATSYNC_DNS_PORT)
+        tell_number("port", record->port);
+    if (record->has & DATSYNC_DNS_PEERS) {
+        tell_name("peers");
+        tell_text("[");
+        for (size_t i = 0; datsync_dns_peer(record, i, &peer); i++)
+            tell_ip(NULL, &peer, 1);
+        tell_text("]");
+    }
+    if (record->has & DATSYNC_DNS_ANNOUNCE)
+        tell_number("announce", record->announce);
+    if (record->has & DATSYNC_DNS_UNANNOUNCE)
+        tell_number("unannounce", record->unannounce);
+    if (record->target.size > 0)
+        tell_ip("target", &record->target, record->type == DATSYNC_DNS_SRV);
+}
+
+static void tell_record(const datsync_dns_item *record)
+{
+    tell_name(NULL);
+    tell_text("{");
+    tell_string("part", part_names[record->part], strlen(part_names[record->part]));
+    tell_domain("name", record->domain, record->domain_len);
+    tell_number("type", record->type);
+    tell_number("class", record->cls);
+    if (record->about == DATSYNC_DNS_NAME)
+        tell_hex("feed", record->name, DATSYNC_NAME_BYTES);
+    if (record->part != DATSYNC_DNS_QUESTION) {
+        tell_number("ttl", record->ttl);
+        tell_said(record);
+    }
+    tell_text("}");
+}
+
+static void op_dns_decode(const json *q)
+{
+    datsync_bytes bytes = as_bytes(need(q, "bytes"));
+    datsync_dns_cursor cursor = {0, 0};
+    datsync_dns_item record;
+    datsync_dns m;
+
+    if (line_error != NULL)
+        return;
+    int error = datsync_dns_parse(&m, bytes.data, bytes.len);
+    if (error < 0) {
+        wrong(datsync_strerror(error));
+        return;
+    }
+    tell_number("id", m.id);
+    tell_number("flags", m.flags);
+    tell_name("items");
+    tell_text("[");
+    while (datsync_dns_next(&m, &cursor, &record))
+        tell_record(&record);
+    tell_text("]");
+}
+
+/* A name with dots, as labels. */
+static void put_domain(datsync_dns_item *record, const json *name)
+{
+    const char *at = name->kind == JSON_STRING ? name->text : "",
+               *end = at + (name->kind == JSON_STRING ? name->len : 0);
+
+    while (at < end) {
+        const char *dot = memchr(at, '.', (size_t)(end - at));
+        size_t len = (size_t)((dot != NULL ? dot : end) - at);
+        if (len == 0 || len > 63 || record->domain_len + len + 2 > sizeof record->domain) {
+            wrong("not a name");
+            return;
+        }
+        record->domain[record->domain_len++] = (uint8_t)len;
+        memcpy(record->domain + record->domain_len, at, len);
+        record->domain_len += len;
+        at += len + (dot != NULL);
+    }
+    record->domain[record->domain_len++] = 0;
+}
+
+static void put_list(datsync_dns_item *record, const json *peers)
+{
+    datsync_ip *list = take(MOST_PEERS * sizeof *list);
+
+    record->list = list;
+    for (const json *each = peers->first; room(each, record->list_count < MOST_PEERS); each = each->next)
+        list[record->list_count++] = as_ip(each, 1);
+}
+
+static void put_record(datsync_dns_item *record, const json *given)
+{
+    static const struct {
+        const char *name;
+        uint32_t has;
+        size_t at;
+    } ports[] = {{"port", DATSYNC_DNS_PORT, offsetof(datsync_dns_item, port)},
+                 {"announce", DATSYNC_DNS_ANNOUNCE, offsetof(datsync_dns_item, announce)},
+                 {"unannounce", DATSYNC_DNS_UNANNOUNCE, offsetof(datsync_dns_item, unannounce)}};
+    const json *where = need(given, "part"), *value;
+
+    while (record->part < 4 && (where->kind != JSON_STRING || strcmp(where->text, part_names[record->part]) != 0))
+        record->part++;
+    put_domain(record, need(given, "name"));
+    record->type = (uint16_t)as_number_up_to(need(given, "type"), 65535);
+    record->cls = has_member(given, "class", &value) ? (uint16_t)as_number_up_to(value, 65535) : 0;
+    record->ttl = has_member(given, "ttl", &value) ? (uint32_t)as_number_up_to(value, UINT32_MAX) : 0;
+    if (has_member(given, "subscribe", &value))
+        record->has |= DATSYNC_DNS_SUBSCRIBE;
+    if (has_member(given, "token", &value)) {
+        record->has |= DATSYNC_DNS_TOKEN;
+        record->token = as_bytes(value);
+    }
+    if (has_member(given, "host", &value)) {
+        record->has |= DATSYNC_DNS_HOST;
+        record->host = as_bytes(value);
+    }
+    for (size_t i = 0; i < sizeof ports / sizeof *ports; i++) {
+        if (has_member(given, ports[i].name, &value)) {
+            uint16_t port = (uint16_t)as_number_up_to(value, 65535);
+            record->has |= ports[i].has;
+            memcpy((char *)record + ports[i].at, &port, sizeof port);
+        }
+    }
+    if (has_member(given, "peers", &value))
+        put_list(record, value);
+    if (has_member(given, "target", &value))
+        record->target = as_ip(value, record->type == DATSYNC_DNS_SRV);
+}
+
+static void op_dns_encode(const json *q)
+{
+    const json *items = need(q, "items");
+    uint16_t id = (uint16_t)as_number_up_to(need(q, "id"), 65535);
+    uint16_t flags = (uint16_t)as_number_up_to(need(q, "flags"), 65535);
+    datsync_dns_item *all = take(MOST_ITEMS * sizeof *all);
+    uint8_t *out = take(65535);
+    size_t count = 0;
+
+    for (const json *each = items->first; room(each, count < MOST_ITEMS); each = each->next)
+        put_record(&all[count++], each);
+    if (line_error != NULL)
+        return;
+    int len = datsync_dns_write(out, 65535, id, flags, all, count);
+    if (len < 0)
+        wrong(datsync_strerror(len));
+    else
+        tell_hex("bytes", out, (size_t)len);
+}
+
+typedef struct dht_column {
+    const char *name;
+    char kind; /* x bytes, u a number, t text */
+    size_t at;
+} dht_column;
+
+static const dht_column dht_columns[] = {
+    {"transaction", 'x', offsetof(datsync_dht_message, transaction)},
+    {"id", 'x', offsetof(datsync_dht_message, id)},
+    {"target", 'x', offsetof(datsync_dht_message, target)},
+    {"feed", 'x', offsetof(datsync_dht_message, name)},
+    {"token", 'x', offsetof(datsync_dht_message, token)},
+    {"port", 'u', offsetof(datsync_dht_message, port)},
+    {"impliedPort", 'u', offsetof(datsync_dht_message, implied_port)},
+    {"code", 'u', offsetof(datsync_dht_message, code)},
+};
+enum { DHT_COLUMNS = sizeof dht_columns / sizeof *dht_columns };
+
+static void tell_dht_field(const dht_column *f, const datsync_dht_message *m)
+{
+    const char *place = (const char *)m + f->at;
+    datsync_bytes bytes;
+    int64_t number;
+
+    if (f->kind == 'x') {
+        memcpy(&bytes, place, sizeof bytes);
+        if (bytes.data != NULL)
+            tell_hex(f->name, bytes.data, bytes.len);
+        return;
+    }
+    memcpy(&number, place, sizeof number);
+    if (number >= 0)
+        tell_number(f->name, (uint64_t)number);
+}
+
+static void tell_nodes(datsync_bytes nodes, datsync_bytes peers)
+{
+    uint8_t id[DATSYNC_NODE_BYTES];
+    datsync_ip ip;
+
+    if (nodes.data != NULL) {
+        tell_name("nodes");
+        tell_text("[");
+        while (datsync_dht_next_node(&nodes, id, &ip)) {
+            tell_name(NULL);
+            tell_text("{");
+            tell_hex("id", id, sizeof id);
+            tell_ip("address", &ip, 1);
+            tell_text("}");
+        }
+        tell_text("]");
+    }
+    if (peers.data != NULL) {
+        tell_name("peers");
+        tell_text("[");
+        while (datsync_dht_next_peer(&peers, &ip))
+            tell_ip(NULL, &ip, 1);
+        tell_text("]");
+    }
+}
+
+static void op_dht_decode(const json *q)
+{
+    datsync_bytes bytes = as_bytes(need(q, "bytes"));
+    datsync_dht_message m;
+
+    if (line_error != NULL)
+        return;
+    int error = datsync_dht_parse(&m, bytes.data, bytes.len);
+    if (error < 0) {
+        wrong(datsync_strerror(error));
+        return;
+    }
+    const char *kind = m.kind == DATSYNC_DHT_ANSWER ? "answer" : m.kind == DATSYNC_DHT_ERROR ? "error" : "query";
+    tell_string("kind", kind, strlen(kind));
+    if (m.text.data != NULL)
+        tell_string(m.kind == DATSYNC_DHT_ERROR ? "text" : "query", (const char *)m.text.data, m.text.len);
+    for (size_t i = 0; i < DHT_COLUMNS; i++)
+        tell_dht_field(&dht_columns[i], &m);
+    tell_nodes(m.nodes, m.peers);
+}
+
+static datsync_bytes as_nodes_of_dht(const json *nodes)
+{
+    uint8_t *out = take(26 * MOST_PEERS);
+    datsync_bytes bytes = {out, 0};
+
+    for (const json *each = nodes->first; room(each, bytes.len < 26 * MOST_PEERS); each = each->next) {
+        datsync_ip ip = as_ip(need(each, "address"), 1);
+        memcpy(out + bytes.len, as_exactly(need(each, "id"), DATSYNC_NODE_BYTES), DATSYNC_NODE_BYTES);
+        memcpy(out + bytes.len + 20, ip.bytes, 4);
+        out[bytes.len + 24] = (uint8_t)(ip.port >> 8);
+        out[bytes.len + 25] = (uint8_t)ip.port;
+        bytes.len += 26;
+    }
+    return bytes;
+}
+
+static datsync_bytes as_values(const json *peers)
+{
+    uint8_t *out = take(8 * MOST_PEERS);
+    datsync_bytes bytes = {out, 0};
+
+    for (const json *each = peers->first; room(each, bytes.len < 8 * MOST_PEERS); each = each->next) {
+        datsync_ip ip = as_ip(each, 1);
+        memcpy(out + bytes.len, "6:", 2);
+        memcpy(out + bytes.len + 2, ip.bytes, 4);
+        out[bytes.len + 6] = (uint8_t)(ip.port >> 8);
+        out[bytes.len + 7] = (uint8_t)ip.port;
+        bytes.len += 8;
+    }
+    return bytes;
+}
+
+/* The kind of a message by what it is called here; of a query, by that query's name. */
+static int as_dht_kind(const json *q, datsync_bytes *text)
+{
+    static const char *const queries[] = {"ping", "find_node", "get_peers", "announce_peer"};
+    const json *kind = need(q, "kind"), *said;
+    int i = 0;
+
+    if (has_member(q, "text", &said) || has_member(q, "query", &said))
+        *text = (datsync_bytes){(const uint8_t *)said->text, said->len};
+    if (kind->kind != JSON_STRING)
+        return 0;
+    if (strcmp(kind->text, "answer") == 0)
+        return DATSYNC_DHT_ANSWER;
+    if (strcmp(kind->text, "error") == 0)
+        return DATSYNC_DHT_ERROR;
+    while (i < 4 && (text->data == NULL || strcmp((const char *)text->data, queries[i]) != 0))
+        i++;
+    return DATSYNC_DHT_PING + i;
+}
+
+static void op_dht_encode(const json *q)
+{
+    datsync_dht_message m;
+    const json *value;
+
+    memset(&m, 0, sizeof m);
+    m.port = m.implied_port = m.code = m.read_only = -1;
+    m.kind = as_dht_kind(q, &m.text);
+    for (size_t i = 0; i < DHT_COLUMNS; i++) {
+        char *place = (char *)&m + dht_columns[i].at;
+        if (!has_member(q, dht_columns[i].name, &value))
+            continue;
+        if (dht_columns[i].kind == 'x') {
+            datsync_bytes bytes = as_bytes(value);
+            memcpy(place, &bytes, sizeof bytes);
+        } else {
+            int64_t number = (int64_t)as_number_up_to(value, INT64_MAX);
+            memcpy(place, &number, sizeof number);
+        }
+    }
+    if (has_member(q, "nodes", &value))
+        m.nodes = as_nodes_of_dht(value);
+    if (has_member(q, "peers", &value))
+        m.peers = as_values(value);
+    if (line_error != NULL)
+        return;
+    uint8_t *out = take(65535);
+    int64_t len = datsync_dht_write(out, 65535, &m);
+    if (len < 0)
+        wrong(datsync_strerror((int)len));
+    else
+        tell_hex("bytes", out, (size_t)len);
+}
+
 static int answer(const char *line)
 {
     static const struct {
@@ -1337,6 +1770,10 @@ static int answer(const char *line)
         {"digest", op_digest},
         {"discovery-key", op_discovery_key},
         {"proof", op_proof},
+        {"dns.decode", op_dns_decode},
+        {"dns.encode", op_dns_encode},
+        {"dht.decode", op_dht_decode},
+        {"dht.encode", op_dht_encode},
     };
     json q;
     const char *rest = json_value(line, &q, 0);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The suite's own Python implementation as a peer under test.
 
-    python.py serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen) [--live] [--drive]
+    python.py serve|clone --key HEX [--key HEX ...] --store DIR (--port N | --listen | --discovery-server N) [--live] [--drive]
     python.py codec
     --bug NAME    (repeatable; or names in DAT_BUG, with commas between) with a bug of bugs.py
     --manner V    as hypercore V (a row of peer.MANNERS) serves and downloads feeds
@@ -17,6 +17,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from dat import cipher, finder
 from dat import drive as drives
 from dat import peer as peers
 from dat import sleep, wire
@@ -47,7 +48,7 @@ class Usage(Exception):
 def options(words):
     """{name: value} of the command line."""
     found = {"key": [], "bug": [], "store": None, "port": None, "listen": False, "live": False,
-             "drive": False, "manner": None}
+             "drive": False, "manner": None, "discovery-server": None}
     words = iter(words)
     for word in words:
         name = word[2:]
@@ -348,12 +349,33 @@ class Session:
 
     def network(self):
         if not self.listening:
-            return self.dial()
+            return self.dial() if self.opt["port"] else self.look(0)
         server = socket.create_server((peers.LOOPBACK, 0), backlog=64)
-        print("PORT %d" % server.getsockname()[1], flush=True)
+        port = server.getsockname()[1]
+        if self.opt["discovery-server"]:
+            threading.Thread(target=self.guard, args=(self.look, port), daemon=True).start()
+        print("PORT %d" % port, flush=True)
         while True:
             sock, _ = server.accept()
             threading.Thread(target=self.guard, args=(self.talk, sock), daemon=True).start()
+
+    def look(self, port):
+        """Find peers by a discovery server, and announce the port if there is one. Each address is dialled once."""
+        dialled, feed = set(), cipher.discovery_key(self.store.keys[0])[:20]
+
+        def found(address):
+            if address not in dialled:
+                dialled.add(address)
+                if not port:
+                    threading.Thread(target=self.guard, args=(self.call, address), daemon=True).start()
+        finder.Finder((peers.LOOPBACK, int(self.opt["discovery-server"])), feed, port, found, self.over.is_set).run()
+
+    def call(self, address):
+        try:
+            sock = socket.create_connection(address, timeout=5)
+        except OSError as error:
+            return say(error)
+        self.talk(sock)
 
     def dial(self):
         while not self.over.is_set():
@@ -428,8 +450,9 @@ def main(words):
         return answers()
     if opt["manner"] and (opt["drive"] or opt["manner"] not in peers.MANNERS):
         raise Usage("no manner %s" % opt["manner"], NOT_IMPLEMENTED)
-    if not opt["key"] or opt["store"] is None or opt["listen"] == (opt["port"] is not None):
-        raise Usage("--key, --store, and one of --port and --listen")
+    server = command == "clone" and not opt["listen"] and opt["discovery-server"] is not None
+    if not opt["key"] or opt["store"] is None or opt["listen"] + (opt["port"] is not None) + server != 1:
+        raise Usage("--key, --store, and one of --port, --listen and, to clone, --discovery-server")
     return Session(command, opt).run()
 
 

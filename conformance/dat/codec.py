@@ -6,7 +6,7 @@ refused raises; `answer` makes an {"error"} of it, and {"unsupported"} of an op 
 
 import json
 
-from . import bitfield, drive, sodium, wire
+from . import bitfield, discovery, drive, sodium, wire
 from .cipher import discovery_key, keystream_xor
 from .tree import Holding, VerifyError, leaf_node, parent_node, proof_indexes, root_hash
 
@@ -142,7 +142,83 @@ def index_encode(index, number):
     return {"bytes": drive.deflate(int(number), [[int(i) for i in level] for level in index]).hex()}
 
 
+# ---- discovery --------------------------------------------------------------------------------
+
+def small(value, most=0xffff):
+    found = number(value)
+    if found > most:
+        raise ValueError("more than %d: %d" % (most, found))
+    return found
+
+
+def item_out(item):
+    found = {"part": item.part, "name": discovery.dotted(item.name), "type": str(item.type), "class": str(item.cls)}
+    feed = discovery.feed_of(item.name) if item.cls & ~discovery.GROUP_BIT == discovery.INTERNET else None
+    if feed is not None:
+        found["feed"] = feed.hex()
+    if item.part == "question":
+        return found
+    found["ttl"] = str(item.ttl)
+    for key, value in discovery.says(item).items():
+        found[key] = list(map(str, value)) if key == "peers" else value.hex() if isinstance(value, bytes) else value if value is True else str(value)
+    if item.type == discovery.A:
+        found["target"] = item.value
+    elif item.type == discovery.SRV and item.value.host is not None:
+        found["target"] = str(item.value)
+    return found
+
+
+def item_in(given):
+    said = {}
+    for key in set(given) & set(discovery.KEYS):
+        value = given[key]
+        said[key] = (list(map(discovery.Address.parse, value)) if key == "peers" else octets(value) if key in ("token", "host")
+                     else value if key == "subscribe" else small(value))
+    type, target = small(given["type"]), given.get("target")
+    value = None
+    if given["part"] != "question":
+        value = (discovery.strings(said) if type == discovery.TXT else discovery.Address.parse(target) if type == discovery.SRV
+                 else target if type == discovery.A else b"")
+    return discovery.Item(given["part"], discovery.labels(given["name"]), type, small(given.get("class", 1)), small(given.get("ttl", 0), 0xffffffff), value)
+
+
+def dns_decode(bytes):
+    found = discovery.read(octets(bytes))
+    return {"id": str(found.id), "flags": str(found.flags), "items": [item_out(i) for i in found.items]}
+
+
+def dns_encode(id, flags, items):
+    return {"bytes": discovery.write(discovery.Packet(small(id), small(flags), tuple(map(item_in, items)))).hex()}
+
+
+# What the DHT's messages have, as it is told: a number, text, bytes, addresses, or nodes.
+DHT = {"query": "text", "transaction": "bytes", "id": "bytes", "target": "bytes", "feed": "bytes", "token": "bytes", "nodes": "nodes",
+       "peers": "peers", "port": "number", "impliedPort": "number", "code": "number", "text": "text"}
+DHT_NAMES = {"impliedPort": "implied_port"}
+
+
+def dht_decode(bytes):
+    message = discovery.read_message(octets(bytes))
+    out = {"number": str, "text": lambda b: b.decode("latin-1"), "bytes": lambda b: b.hex(), "peers": lambda p: list(map(str, p)),
+           "nodes": lambda nodes: [{"id": id.hex(), "address": str(at)} for id, at in nodes]}
+    found = {"kind": message.kind}
+    for name, kind in DHT.items():
+        value = getattr(message, DHT_NAMES.get(name, name))
+        if value is not None:
+            found[name] = out[kind](value)
+    return found
+
+
+def dht_encode(kind, transaction, **given):
+    into = {"number": number, "text": lambda t: t.encode("latin-1"), "bytes": octets,
+            "peers": lambda peers: list(map(discovery.Address.parse, peers)),
+            "nodes": lambda nodes: [(octets(n["id"]), discovery.Address.parse(n["address"])) for n in nodes]}
+    values = {DHT_NAMES.get(name, name): into[DHT[name]](value) for name, value in given.items()}
+    return {"bytes": discovery.write_message(discovery.Message(kind, octets(transaction), **values)).hex()}
+
+
 OPS = {
+    "dns.decode": dns_decode, "dns.encode": dns_encode, "dht.decode": dht_decode, "dht.encode": dht_encode,
     "decode": decode, "encode": encode, "rle.decode": rle_decode, "rle.encode": rle_encode, "leaf": leaf,
     "parent": parent, "verify": verify, "keystream": keystream, "digest": digest, "proof": proof,
     "drive.index.decode": index_decode, "drive.index.encode": index_encode,

@@ -11,6 +11,8 @@ const rle = load('bitfield-rle')
 const sodium = load('sodium-universal')
 const treeIndex = load('hypercore/lib/tree-index')
 const appendTree = load('append-tree')
+const dns = optional('dns-packet')
+const bencode = optional('bencode')
 const varint = require('module').createRequire(load.resolve('hypercore-protocol'))('varint')
 
 const NAMES = ['Feed', 'Handshake', 'Info', 'Have', 'Unhave', 'Want', 'Unwant', 'Request', 'Cancel', 'Data']
@@ -29,6 +31,10 @@ const KINDS = { // as schema.proto has them: u a number, b a bool, x bytes, s na
 // The decoder fills these in; whether they were on the wire can't be told any more
 const DEFAULTS = { length: { Have: 1, Unhave: 1, Want: 0, Unwant: 0 }, live: false, ack: false, uploading: false, downloading: false, bytes: 0, hash: false, nodes: 0 }
 const FEEDS = 256
+
+function optional (name) {
+  try { return load(name) } catch (err) { return null }
+}
 
 // ---- JSON and back
 
@@ -158,6 +164,114 @@ const ops = {
   },
   'drive.index.encode' ({ number: entry, index }) {
     return { bytes: hex(appendTree.prototype._deflate(number(entry), index.map(level => level.map(number)))) }
+  }
+}
+
+// ---- discovery: the packets' packages know fields, and what Dat makes of them is as dns-discovery 6.2 has it
+
+const PARTS = ['question', 'answer', 'authority', 'additional']
+const LISTS = ['questions', 'answers', 'authorities', 'additionals']
+const STRINGS = ['subscribe', 'token', 'host', 'port', 'peers', 'announce', 'unannounce']
+const PORT = /^\d{1,5}$/
+
+const peerOut = b => [...b.subarray(0, 4)].join('.') + ':' + b.readUInt16BE(4)
+function peerIn (address) {
+  const [host, port] = address.split(':')
+  const b = Buffer.alloc(6)
+  host.split('.').forEach((n, i) => { b[i] = Number(n) })
+  b.writeUInt16BE(Number(port), 4)
+  return b
+}
+function split (b, size) {
+  const out = []
+  for (let i = 0; i + size <= b.length; i += size) out.push(b.subarray(i, i + size))
+  return out
+}
+
+const CLASSES = { IN: 1, CS: 2, CH: 3, HS: 4, ANY: 255 }
+const TYPES = { A: 1, NS: 2, CNAME: 5, SOA: 6, NULL: 10, PTR: 12, HINFO: 13, MX: 15, TXT: 16, AAAA: 28, SRV: 33, OPT: 41, NSEC: 47, ANY: 255 }
+const numberOf = (table, word) => String(table[word] || Number(/\d+$/.exec(word || '') || 0))
+
+function itemOut (part, r) {
+  const name = r.name === '.' ? '' : r.name
+  const out = { part, name, type: numberOf(TYPES, r.type), class: String(Number(numberOf(CLASSES, r.class)) | (r.flush ? 0x8000 : 0)) }
+  const feed = /^([0-9a-f]{40})\.dat\.local$/.exec(name)
+  if (feed) out.feed = feed[1]
+  if (part === 'question') return out
+  out.ttl = String(r.ttl || 0)
+  if (r.type === 'A') out.target = r.data
+  if (r.type === 'SRV' && /^\d+(\.\d+){3}$/.test(r.data.target)) out.target = r.data.target + ':' + r.data.port
+  if (r.type !== 'TXT' || !/(^|\.)dat\.local$/.test(name)) return out
+  for (const s of [].concat(r.data)) {
+    const at = s.indexOf(61)
+    const key = (at < 0 ? s : s.subarray(0, at)).toString()
+    const value = at < 0 ? Buffer.alloc(0) : s.subarray(at + 1)
+    if (key === 'subscribe') out.subscribe = true
+    else if (key === 'token' || key === 'host') out[key] = hex(value)
+    else if (key === 'peers') out.peers = split(Buffer.from(value.toString(), 'base64'), 6).map(peerOut)
+    else if (STRINGS.includes(key) && PORT.test(value.toString())) out[key] = String(Number(value.toString()))
+  }
+  return out
+}
+
+function itemIn (item) {
+  const r = { name: item.name, type: Object.keys(TYPES).find(t => TYPES[t] === number(item.type)), class: 'IN', ttl: number(item.ttl || 0) }
+  if (r.type === 'A') r.data = item.target
+  if (r.type === 'SRV' && item.target) r.data = { port: number(item.target.split(':')[1]), target: item.target.split(':')[0] }
+  if (r.type === 'TXT') {
+    r.data = STRINGS.filter(key => key in item).map(key => {
+      const value = item[key]
+      const text = key === 'peers' ? Buffer.from(Buffer.concat(value.map(peerIn)).toString('base64')) : key === 'token' || key === 'host' ? bytes(value) : Buffer.from(String(value))
+      return Buffer.concat([Buffer.from(key + '='), text])
+    })
+  }
+  return r
+}
+
+if (dns) {
+  ops['dns.decode'] = ({ bytes: packet }) => {
+    const b = bytes(packet)
+    const m = dns.decode(b)
+    return { id: text(m.id), flags: text(b.readUInt16BE(2)), items: [].concat(...LISTS.map((list, i) => m[list].map(r => itemOut(PARTS[i], r)))) }
+  }
+  ops['dns.encode'] = ({ id, flags, items }) => {
+    const m = { id: number(id), flags: number(flags) & 0x7fff, type: number(flags) & 0x8000 ? 'response' : 'query' }
+    LISTS.forEach((list, i) => { m[list] = items.filter(item => item.part === PARTS[i]).map(itemIn) })
+    return { bytes: hex(dns.encode(m)) }
+  }
+}
+
+const DHT = { id: 'id', target: 'target', feed: 'info_hash', token: 'token' } // bytes
+const DHT_NUMBERS = { port: 'port', impliedPort: 'implied_port' }
+
+if (bencode) {
+  ops['dht.decode'] = ({ bytes: packet }) => {
+    const m = bencode.decode(bytes(packet))
+    const kind = m.y && { q: 'query', r: 'answer', e: 'error' }[m.y.toString()]
+    if (!kind || !Buffer.isBuffer(m.t) || (kind === 'query' && !Buffer.isBuffer(m.q))) throw new Error('no message')
+    const out = { kind, transaction: hex(m.t) }
+    const inner = (kind === 'query' ? m.a : m.r) || {}
+    if (kind === 'query') out.query = m.q.toString()
+    if (kind === 'error' && Array.isArray(m.e)) Object.assign(out, { code: text(m.e[0]), text: String(m.e[1]) })
+    for (const [name, key] of Object.entries(DHT)) {
+      if (Buffer.isBuffer(inner[key]) && (name === 'token' || inner[key].length === 20)) out[name] = hex(inner[key])
+    }
+    for (const [name, key] of Object.entries(DHT_NUMBERS)) if (inner[key] >= 0) out[name] = text(inner[key])
+    if (Buffer.isBuffer(inner.nodes)) out.nodes = split(inner.nodes, 26).map(n => ({ id: hex(n.subarray(0, 20)), address: peerOut(n.subarray(20)) }))
+    if (Array.isArray(inner.values)) out.peers = inner.values.filter(v => v.length === 6).map(peerOut)
+    return out
+  }
+  ops['dht.encode'] = ({ kind, transaction, query, code, text: words, ...fields }) => {
+    const inner = {}
+    for (const [name, key] of Object.entries(DHT)) if (name in fields) inner[key] = bytes(fields[name])
+    for (const [name, key] of Object.entries(DHT_NUMBERS)) if (name in fields) inner[key] = number(fields[name])
+    if (fields.nodes) inner.nodes = Buffer.concat(fields.nodes.map(n => Buffer.concat([bytes(n.id), peerIn(n.address)])))
+    if (fields.peers) inner.values = fields.peers.map(peerIn)
+    const m = { t: bytes(transaction), y: kind === 'answer' ? 'r' : kind[0] }
+    if (kind === 'query') Object.assign(m, { q: query, a: inner })
+    else if (kind === 'answer') m.r = inner
+    else m.e = [number(code), words]
+    return { bytes: hex(bencode.encode(m)) }
   }
 }
 

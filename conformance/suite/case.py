@@ -40,6 +40,7 @@ SECTIONS = {
     "sleep": "SLEEP files",
     "drive": "Drives",
     "codec": "Codecs (the adapter's optional command)",
+    "discovery": "Discovery (packets, by the same command; a server, by an option of its own)",
 }
 
 # Where the DEPs and the deployed code differ; a case names the one that it shows.

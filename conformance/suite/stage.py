@@ -380,15 +380,18 @@ class Stage:
 
     # -- the peer --
 
-    def start(self, mode, keys, *options, dial=False):
-        """The adapter, in the mode; `dial` makes it call us (else it listens and says where)."""
+    def start(self, mode, keys, *options, dial=False, server=None):
+        """The adapter, in the mode; `dial` makes it call us (else it listens and says where). `server`: the port of the discovery
+        server by which it finds us, or is found."""
         self.live, self.stopped = "--live" in options, False
         args = [mode] + [a for k in keys for a in ("--key", k.hex())] + ["--store", self.store]
         if dial:
             self.listener = peers.Listener(list(keys))
-            args += ["--port", str(self.listener.port)]
+            args += ["--port", str(self.listener.port)] if server is None else []
         else:
             args += ["--listen"]
+        if server is not None:
+            args += ["--discovery-server", str(server)]
         self.adapter = Adapter(self.command, args + list(options), self.env)
         if not dial:
             line = self.adapter.line(self.patience * 2)

@@ -11768,8 +11768,10 @@ static int has_name(const char *text, char name[ADDRESS_BYTES], uint16_t *port)
     uint32_t value;
     if (!colon || colon == text || *text == '[' || datsync_ip_parse(&numbers, text) == 0)
         return 0;
+    if (colon - text == 4 && memcmp(text, "unix", 4) == 0)
+        return 0;
     if (++end, ip_decimal(&end, 65535, &value) < 0 || *end)
-        return 0; /* `unix:PATH`, or nonsense, which connect names */
+        return 0; /* nonsense, which connect names */
     memcpy(name, text, (size_t)(colon - text));
     name[colon - text] = 0;
     *port = (uint16_t)value;

@@ -682,7 +682,7 @@ struct datsync_mdns {
     datsync_way way;
     mdns_link links[MDNS_LINKS];
     size_t link_count;
-    datsync_ip own[MDNS_ADDRESSES];
+    datsync_interface own[MDNS_ADDRESSES]; /* this host's addresses, with their networks */
     size_t own_count;
     mdns_name names[DATSYNC_MAX_NAMES];
     size_t count;
@@ -855,7 +855,7 @@ void datsync_mdns_interfaces(datsync_mdns *m, const datsync_interface *list, siz
     m->own_count = 0;
     for (size_t i = 0; i < count; i++) {
         if (m->own_count < MDNS_ADDRESSES)
-            m->own[m->own_count++] = list[i].ip;
+            m->own[m->own_count++] = list[i];
         if (list[i].multicast && !list[i].loopback)
             loopback = 0;
     }
@@ -873,9 +873,29 @@ void datsync_mdns_interfaces(datsync_mdns *m, const datsync_interface *list, siz
 static int mdns_is_own(const datsync_mdns *m, const datsync_ip *ip)
 {
     for (size_t i = 0; i < m->own_count; i++)
-        if (ip_same_host(m->own + i, ip))
+        if (ip_same_host(&m->own[i].ip, ip))
             return 1;
     return ip_distance(ip) == 1;
+}
+
+static int ip_in_network(const datsync_ip *ip, const datsync_interface *network)
+{
+    unsigned bits = network->prefix, whole = bits / 8;
+    if (ip->size != network->ip.size || bits > 8u * ip->size || memcmp(ip->bytes, network->ip.bytes, whole) != 0)
+        return 0;
+    return bits % 8 == 0 || ((ip->bytes[whole] ^ network->ip.bytes[whole]) >> (8 - bits % 8)) == 0;
+}
+
+/* The port is open to anybody who can send to this host, and the group to the local network alone: what comes from
+ * further away is no neighbour's (RFC 6762, 11). */
+static int mdns_is_near(const datsync_mdns *m, const datsync_ip *from)
+{
+    if (from->size == 16 && from->bytes[0] == 0xfe && (from->bytes[1] & 0xc0) == 0x80)
+        return 1;
+    for (size_t i = 0; i < m->own_count; i++)
+        if (ip_in_network(from, &m->own[i]))
+            return 1;
+    return mdns_is_own(m, from);
 }
 
 /* Somebody serves a name. Own answers come back from the group: an address of this host with a port that is announced
@@ -889,9 +909,10 @@ static void mdns_heard(datsync_mdns *m, mdns_name *n, const datsync_ip *told, co
     }
     if (!peer.port || !datsync_ip_believable(&peer, from))
         return;
-    for (size_t i = 0; i < m->count; i++)
-        if (m->names[i].port == peer.port && mdns_is_own(m, &peer))
-            return;
+    if (mdns_is_own(m, &peer))
+        for (size_t i = 0; i < m->count; i++)
+            if (m->names[i].port == peer.port)
+                return;
     n->answered = 1;
     m->way.found(m->way.ctx, n->name, &peer, from);
 }
@@ -915,6 +936,8 @@ int datsync_mdns_datagram(datsync_mdns *m, const void *bytes, size_t len, const 
     datsync_dns message;
     datsync_ip peer;
     int question;
+    if (!mdns_is_near(m, from))
+        return 0;
     if (datsync_dns_parse(&message, bytes, len) < 0)
         return DATSYNC_E_MESSAGE;
     question = !(message.flags & DATSYNC_DNS_FLAGS_ANSWER);
@@ -994,7 +1017,7 @@ int datsync_mdns_answered(const datsync_mdns *m, const uint8_t name[DATSYNC_NAME
 /* Pushes come up to three times, within 1.5 s: so many are remembered, for so long. */
 #define CLIENT_PUSHES 64u
 #define CLIENT_PUSH_MS 10000u
-/* A server that is silent is asked again after 5 s, twice that and so on, up to a minute. */
+/* A server that is silent is asked again after 5 s, twice that and so on, up to 80 s. */
 #define CLIENT_SILENT_MS 5000u
 #define CLIENT_SILENT_DOUBLINGS 4u
 
@@ -2128,10 +2151,9 @@ void datsync_dns_server_counts(const datsync_dns_server *s, datsync_dns_counts *
 /* ================================================================ all ways together ============================= */
 
 /* Sockets and names for the engines, which know neither: two shared sockets for multicast DNS, one of each family, that
- * join the group on each interface; one socket for discovery servers and the DHT together, whose datagrams differ in
- * their first byte (a bencoded dictionary begins with `d`; as a DNS id that is one of those that servers are not asked
- * with, and their answers are told by their address). Interfaces are looked at again now and then. The hosts of servers
- * and bootstraps are resolved at the beginning, and again while that fails.
+ * join the group on each interface; one socket for discovery servers and the DHT together: what comes from a server's
+ * address and is no question is the client's, all else the DHT's. Interfaces are looked at again now and then. The
+ * hosts of servers and bootstraps are resolved at the beginning, and again while that fails.
  *
  * It holds: nothing here waits; a handle is told to a guest before it is waited for, and taken back before it is
  * closed; datsync_found is called in a turn only. */
@@ -2147,6 +2169,8 @@ void datsync_dns_server_counts(const datsync_dns_server *s, datsync_dns_counts *
  * first, and at last. */
 #define HOSTS (DATSYNC_MAX_DNS_SERVERS + DATSYNC_MAX_BOOTSTRAPS)
 #define HOST_BYTES 264u
+/* Addresses of one bootstrap that are used: another one's have room. */
+#define BOOTSTRAP_ADDRESSES 2u
 #define HOST_AGAIN_MS 1000u
 #define HOST_AGAIN_MAX_MS 60000u
 
@@ -2190,7 +2214,7 @@ enum { MDNS_4, MDNS_6, UNICAST, SOCKETS };
 struct datsync_discovery {
     datsync_env env;
     datsync_net net;
-    unsigned ways;
+    unsigned ways, silent;
     datsync *ds; /* whose turn it is; NULL: between turns */
     uint64_t now;
     datsync_mdns *mdns;
@@ -2224,12 +2248,13 @@ struct datsync_discovery {
 
 /* ------------------------------------------------ what the engines call */
 
-/* Who told: one host is one informant, whatever addresses its network gives it. */
-static uint64_t informant_of(const datsync_ip *ip)
+/* Who told. Of a far host it is its network, in which it may have any address; of the local network, the host in it. */
+static uint64_t informant_of(const datsync_ip *ip, unsigned way)
 {
+    const uint8_t *from = ip->bytes + (ip->size == 16 && way == DATSYNC_BY_MDNS ? 8 : 0);
     uint64_t who = 0;
     for (int i = 0; i < (ip->size == 4 ? 4 : 8); i++)
-        who = who << 8 | ip->bytes[i];
+        who = who << 8 | from[i];
     return who;
 }
 
@@ -2240,7 +2265,7 @@ static void on_found(datsync_discovery *d, unsigned way, const datsync_ip *peer,
     if (!d->ds)
         return;
     datsync_ip_text(peer, text);
-    (void)datsync_found(d->ds, text, way, informant_of(informant), d->now); /* a full book has made room or not */
+    (void)datsync_found(d->ds, text, way, informant_of(informant, way), d->now); /* a full book has made room or not */
 }
 
 static void on_found_mdns(void *ctx, const uint8_t name[DATSYNC_NAME_BYTES], const datsync_ip *peer,
@@ -2324,15 +2349,13 @@ static void socket_open(datsync_discovery *d, int socket, int size, uint16_t por
 
 /* ------------------------------------------------ interfaces */
 
-static int same_interface(const datsync_interface *a, const datsync_interface *b)
-{
-    return a->ip.via == b->ip.via && a->ip.size == b->ip.size && memcmp(a->ip.bytes, b->ip.bytes, 16) == 0;
-}
-
-static int has_interface(const datsync_interface *list, size_t count, const datsync_interface *one)
+/* Is this address of an interface in the list; without `exactly`, any of the interface and family, which have one group
+ * together? */
+static int has_interface(const datsync_interface *list, size_t count, const datsync_interface *one, int exactly)
 {
     for (size_t i = 0; i < count; i++)
-        if (same_interface(&list[i], one))
+        if (list[i].ip.via == one->ip.via && list[i].ip.size == one->ip.size &&
+            (!exactly || (list[i].prefix == one->prefix && memcmp(list[i].ip.bytes, one->ip.bytes, 16) == 0)))
             return 1;
     return 0;
 }
@@ -2346,7 +2369,7 @@ static void groups_change(datsync_discovery *d, const datsync_interface *list, s
     for (size_t i = 0; i < count; i++) {
         int socket = list[i].ip.size == 4 ? MDNS_4 : MDNS_6;
         datsync_ip group;
-        if (has_interface(others, other_count, &list[i]) || d->sockets[socket].handle == -1)
+        if (has_interface(others, other_count, &list[i], 0) || d->sockets[socket].handle == -1)
             continue;
         datsync_mdns_group(&group, list[i].ip.size, list[i].ip.via);
         (void)change(d->net.ctx, d->sockets[socket].handle, &group);
@@ -2365,7 +2388,7 @@ static void interfaces_look(datsync_discovery *d, uint64_t now)
         return; /* as it was */
     size_t count = (size_t)n < INTERFACES ? (size_t)n : INTERFACES, same = 0;
     for (size_t i = 0; i < count; i++)
-        same += (size_t)has_interface(d->interfaces.v, d->interfaces.count, &list[i]);
+        same += (size_t)has_interface(d->interfaces.v, d->interfaces.count, &list[i], 1);
     if (same == count && count == d->interfaces.count)
         return;
     groups_change(d, d->interfaces.v, d->interfaces.count, list, count, d->net.leave);
@@ -2377,7 +2400,7 @@ static void interfaces_look(datsync_discovery *d, uint64_t now)
 
 /* ------------------------------------------------ hosts of servers and bootstraps */
 
-/* HOST or HOST:PORT; an IPv6 address in brackets where it has a port. */
+/* HOST or HOST:PORT; IPv4 alone, for neither way knows other addresses. */
 static int host_parse(host *h, int way, const char *text)
 {
     size_t len = strlen(text);
@@ -2414,8 +2437,11 @@ static int host_use(datsync_discovery *d, host *h, const datsync_ip *list, int c
         }
     if (h->way == DATSYNC_BY_SERVER && n)
         r = h->server = datsync_dns_client_server(d->client, four, n, now);
-    for (size_t i = 0; i < n && h->way == DATSYNC_BY_DHT; i++)
-        r = datsync_dht_bootstrap(d->dht, &four[i], now);
+    for (size_t i = 0; i < n && i < BOOTSTRAP_ADDRESSES && h->way == DATSYNC_BY_DHT; i++)
+        if (i == 0 || r < 0)
+            r = datsync_dht_bootstrap(d->dht, &four[i], now);
+        else
+            (void)datsync_dht_bootstrap(d->dht, &four[i], now); /* one is enough */
     if (n)
         h->address = four[0];
     return r < 0 ? r : 0;
@@ -2527,7 +2553,7 @@ static void take_datagram(datsync_discovery *d, int socket, const uint8_t *bytes
     if (socket != UNICAST)
         (void)datsync_mdns_datagram(d->mdns, bytes, len, from, d->now);
     else if (!(d->client && datsync_dns_client_datagram(d->client, bytes, len, from, d->now)) && d->dht)
-        (void)datsync_dht_received(d->dht, bytes, len, from, d->now);
+        (void)datsync_dht_datagram(d->dht, bytes, len, from, d->now);
 }
 
 static void read_socket(datsync_discovery *d, int socket)
@@ -2615,6 +2641,21 @@ datsync_source datsync_discovery_source(datsync_discovery *d)
 
 /* ------------------------------------------------ names, reports */
 
+static uint16_t port_told(const datsync_discovery *d, unsigned way, uint16_t port)
+{
+    return d->silent & 1u << way ? 0 : port;
+}
+
+static void name_remove(datsync_discovery *d, const uint8_t name[DATSYNC_NAME_BYTES], uint64_t now)
+{
+    if (d->mdns)
+        (void)datsync_mdns_remove(d->mdns, name);
+    if (d->client)
+        (void)datsync_dns_client_remove(d->client, name, now);
+    if (d->dht)
+        (void)datsync_dht_remove(d->dht, name);
+}
+
 int datsync_discovery_add(datsync_discovery *d, const uint8_t discovery_key[32], uint16_t port, uint64_t now)
 {
     size_t i = 0;
@@ -2624,14 +2665,17 @@ int datsync_discovery_add(datsync_discovery *d, const uint8_t discovery_key[32],
     if (i == DATSYNC_MAX_NAMES)
         return DATSYNC_E_TOO_BIG;
     memcpy(d->names.v[i], discovery_key, DATSYNC_NAME_BYTES);
+    d->now = now > d->now ? now : d->now;
     if (d->mdns)
-        r = datsync_mdns_add(d->mdns, discovery_key, port, now);
+        r = datsync_mdns_add(d->mdns, discovery_key, port_told(d, DATSYNC_BY_MDNS, port), now);
     if (r >= 0 && d->client)
-        r = datsync_dns_client_add(d->client, discovery_key, port, now);
+        r = datsync_dns_client_add(d->client, discovery_key, port_told(d, DATSYNC_BY_SERVER, port), now);
     if (r >= 0 && d->dht)
-        r = datsync_dht_add(d->dht, discovery_key, port, now);
-    if (r >= 0 && i == d->names.count)
+        r = datsync_dht_add(d->dht, discovery_key, port_told(d, DATSYNC_BY_DHT, port), now);
+    if (i == d->names.count && r >= 0)
         d->names.count++;
+    else if (i == d->names.count)
+        name_remove(d, discovery_key, now); /* no way goes on with it alone */
     return r < 0 ? r : 0;
 }
 
@@ -2642,13 +2686,8 @@ int datsync_discovery_remove(datsync_discovery *d, const uint8_t discovery_key[3
         i++;
     if (i == d->names.count)
         return DATSYNC_E_NOT_FOUND;
-    memcpy(d->names.v[i], d->names.v[--d->names.count], DATSYNC_NAME_BYTES);
-    if (d->mdns)
-        (void)datsync_mdns_remove(d->mdns, discovery_key);
-    if (d->client)
-        (void)datsync_dns_client_remove(d->client, discovery_key, now);
-    if (d->dht)
-        (void)datsync_dht_remove(d->dht, discovery_key);
+    memmove(d->names.v[i], d->names.v[--d->names.count], DATSYNC_NAME_BYTES);
+    name_remove(d, discovery_key, now);
     return 0;
 }
 
@@ -2667,8 +2706,8 @@ static void report_mdns(const datsync_discovery *d, datsync_discovery_report *ou
 
 static void report_dht(const datsync_discovery *d, datsync_discovery_report *out, uint64_t now)
 {
-    datsync_dht_status status;
-    datsync_dht_get_status(d->dht, &status, now);
+    datsync_dht_state status;
+    datsync_dht_status(d->dht, &status, now);
     out->way = DATSYNC_BY_DHT;
     out->peers = d->told[DATSYNC_BY_DHT];
     out->seen = status.seen;
@@ -2681,7 +2720,7 @@ static void report_host(const datsync_discovery *d, const host *h, datsync_disco
     out->way = h->way;
     out->host = h->text;
     out->at = h->address;
-    out->error = h->state == HOST_KNOWN ? DATSYNC_E_AGAIN : h->failures ? h->error : DATSYNC_E_AGAIN;
+    out->error = h->state != HOST_KNOWN ? (h->failures ? h->error : DATSYNC_E_AGAIN) : 0;
     if (h->state != HOST_KNOWN || h->way != DATSYNC_BY_SERVER ||
         datsync_dns_client_status(d->client, h->server, &status) < 0)
         return;
@@ -2783,6 +2822,7 @@ int datsync_discovery_new(datsync_discovery **out, const datsync_discovery_optio
     d->env = env;
     d->net = *o->net;
     d->ways = o->ways ? o->ways : ~0u;
+    d->silent = o->silent;
     d->now = d->interfaces.look_at = now;
     for (int i = 0; i < SOCKETS; i++)
         d->sockets[i].handle = -1;

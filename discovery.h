@@ -189,7 +189,7 @@ void datsync_dns_client_free(datsync_dns_client *c);
  * answered once is asked first ever after. The server's number, from 0; DATSYNC_E_TOO_BIG: no room for one more, or for
  * so many addresses; DATSYNC_E_INVALID: without one. */
 int datsync_dns_client_server(datsync_dns_client *c, const datsync_ip *addresses, size_t count, uint64_t now);
-/* As datsync_mdns_add. */
+/* As datsync_mdns_add. What was announced with another port is not taken back: servers forget it. */
 int datsync_dns_client_add(datsync_dns_client *c, const uint8_t name[DATSYNC_NAME_BYTES], uint16_t port, uint64_t now);
 /* The servers that know of it are told that it is not served here any more. DATSYNC_E_NOT_FOUND: it is not there. */
 int datsync_dns_client_remove(datsync_dns_client *c, const uint8_t name[DATSYNC_NAME_BYTES], uint64_t now);
@@ -310,14 +310,14 @@ int datsync_dht_next_peer(datsync_bytes *peers, datsync_ip *ip);
 
 typedef struct datsync_dht datsync_dht;
 
-typedef struct datsync_dht_status {
+typedef struct datsync_dht_state {
     unsigned nodes, good;  /* nodes in the table; of them, those that answered in the last 15 minutes */
     unsigned in_flight;    /* queries that wait for their answer */
     unsigned names, peers; /* names that are looked for; peers that others announced here */
     uint64_t looked_up;    /* look-ups that have ended */
     uint64_t answered;     /* answers that came to our queries */
     datsync_ip seen;       /* our own address as the last node told that told it; size 0: none did */
-} datsync_dht_status;
+} datsync_dht_state;
 
 /* A node. `saved` is what datsync_dht_save wrote (NULL: nothing): its id and nodes; if it is broken the node begins
  * anew, as if it were NULL. Two nodes that run at the same time must not begin with the same bytes. `env` (may be NULL)
@@ -337,13 +337,13 @@ int datsync_dht_bootstrap(datsync_dht *dht, const datsync_ip *ip, uint64_t now);
 int datsync_dht_add(datsync_dht *dht, const uint8_t name[DATSYNC_NAME_BYTES], uint16_t port, uint64_t now);
 /* No longer. What was announced lasts at the others until they forget it. 0 or DATSYNC_E_NOT_FOUND. */
 int datsync_dht_remove(datsync_dht *dht, const uint8_t name[DATSYNC_NAME_BYTES]);
-/* 1: the first answer is there (a look-up of this name has ended, or a peer was told). 0: not yet. Or
- * DATSYNC_E_NOT_FOUND. */
+/* 1: the first answer is there (a look-up of this name has ended, or a peer was told), or nobody is known who could be
+ * asked. 0: not yet. Or DATSYNC_E_NOT_FOUND. */
 int datsync_dht_answered(const datsync_dht *dht, const uint8_t name[DATSYNC_NAME_BYTES]);
 
 /* A datagram came. 1: it is one of the DHT's; DATSYNC_E_MESSAGE: it begins as such, and is broken; 0: it is none (DNS
  * and uTP can share the socket: none of theirs begins so), and nothing was done. */
-int datsync_dht_received(datsync_dht *dht, const void *bytes, size_t len, const datsync_ip *from, uint64_t now);
+int datsync_dht_datagram(datsync_dht *dht, const void *bytes, size_t len, const datsync_ip *from, uint64_t now);
 /* When datsync_dht_step wants to be called, though nothing came; a time that has passed: at once. Each call of another
  * function may change it. */
 uint64_t datsync_dht_deadline(const datsync_dht *dht);
@@ -351,7 +351,7 @@ void datsync_dht_step(datsync_dht *dht, uint64_t now);
 
 /* The own id and the nodes that ever answered, for the next start. The length, or DATSYNC_E_SPACE. */
 int64_t datsync_dht_save(const datsync_dht *dht, void *buf, size_t cap);
-void datsync_dht_get_status(const datsync_dht *dht, datsync_dht_status *status, uint64_t now);
+void datsync_dht_status(const datsync_dht *dht, datsync_dht_state *status, uint64_t now);
 
 /* ================================================================ all ways together ============================= */
 
@@ -370,6 +370,7 @@ typedef struct datsync_discovery_options {
     const datsync_env *env;
     const datsync_net *net; /* copied. It has datagrams; names need `resolve` */
     unsigned ways;          /* 1 << DATSYNC_BY_MDNS | ...; 0: all */
+    unsigned silent;        /* of these, those that look and announce nothing */
     uint16_t port;          /* of the UDP socket for servers and the DHT; 0, or if it is taken: any */
     /* HOST or HOST:PORT, copied; NULL: those above. At most DATSYNC_MAX_DNS_SERVERS and DATSYNC_MAX_BOOTSTRAPS. */
     const char *const *servers;

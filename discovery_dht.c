@@ -964,14 +964,16 @@ static void look_offer(const datsync_dht *d, look *l, const uint8_t *id, const u
     candidate c;
     unsigned neighbours = 0, told = 0;
     size_t victim = l->n;
+    int was_told =
+        at_scope(teller) != AT_NOWHERE; /* the own table has its bounds, and who named a bootstrap meant it */
     if (at_scope(at) == AT_NOWHERE || id_equal(id, d->table.id))
         return;
     for (size_t i = 0; i < l->n; i++) {
         const candidate *o = &l->list[i];
-        if (memcmp(o->at, at, AT_BYTES) == 0 || (o->state != FAILED && at_same_host(o->at, at)))
+        if (memcmp(o->at, at, AT_BYTES) == 0 || (was_told && o->state != FAILED && at_same_host(o->at, at)))
             return;
-        neighbours += o->state != FAILED && at_neighbours(o->at, at);
-        if (o->state == TOLD && at_scope(teller) != AT_NOWHERE && memcmp(o->teller, teller, AT_BYTES) == 0) {
+        neighbours += was_told && o->state != FAILED && at_neighbours(o->at, at);
+        if (o->state == TOLD && was_told && memcmp(o->teller, teller, AT_BYTES) == 0) {
             told++;
             victim = i;
         }
@@ -1464,7 +1466,7 @@ static void dht_asked(datsync_dht *d, const datsync_dht_message *m, const uint8_
     }
 }
 
-int datsync_dht_received(datsync_dht *d, const void *bytes, size_t len, const datsync_ip *from, uint64_t now)
+int datsync_dht_datagram(datsync_dht *d, const void *bytes, size_t len, const datsync_ip *from, uint64_t now)
 {
     const uint8_t *b = bytes;
     uint8_t at[AT_BYTES];
@@ -1501,7 +1503,7 @@ void datsync_dht_step(datsync_dht *d, uint64_t now)
 
 uint64_t datsync_dht_deadline(const datsync_dht *d)
 {
-    uint64_t at = d->refresh_at;
+    uint64_t at = d->looks[0].stage == LOOK_FREE ? d->refresh_at : UINT64_MAX; /* one at a time */
     int room = 0;
     for (unsigned i = 0; i < FLIGHTS; i++)
         if (d->flights[i].kind && d->flights[i].until < at)
@@ -1595,7 +1597,7 @@ int datsync_dht_remove(datsync_dht *d, const uint8_t name[DATSYNC_NAME_BYTES])
 int datsync_dht_answered(const datsync_dht *d, const uint8_t name[DATSYNC_NAME_BYTES])
 {
     const wanted *w = wanted_find(d, name);
-    return w ? w->answered : DATSYNC_E_NOT_FOUND;
+    return w ? w->answered || d->stuck : DATSYNC_E_NOT_FOUND;
 }
 
 /* What is saved: 4 letters and a version, the own id, the nodes as in a message, and a hash of all that. */
@@ -1696,7 +1698,7 @@ void datsync_dht_free(datsync_dht *d)
     (void)env.resize(env.ctx, d, 0);
 }
 
-void datsync_dht_get_status(const datsync_dht *d, datsync_dht_status *s, uint64_t now)
+void datsync_dht_status(const datsync_dht *d, datsync_dht_state *s, uint64_t now)
 {
     memset(s, 0, sizeof *s);
     for (unsigned i = 0; i < NODES; i++) {

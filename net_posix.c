@@ -277,8 +277,8 @@ static int net_resolve_error(int got)
         return DATSYNC_E_NOMEM;
     if (got == EAI_AGAIN)
         return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
-    if (got == EAI_SYSTEM)
-        return os_error(errno);
+    if (got == EAI_SYSTEM) /* never DATSYNC_E_AGAIN: nothing more comes */
+        return errno == EAGAIN ? DATSYNC_E_UNREACHABLE : os_error(errno);
     return got == 0 ? 0 : DATSYNC_E_ADDRESS;
 }
 
@@ -509,8 +509,8 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
 static int net_dial(int family, const struct sockaddr *to, socklen_t len, int *pending)
 {
     int fd = net_socket(family, SOCK_STREAM);
-    if (fd < 0)
-        return fd;
+    if (fd < 0) /* a family that this system has not makes no bad address */
+        return fd == DATSYNC_E_ADDRESS ? DATSYNC_E_UNREACHABLE : fd;
     net_tune(fd);
     *pending = 0;
     if (connect(fd, to, len) < 0) {

@@ -493,8 +493,8 @@ static int net_accept(void *ctx, intptr_t listener, intptr_t *stream, char *from
 static int net_dial(const struct addrinfo *to, SOCKET *out, int *pending)
 {
     int error = net_socket(to->ai_family, out);
-    if (error != 0)
-        return error;
+    if (error != 0) /* a family that this system has not makes no bad address */
+        return error == DATSYNC_E_ADDRESS ? DATSYNC_E_UNREACHABLE : error;
     *pending = 0;
     if (connect(*out, to->ai_addr, (int)to->ai_addrlen) != 0) {
         int why = WSAGetLastError();

@@ -89,7 +89,7 @@ typedef struct trial {
     int fetched, connected; /* a block; a handshake at least */
     int met;                /* an address was dialled, and this is what became of it, in `error` and `address` */
     int error;
-    char address[128]; /* which was met, or gave the block */
+    char address[128]; /* which was met last */
 } trial;
 
 static const struct {
@@ -241,7 +241,7 @@ static int meet(trial *t, datsync *ds, datsync_feed *feed)
         error = datsync_add(ds, feed, DATSYNC_DOWNLOAD);
     if (error < 0)
         return fail(t->c, FAILED, "%s", datsync_strerror(error));
-    int code = find_peers(&t->finding, t->c, ds, datsync_feed_discovery_key(feed), 0);
+    int code = find_peers(&t->finding, t->c, ds, datsync_feed_discovery_key(feed), 0, 0);
     uint64_t until = t->began + DOCTOR_WAY_MS, now;
     while (code == DONE && !t->fetched && !datsync_os_stopped(NULL) && (now = datsync_os_clock(NULL)) < until) {
         error = datsync_poll(ds, (unsigned)(until - now));

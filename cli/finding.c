@@ -33,26 +33,28 @@ const char *source_name(unsigned source)
     return source < COUNT(sources) ? sources[source].name : "incoming";
 }
 
-/* Where nothing may be sent to anybody, the environment says so for each command; options that name a way count
- * more. */
-static int is_off_outside(const cli *c)
+/* Where nothing may be sent to anybody, the environment says so for each command: only the ways that options name are
+ * left. */
+static unsigned ways_outside(const cli *c)
 {
     const char *off = getenv("DATSYNC_NO_DISCOVERY");
 
-    return off != NULL && *off != 0 && !c->lan && c->discovery_server_count == 0 && c->dht_bootstrap_count == 0;
+    if (off == NULL || *off == 0)
+        return ~0u;
+    return (c->lan ? 1u << DATSYNC_BY_MDNS : 0) | (c->discovery_server_count > 0 ? 1u << DATSYNC_BY_SERVER : 0) |
+           (c->dht_bootstrap_count > 0 ? 1u << DATSYNC_BY_DHT : 0);
 }
 
 unsigned finding_ways(const cli *c)
 {
-    unsigned all = 1u << DATSYNC_BY_MDNS;
+    unsigned left = ways_outside(c);
 
-    if (c->no_discovery || is_off_outside(c))
+    if (c->no_discovery)
         return 0;
     if (c->lan)
-        return all;
-    all =
-        (c->no_mdns ? 0 : all) | (c->no_server ? 0 : 1u << DATSYNC_BY_SERVER) | (c->no_dht ? 0 : 1u << DATSYNC_BY_DHT);
-    return all;
+        return 1u << DATSYNC_BY_MDNS;
+    return left & ((c->no_mdns ? 0 : 1u << DATSYNC_BY_MDNS) | (c->no_server ? 0 : 1u << DATSYNC_BY_SERVER) |
+                   (c->no_dht ? 0 : 1u << DATSYNC_BY_DHT));
 }
 
 int is_finding(const cli *c)
@@ -73,16 +75,16 @@ int check_finding(const cli *c)
 }
 
 /* The one line that says to whom a name becomes known. */
-static void tell_announced(const cli *c)
+static void tell_announced(const cli *c, unsigned by)
 {
     char where[160] = "";
 
-    if (finding_ways(c) & 1u << DATSYNC_BY_MDNS)
+    if (by & 1u << DATSYNC_BY_MDNS)
         strcat(where, ", in the local network");
-    if (finding_ways(c) & 1u << DATSYNC_BY_SERVER)
+    if (by & 1u << DATSYNC_BY_SERVER)
         strcat(where, c->discovery_server_count > 0 ? ", at the discovery servers that were named"
                                                     : ", at the public discovery servers");
-    if (finding_ways(c) & 1u << DATSYNC_BY_DHT)
+    if (by & 1u << DATSYNC_BY_DHT)
         strcat(where, ", in the DHT");
     note(c, "announced%s: who has the link finds this host (--lan, --no-discovery)", where + 1);
 }
@@ -119,7 +121,7 @@ static void keep(finding *f)
         (void)f->kept.truncate(f->kept.ctx, DATSYNC_PART_DATA, (uint64_t)size);
 }
 
-int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_key[32], uint16_t port)
+int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_key[32], uint16_t port, int six)
 {
     datsync_discovery_options options;
     uint8_t saved[DATSYNC_DHT_SAVED_BYTES];
@@ -133,6 +135,7 @@ int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_ke
     options.env = &c->env;
     options.net = datsync_os_net();
     options.ways = finding_ways(c);
+    options.silent = six ? 1u << DATSYNC_BY_SERVER | 1u << DATSYNC_BY_DHT : 0; /* which know IPv4 alone */
     options.port = port;
     options.saved = saved;
     options.saved_len = take_kept(f, saved);
@@ -156,8 +159,8 @@ int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_ke
         return fail(c, FAILED, "discovery: %s", datsync_strerror(error));
     for (size_t i = 0; i < COUNT(f->told); i++)
         f->told[i] = DATSYNC_E_AGAIN;
-    if (port != 0)
-        tell_announced(c);
+    if (port != 0 && (options.ways & ~options.silent) != 0)
+        tell_announced(c, options.ways & ~options.silent);
     return DONE;
 }
 

@@ -28,8 +28,9 @@ unsigned finding_ways(const cli *c);
 int is_finding(const cli *c);
 
 /* Begins to look for peers, as a source of ds. `port` is where others can be told to connect, 0: nowhere, nothing is
- * announced. The caller ends it with finding_end when ds is freed. An exit code. */
-int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_key[32], uint16_t port);
+ * announced; with `six` that is over IPv6 alone, which only the local network is told. The caller ends it with
+ * finding_end when ds is freed. An exit code. */
+int find_peers(finding *f, const cli *c, datsync *ds, const uint8_t discovery_key[32], uint16_t port, int six);
 
 /* Tells what has changed in what the ways answer: once a second is often enough. */
 void tell_finding(finding *f);
@@ -37,7 +38,7 @@ void tell_finding(finding *f);
 /* Tells what each way has answered, where nobody was found. */
 void tell_found_nobody(const finding *f);
 
-/* How a peer was found, from the source of an event: `multicast DNS`; a word of --json: `mdns`. */
+/* How a peer was found, from the source of an event: `found by multicast DNS`; a word of --json: `mdns`. */
 const char *source_in_words(unsigned source);
 const char *source_name(unsigned source);
 

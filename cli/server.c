@@ -31,15 +31,6 @@ static void send_answer(void *ctx, const datsync_ip *to, const void *bytes, size
     (void)s->net->send_to(s->net->ctx, s->socket, bytes, len, to); /* the network may lose it just as well */
 }
 
-static void find_none(void *ctx, const uint8_t name[DATSYNC_NAME_BYTES], const datsync_ip *peer,
-                      const datsync_ip *informant)
-{
-    (void)ctx;
-    (void)name;
-    (void)peer;
-    (void)informant;
-}
-
 /* `:PORT` is every address of IPv4; a host is meant in numbers. */
 static int where(const cli *c, datsync_ip *at)
 {
@@ -129,7 +120,7 @@ static void tell_where(const cli *c, const datsync_ip *at)
 int run_discover(cli *c)
 {
     serving s = {.c = c, .net = datsync_os_net(), .told_at = datsync_os_clock(NULL)};
-    datsync_way way = {&s, send_answer, find_none};
+    datsync_way way = {&s, send_answer, NULL};
     datsync_ip at;
 
     int error = where(c, &at);

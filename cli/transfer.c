@@ -259,20 +259,21 @@ void tell_link(transfer *t)
     }
 }
 
-/* The port at which others can be told to connect; 0: at a socket file, or on this machine alone. */
-static uint16_t reachable_port(const char *address)
+/* The port at which others can be told to connect; none at a socket file, and where only this machine can. */
+static void note_port(transfer *t, const char *address)
 {
-    datsync_ip ip;
     static const uint8_t itself[16] = {[15] = 1};
+    datsync_ip ip;
 
     if (datsync_ip_parse(&ip, address) < 0 || (ip.size == 4 ? ip.bytes[0] == 127 : memcmp(ip.bytes, itself, 16) == 0))
-        return 0;
-    return ip.port;
+        return;
+    t->port = ip.port;
+    t->six = ip.size == 16 && t->c->listen != NULL && t->c->listen[0] != ':'; /* `:PORT` is every address of both */
 }
 
 static void on_listening(transfer *t, const char *address)
 {
-    t->port = reachable_port(address);
+    note_port(t, address);
     tell_link(t);
     if (t->c->json) {
         json_begin("listening");
@@ -735,7 +736,7 @@ static int start_transfer(transfer *t, unsigned mode)
         code = start_dialling(t);
     }
     if (code == DONE)
-        code = find_peers(&t->finding, t->c, t->ds, datsync_feed_discovery_key(t->feed), t->port);
+        code = find_peers(&t->finding, t->c, t->ds, datsync_feed_discovery_key(t->feed), t->port, t->six);
     return code;
 }
 

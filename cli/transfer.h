@@ -37,6 +37,7 @@ typedef struct transfer {
     meter meter;
     finding finding;
     uint16_t port; /* where others can connect by TCP, 0: nowhere */
+    int six;       /* over IPv6 alone */
     int columns, link_told;
     char trouble[512]; /* the last thing that went wrong with a peer, for the last line */
 } transfer;

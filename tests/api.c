@@ -1716,8 +1716,8 @@ static void check_names(void)
     town.resolve = DATSYNC_E_ADDRESS;
     town_turn(ds, 250);
     CHECK(town.unreachable == 1 && town.error == DATSYNC_E_ADDRESS);
-    static const char *const nameless[] = {"192.0.2.7:1", "[::1]:2", "[fe80::1%eth0]:3", ":4",
-                                           "unix:/a:5",   "a:b:6",   "a:65536",          "a:"};
+    static const char *const nameless[] = {"192.0.2.7:1", "[::1]:2", "[fe80::1%eth0]:3", ":4", "unix:/a:5",
+                                           "unix:77",     "a:b:6",   "a:65536",          "a:"};
     for (size_t i = 0; i < sizeof nameless / sizeof *nameless; i++)
         CHECK(datsync_connect(ds, nameless[i], 251) == 0);
     CHECK(datsync_step(ds, NULL, 0, 251) == 0 && town.count == sizeof nameless / sizeof *nameless);

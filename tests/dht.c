@@ -286,7 +286,7 @@ static void deliver(const packet *p)
 {
     member *m = member_at(&p->to);
     if (m && m->dht) {
-        (void)datsync_dht_received(m->dht, p->bytes, p->len, &p->from, now);
+        (void)datsync_dht_datagram(m->dht, p->bytes, p->len, &p->from, now);
         meet(m);
     } else if (m && m->evil) {
         evil_answer(m, p);
@@ -406,7 +406,7 @@ static int chew_one(datsync_dht *dht, const uint8_t *bytes, size_t len)
             ;
     }
     now += 100;
-    (void)datsync_dht_received(dht, copy, len, &from, now);
+    (void)datsync_dht_datagram(dht, copy, len, &from, now);
     datsync_dht_step(dht, now);
     free(copy);
     return r;
@@ -455,7 +455,7 @@ static void query(datsync_dht *dht, datsync_dht_message *q, const datsync_ip *fr
     q->id.len = DATSYNC_NODE_BYTES;
     int64_t len = datsync_dht_write(out, sizeof out, q);
     last_len = 0;
-    (void)datsync_dht_received(dht, out, (size_t)len, from, now);
+    (void)datsync_dht_datagram(dht, out, (size_t)len, from, now);
 }
 
 /* A node by itself is asked for its token and then told of a peer, again and again from other addresses. */
@@ -498,8 +498,8 @@ static void flood(unsigned n, unsigned names, int forged)
         query(dht, &q, &from);
         kept += datsync_dht_parse(&a, last, last_len) == 0 && a.kind == DATSYNC_DHT_ANSWER;
     }
-    datsync_dht_status s;
-    datsync_dht_get_status(dht, &s, now);
+    datsync_dht_state s;
+    datsync_dht_status(dht, &s, now);
     printf("kept %u peers %u nodes %u memory %zu\n", kept, s.peers, s.nodes, most_live);
     datsync_dht_free(dht);
 }
@@ -523,8 +523,8 @@ static void begin(int i, const char *ip, const char *saved)
 
 static void put_status(const member *m)
 {
-    datsync_dht_status s;
-    datsync_dht_get_status(m->dht, &s, now);
+    datsync_dht_state s;
+    datsync_dht_status(m->dht, &s, now);
     printf("nodes %u good %u in_flight %u names %u peers %u looked_up %llu answered %llu told %zu sends %llu bytes "
            "%llu seen ",
            s.nodes, s.good, s.in_flight, s.names, s.peers, (unsigned long long)s.looked_up,
@@ -591,7 +591,7 @@ static void of_member(const char *word, int i, const char *a, const char *b)
         printf("result %d\n", datsync_dht_answered(m->dht, bytes));
     } else if (strcmp(word, "from") == 0) {
         datsync_ip ip = get_ip(a);
-        printf("result %d\n", datsync_dht_received(m->dht, bytes, unhex(b, bytes), &ip, now));
+        printf("result %d\n", datsync_dht_datagram(m->dht, bytes, unhex(b, bytes), &ip, now));
     } else if (strcmp(word, "status") == 0) {
         put_status(m);
     } else if (strcmp(word, "deadline") == 0) {

@@ -475,7 +475,7 @@ static void cmd_answered(int n, char **w)
     say(e->kind == MDNS ? datsync_mdns_answered(e->at, name, now) : datsync_dns_client_answered(e->at, name));
 }
 
-/* interfaces ENGINE IP:0@VIA ...: with `lo` behind it a loopback one, with `p2p` one without multicast */
+/* interfaces ENGINE IP:PREFIX@VIA ...: with `lo` behind it a loopback one, with `p2p` one without multicast */
 static void cmd_interfaces(int n, char **w)
 {
     static datsync_interface list[WORDS];
@@ -485,6 +485,8 @@ static void cmd_interfaces(int n, char **w)
         list[i - 1].loopback = strstr(w[i], "lo") != NULL;
         list[i - 1].multicast = strstr(w[i], "lo") == NULL && strstr(w[i], "p2p") == NULL;
         list[i - 1].ip = word_ip(w[i]);
+        list[i - 1].prefix = (uint8_t)list[i - 1].ip.port;
+        list[i - 1].ip.port = 0;
     }
     datsync_mdns_interfaces(e->at, list, (size_t)n - 1, now);
     say(0);

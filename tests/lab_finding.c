@@ -89,7 +89,7 @@ static uint64_t center_turn(center *c, uint64_t now)
         if (c->server)
             (void)datsync_dns_server_datagram(c->server, bytes, (size_t)n, &from, now);
         if (c->node)
-            (void)datsync_dht_received(c->node, bytes, (size_t)n, &from, now);
+            (void)datsync_dht_datagram(c->node, bytes, (size_t)n, &from, now);
     }
     if (c->server) {
         datsync_dns_server_step(c->server, now);

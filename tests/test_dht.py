@@ -414,9 +414,9 @@ def test_its_queries_are_those_of_the_deployed_peer(net):
     assert {to for to, _ in sent} == {BOOT} and len(sent) == 2
     recorded("dht-01", asked(sent, "find_node")[0][1], target=own)
     recorded("dht-03", asked(sent, "get_peers")[0][1])
-    _, sent = net.give(0, BOOT, answer(asked(sent, "get_peers")[0][1], token=b"their token", nodes=b""))
-    recorded("dht-05", asked(sent, "announce_peer")[0][1], token=b"their token")
     assert net("answered", 0, NAME) == ["result 0"]
+    _, sent = net.give(0, BOOT, answer(asked(sent, "get_peers")[0][1], token=b"their token", nodes=b"", values=[at("60.1.1.1:9")]))
+    recorded("dht-05", asked(sent, "announce_peer")[0][1], token=b"their token")
     net.give(0, BOOT, answer(asked(sent, "announce_peer")[0][1]))
     assert net("answered", 0, NAME) == ["result 1"] and net.status(0)["good"] == 1
     again = net.wait(590000)
@@ -462,7 +462,7 @@ def test_one_that_does_not_answer_in_time_is_forgotten(net):
 def test_without_a_bootstrap_it_waits_and_with_one_it_begins(net):
     net("node", 0, HERE)
     net("add", 0, NAME, 0)
-    assert net.wait(1000) == [] and net("answered", 0, NAME) == ["result 0"]
+    assert net.wait(1000) == []
     assert int(net("deadline", 0)[0].split()[1]) > 60000
     assert net("boot", 0, "224.0.0.1:5") == net("boot", 0, "30.5.5.5:0") == ["result -87"]
     net("boot", 0, BOOT)
@@ -470,6 +470,35 @@ def test_without_a_bootstrap_it_waits_and_with_one_it_begins(net):
     for i in range(1, 17):
         assert net("boot", 0, "30.%d.5.5:6881" % i)[-1] == "result 0"
     assert net("boot", 0, "30.1.5.5:6881") == ["result 0"] and net("boot", 0, "30.17.5.5:6881") == ["result -4"]
+
+
+def test_where_nobody_can_be_asked_no_answer_is_waited_for(net):
+    """And where one can be again, it is."""
+    net("node", 0, HERE)
+    net("add", 0, NAME, 0)
+    net.wait(1)
+    assert net("answered", 0, NAME) == ["result 1"]
+    net("boot", 0, BOOT)
+    assert net("answered", 0, NAME) == ["result 0"]
+
+
+def test_all_that_were_named_are_asked(net):
+    """Also three neighbours, and two of one host: who named them meant them."""
+    net("node", 0, HERE)
+    named = {"30.5.5.%d:6881" % i for i in range(4)} | {"30.5.5.0:6882"}
+    for to in named:
+        net("boot", 0, to)
+    net("add", 0, NAME, 0)
+    assert {to for to, _ in net.wait(20000)} == named
+
+
+def test_no_deadline_has_passed_while_a_lookup_runs(net):
+    begin(net, port=0)
+    net.wait(1500)
+    net("boot", 0, "30.6.6.6:6881")
+    net("boot", 0, "30.7.7.7:6881")
+    net.wait(0)
+    assert int(net("deadline", 0)[0].split()[1]) > 0
 
 
 def test_names_come_and_go(net):

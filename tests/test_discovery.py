@@ -402,6 +402,23 @@ def test_announces_unasked_and_when_asked(driver):
     assert driver.take() == [] and driver.ask("remove", 1, NAME) == NOT_FOUND and driver.ask("deadline", 1) == "never"
 
 
+def test_who_is_no_neighbour_is_not_heard(driver):
+    """The port is open to the whole internet where this host is (RFC 6762, 11)."""
+    mdns(driver, 1, "10.79.1.2:20@2", "[2001:db8::2]:64@2", "192.0.2.1:32@3", "198.51.100.9:0@4p2p")
+    driver.ask("interfaces", 1, "10.79.1.2:20@2", "[2001:db8::2]:64@2", "192.0.2.1:32@3")
+    driver.ask("add", 1, NAME, 3282)
+    driver.take()
+    for near, far in (("10.79.0.3", "10.79.16.3"), ("10.79.15.9", "203.0.113.9"), ("[2001:db8::9]", "[2001:db8:0:1::9]"), ("[fe80::9%2]", "[2002::9]"),
+                      ("192.0.2.1", "192.0.2.2"), ("127.0.0.1", "8.8.8.8")):
+        for host, heard in ((near, True), (far, False)):
+            assert driver.ask("datagram", 1, host + (":5353" if "%" in host else ":5353@2"), reply(0, packed("0.0.0.0:7"), flags=0x8400)) == 0
+            assert bool(found(driver.take())) == heard, host
+            driver.ask("datagram", 1, host + (":5353" if "%" in host else ":5353@2"), ASK)
+            assert bool(driver.take()) == heard, host
+        driver.time(60000)
+        driver.take()
+
+
 def test_looking_up_alone_tells_nothing(driver):
     mdns(driver)
     driver.ask("add", 1, NAME, 0)

@@ -245,6 +245,34 @@ def test_an_interface_that_comes_later(place):
     assert same(folder, here.path("copy"))
 
 
+def test_one_of_two_addresses_goes(place):
+    """The interface is in the group as long as it has one."""
+    here = place("A", "B")
+    folder, key = here.create()
+    here.run_there("A", "ip", "addr", "add", "10.79.0.77/24", "dev", "eth0")
+    here.share("A", folder, "--lan")
+    time.sleep(1)
+    here.run_there("A", "ip", "addr", "del", "10.79.0.77/24", "dev", "eth0")
+    time.sleep(7)  # interfaces are looked at each 5 s
+    before = len(here.datagrams("A", MDNS))
+    copy, *_ = here.clone("B", key, "--lan", "--timeout", "300")
+    assert same(folder, copy) and len(here.datagrams("A", MDNS)) > before  # it was asked, and answered
+
+
+def test_the_environment_leaves_the_ways_that_are_named(place):
+    here = place("A", "B")
+    here.name_server()
+    folder, _ = here.create()
+    off = dict(here.environment("A"), DATSYNC_NO_DISCOVERY="1")
+    here.environment = lambda host: off
+    here.server()
+    here.share("A", folder, "--discovery-server", here.address("T"))
+    here.until(lambda: here.datagrams("A", DNS))
+    time.sleep(2)
+    assert not here.datagrams("A", MDNS) and not here.datagrams("A", DHT)
+    del here.environment
+
+
 def test_the_names_lead_nowhere(place):
     """Nobody resolves them: multicast alone finds, and the others hold nobody up for long."""
     here = place("A", "B")

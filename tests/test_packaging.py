@@ -108,12 +108,12 @@ def test_what_datsync_needs(compiler, tmp_path):
 
 # The same of discovery.c: of datsync.c it calls only what hands found peers over.
 WANTED_BY_DISCOVERY = """
-datsync_dht_add datsync_dht_answered datsync_dht_bootstrap datsync_dht_deadline datsync_dht_free datsync_dht_get_status
-datsync_dht_new datsync_dht_received datsync_dht_remove datsync_dht_save datsync_dht_step
+datsync_dht_add datsync_dht_answered datsync_dht_bootstrap datsync_dht_datagram datsync_dht_deadline datsync_dht_free
+datsync_dht_new datsync_dht_remove datsync_dht_save datsync_dht_status datsync_dht_step
 datsync_found datsync_interest datsync_ip_parse datsync_ip_text
 crypto_hash_sha256_final crypto_hash_sha256_init crypto_hash_sha256_update crypto_shorthash randombytes_buf
 sodium_base642bin sodium_bin2base64 sodium_bin2hex sodium_init sodium_is_zero sodium_memcmp sodium_memzero
-free memchr memcmp memcpy memset realloc strchr strlen strrchr
+free memchr memcmp memcpy memmove memset realloc strchr strlen strrchr
 """.split()
 
 

@@ -6,7 +6,7 @@
  *     lab --from N --count N       run these numbers; the same for each that fails, and a last line with all counts
  *     lab --story NUMBER           shrink a number that fails, and tell what is left, one event a line
  *     lab --network                hold the network itself to what lab.h says
- *     lab --finding WAY N LOST     200 peers find each other by mdns, server or dht; of 1,000 datagrams so many are lost
+ *     lab --finding WAY N LOST     200 peers find each other by mdns, server or dht; LOST of 1,000 datagrams are lost
  *
  * SPDX-License-Identifier: MIT
  */

@@ -277,7 +277,7 @@ static int net_resolve_error(int got)
         return DATSYNC_E_NOMEM;
     if (got == EAI_AGAIN)
         return DATSYNC_E_UNREACHABLE; /* the resolver, for now */
-    if (got == EAI_SYSTEM) /* never DATSYNC_E_AGAIN: nothing more comes */
+    if (got == EAI_SYSTEM)            /* never DATSYNC_E_AGAIN: nothing more comes */
         return errno == EAGAIN ? DATSYNC_E_UNREACHABLE : os_error(errno);
     return got == 0 ? 0 : DATSYNC_E_ADDRESS;
 }

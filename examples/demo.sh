@@ -3,6 +3,7 @@
 set -eu
 
 datsync=${DATSYNC:-build/datsync}
+export DATSYNC_NO_DISCOVERY=1 # nothing leaves this machine: peers are named by their address
 dir=${DEMO_DIR:-build/demo}
 server=
 

@@ -2437,11 +2437,10 @@ static int host_use(datsync_discovery *d, host *h, const datsync_ip *list, int c
         }
     if (h->way == DATSYNC_BY_SERVER && n)
         r = h->server = datsync_dns_client_server(d->client, four, n, now);
-    for (size_t i = 0; i < n && i < BOOTSTRAP_ADDRESSES && h->way == DATSYNC_BY_DHT; i++)
-        if (i == 0 || r < 0)
-            r = datsync_dht_bootstrap(d->dht, &four[i], now);
-        else
-            (void)datsync_dht_bootstrap(d->dht, &four[i], now); /* one is enough */
+    for (size_t i = 0; i < n && i < BOOTSTRAP_ADDRESSES && h->way == DATSYNC_BY_DHT; i++) {
+        int taken = datsync_dht_bootstrap(d->dht, &four[i], now);
+        r = r < 0 ? taken : r; /* one is enough */
+    }
     if (n)
         h->address = four[0];
     return r < 0 ? r : 0;

@@ -10,13 +10,15 @@ import subprocess
 import pytest
 
 import tools
+from dat.discovery import bdecode, bencode
+from probe import VECTORS
 
 WRAPPER = shlex.split(os.environ.get("DATSYNC_WRAPPER", ""))
 DHT = os.environ.get("DATSYNC_DHT", os.path.join(tools.ROOT, "build", "asan", "dht"))
 
-with open(os.path.join(tools.HERE, "dht.json"), encoding="utf-8") as file:
+with open(os.path.join(VECTORS, "discovery.json"), encoding="utf-8") as file:
     RECORDED = json.load(file)
-PACKETS = {packet["id"]: bytes.fromhex(packet["hex"]) for packet in RECORDED["packets"]}
+PACKETS = {packet["id"]: bytes.fromhex(packet["hex"]) for packet in RECORDED["packets"] if packet["way"] == "dht"}
 NAME = RECORDED["name"]
 BROKEN = ["error -22"]
 PING, FIND_NODE, GET_PEERS, ANNOUNCE_PEER, OTHER, ANSWER, ERROR = range(1, 8)
@@ -67,33 +69,8 @@ def net():
     driver.close()
 
 
-def bdecode(data, at=0):
-    """A second reading of bencode: (value, what follows)."""
-    if data[at:at + 1] == b"i":
-        end = data.index(b"e", at)
-        return int(data[at + 1:end]), end + 1
-    if data[at:at + 1] in (b"l", b"d"):
-        items, kind, at = [], data[at:at + 1], at + 1
-        while data[at:at + 1] != b"e":
-            item, at = bdecode(data, at)
-            items.append(item)
-        return (items if kind == b"l" else dict(zip(items[::2], items[1::2]))), at + 1
-    colon = data.index(b":", at)
-    end = colon + 1 + int(data[at:colon])
-    return data[colon + 1:end], end
-
-
-def bencode(value):
-    if isinstance(value, int):
-        return b"i%de" % value
-    if isinstance(value, bytes):
-        return b"%d:%s" % (len(value), value)
-    if isinstance(value, list):
-        return b"l" + b"".join(bencode(item) for item in value) + b"e"
-    return b"d" + b"".join(bencode(key) + bencode(value[key]) for key in sorted(value)) + b"e"
-
-
 def message(data):
+    """A second reading of bencode, by the suite."""
     return bdecode(data)[0]
 
 

@@ -90,6 +90,16 @@ bsearch free memchr memcmp memcpy memmove memset qsort realloc snprintf strchr s
 """.split()
 
 
+def wants(compiler, file, out):
+    """As written: the compiler neither brings functions of its own, but tcc, nor replaces one by another."""
+    plain = ["-fno-builtin"] if compiler != "tcc" else []
+    call(compiler, "-std=c99", "-O0", *plain, "-fno-stack-protector", "-c", "-o", out, os.path.join(ROOT, file))
+    found = set(call("nm", "-u", out).split()) - {"U"}
+    own = {name for name in found if name.startswith("__") or name == "_GLOBAL_OFFSET_TABLE_"}
+    assert compiler == "tcc" or not own
+    return sorted(found - own)
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "tcc"])
 def test_what_datsync_needs(compiler, tmp_path):
     """Nothing of an operating system, with or without optimisation: neither in a header nor in a symbol."""
@@ -97,13 +107,7 @@ def test_what_datsync_needs(compiler, tmp_path):
     included = re.findall(r'^#include [<"](.+)[>"]', source("datsync.c"), re.M)
     assert included == ["datsync.h"] + STANDARD + ["sodium.h"]
     assert re.findall(r"^#include <(.+)>", source("datsync.h"), re.M) == ["stddef.h", "stdint.h"]
-    # As written: the compiler neither brings functions of its own nor replaces one by another.
-    plain = ["-fno-builtin"] if compiler != "tcc" else []
-    call(compiler, "-std=c99", "-O0", *plain, "-fno-stack-protector", "-c", "-o", tmp_path / "o", os.path.join(ROOT, "datsync.c"))
-    found = set(call("nm", "-u", tmp_path / "o").split()) - {"U"}
-    own = {name for name in found if name.startswith("__") or name == "_GLOBAL_OFFSET_TABLE_"}  # the compiler's
-    assert sorted(found - own) == sorted(WANTED)
-    assert compiler == "tcc" or not own
+    assert wants(compiler, "datsync.c", tmp_path / "o") == sorted(WANTED)
 
 
 # The same of discovery.c: of datsync.c it calls only what hands found peers over.
@@ -122,12 +126,7 @@ def test_what_discovery_needs(compiler, tmp_path):
     needs(compiler, "nm")
     assert re.findall(r'^#include [<"](.+)[>"]', source("discovery.c"), re.M) == ["discovery.h", "sodium.h", "stdlib.h", "string.h"]
     assert re.findall(r'^#include [<"](.+)[>"]', source("discovery.h"), re.M) == ["datsync.h"]
-    plain = ["-fno-builtin"] if compiler != "tcc" else []
-    call(compiler, "-std=c99", "-O0", *plain, "-fno-stack-protector", "-c", "-o", tmp_path / "o", os.path.join(ROOT, "discovery.c"))
-    found = set(call("nm", "-u", tmp_path / "o").split()) - {"U"}
-    own = {name for name in found if name.startswith("__") or name == "_GLOBAL_OFFSET_TABLE_"}  # the compiler's
-    assert sorted(found - own) == sorted(WANTED_BY_DISCOVERY)
-    assert compiler == "tcc" or not own
+    assert wants(compiler, "discovery.c", tmp_path / "o") == sorted(WANTED_BY_DISCOVERY)
 
 
 @pytest.mark.parametrize("file", ["datsync.c", "discovery.c", "discovery_dht.c", "net_posix.c"] + sorted("cli/" + os.path.basename(f) for f in glob.glob(ROOT + "/cli/*.c")))
